@@ -1,0 +1,29 @@
+#pragma once
+// The one place below Mutex, SharedMutex, CondVar and the key's gate where a thread stops: a futex
+// in production, a scheduling point when a Scheduler is installed (the simulator's fibers).
+
+#include <atomic>
+
+#include "base/types.h"
+
+namespace latchkey {
+
+inline constexpr u64 kForever = ~u64{0};
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+  // Returns when woken, when `timeout_ns` has passed (false), or for no reason; at once when
+  // `word` does not hold `expected`.
+  virtual bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns) = 0;
+  virtual void wake(std::atomic<u32>& word, u32 count_max) = 0;
+};
+
+// Not thread-safe: set before any thread waits. nullptr is the kernel.
+void install_scheduler(Scheduler* scheduler);
+
+bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns = kForever);
+void wake_one(std::atomic<u32>& word);
+void wake_all(std::atomic<u32>& word);
+
+}  // namespace latchkey

@@ -1,0 +1,50 @@
+#pragma once
+// AES-256-XTS over whole data units (IEEE 1619; tweak = le64(unit index) || 0, as fscrypt).
+//
+// Nothing here allocates, locks or fails after the key is expanded. Kernels: AES-NI, eight blocks
+// abreast; OpenSSL where the CPU has no AES-NI. Chosen once at run time.
+
+#include <array>
+#include <string_view>
+
+#include "base/secret.h"
+#include "base/types.h"
+
+namespace latchkey::crypto {
+
+inline constexpr std::size_t kXtsKeyBytes = 64;  // 32 data key, 32 tweak key
+inline constexpr u32 kUnitBytes = 4096;          // one data unit of ours
+
+// Expanded schedules. Lives in the arena only: Secret<XtsKey>, or a slot of a table that does.
+struct alignas(64) XtsKey {
+  std::array<std::byte, 15 * 16> encrypt;
+  std::array<std::byte, 15 * 16> decrypt;  // equivalent inverse cipher
+  std::array<std::byte, 15 * 16> tweak;
+  std::array<std::byte, kXtsKeyBytes> raw;  // used by the OpenSSL kernel only, else zero
+};
+
+// `raw` is 64 bytes in the arena; the caller wipes it.
+void xts_expand(Bytes raw, XtsKey& key);
+
+// Seals or opens input.size() / unit_bytes whole units; the first has tweak `first_unit`, the next
+// one more. unit_bytes is a multiple of 16 from 16 to 65536; output.size() == input.size(); the two
+// are the same memory or do not overlap. The caller calls burn_stack_and_registers() after its batch.
+struct XtsRun {
+  u64 first_unit = 0;
+  u32 unit_bytes = kUnitBytes;
+};
+void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+
+// "aesni" or "openssl": what this process uses. force_kernel is for tests and `--kernel`; false when
+// the CPU lacks it.
+std::string_view xts_kernel();
+bool xts_force_kernel(std::string_view name);
+// Every kernel of this build, and whether this CPU can run it.
+struct KernelInfo {
+  std::string_view name;
+  bool usable;
+};
+std::span<const KernelInfo> xts_kernels();
+
+}  // namespace latchkey::crypto

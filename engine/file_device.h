@@ -1,0 +1,28 @@
+#pragma once
+// A loop device, a disk or a plain file under io_uring.
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "engine/io.h"
+
+namespace latchkey::engine {
+
+struct OpenDeviceOptions {
+  bool read_only = false;
+  u64 create_size = 0;   // not 0: make the file (sparse) if it does not exist, or grow it to this size
+  bool force = false;    // take a device although a mount or another holder uses it
+  bool buffered = false; // do not try O_DIRECT (tests)
+};
+
+// Takes an exclusive lock for the life of the Device: flock on files, O_EXCL on block devices.
+// Errors: busy (locked by another process, or mounted), permission, not_found, read_only,
+// wrong_device (neither file nor block device), io.
+Result<std::unique_ptr<Device>> open_device(const std::string& path, const OpenDeviceOptions& options);
+
+// What is recognised on the device by its signatures (file systems, partition tables, LUKS, ...):
+// empty when nothing. A latchkey store is not recognised here; the superblock does that.
+Result<std::string> foreign_signature(const std::string& path);
+
+}  // namespace latchkey::engine
