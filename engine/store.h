@@ -1,0 +1,271 @@
+#pragma once
+// The store: a crash-safe copy-on-write forest of opaque records, and blocks of opaque bytes with an
+// extent table. It cannot name a key.
+//
+// Invariants (design D1 to D4, S2 to S5)
+//   E1  Nothing that a committed tree refers to is overwritten: node, bitmap slot or data block.
+//   E2  A block freed in transaction f is allocated again only when f + 1 is durable and no ReadPin
+//       taken in a transaction <= f is left.
+//   E3  Data writes whose extents a transaction inserts have completed before the insert; a commit
+//       flushes, writes one superblock set, flushes.
+//   E4  On disk a block is used exactly when a committed tree, a superblock or a bitmap slot uses it:
+//       blocks that were allocated but never inserted are free again after a crash.
+//   E5  A failed flush or a failed metadata write is sticky: that transaction is lost, the store turns
+//       read-only, failure() says why, every later commit returns it.
+//
+// Threads: everything here is thread-safe. Lookups (View) share, changes (Transaction) exclude each
+// other for the few microseconds of one operation; commits write without holding either. A thread
+// holds at most one View or Transaction at a time and does not wait for anything but node reads
+// while it does.
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "base/result.h"
+#include "engine/io.h"
+#include "engine/types.h"
+
+namespace latchkey::engine {
+
+class Store;
+struct StoreState;  // private: engine/store_state.h
+
+using VolumeId = std::array<std::byte, 16>;
+inline constexpr std::size_t kContextBytesMax = 64;
+
+struct FormatOptions {
+  VolumeId volume_id{};         // random, from the caller
+  u32 node_bytes = 16384;       // 4096 to 65536, a power of two
+  u32 extent_blocks_max = 32;   // longest extent that writers make: 1 to 256 blocks (128 KiB default)
+  std::string label;            // up to 63 bytes, UTF-8
+};
+
+struct OpenOptions {
+  bool read_only = false;
+  bool previous_generation = false;  // read-only: the older superblock set, for rescue
+  u64 cache_bytes = 64 * kMiB;       // clean nodes kept in memory
+  u32 read_rings = 4;                // rings that readers borrow
+  u64 read_ring_buffer_bytes = 1 * kMiB;
+};
+
+struct StoreFacts {
+  VolumeId volume_id{};
+  std::string label;
+  u32 node_bytes = 0;
+  u32 extent_blocks_max = 0;
+  u64 generation = 0;  // last durable commit
+  u64 size_bytes = 0;
+  u64 features_compat = 0, features_ro_compat = 0, features_incompat = 0;
+};
+
+struct SpaceFacts {
+  u64 blocks_total = 0;
+  u64 blocks_used = 0;       // by the running transaction's trees and data
+  u64 blocks_pinned = 0;     // freed, not yet reusable
+  u64 blocks_reserved = 0;   // promised to writers
+  u64 blocks_available = 0;  // what reserve() can still promise
+};
+
+// What an operation will need at most. Tree space is counted in records and their bytes; the store
+// turns it into nodes (both places, splits).
+struct SpaceNeed {
+  u64 data_blocks = 0;
+  u32 records = 0;       // put or split
+  u64 record_bytes = 0;  // sum of their values
+};
+
+// A promise of space; gives back in its destructor what was not used. Move-only; not thread-safe.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&& other) noexcept;
+  Reservation& operator=(Reservation&& other) noexcept;
+  ~Reservation();
+
+  void merge(Reservation&& other);          // other of the same store
+  // Moves a part out (at most what is there): a plan takes its pages' share along.
+  Reservation take(u64 data_blocks, u64 tree_blocks);
+  u64 data_blocks() const { return data_blocks_; }
+  u64 tree_blocks() const { return tree_blocks_; }
+  bool empty() const { return data_blocks_ == 0 && tree_blocks_ == 0; }
+
+ private:
+  friend class Store;
+  Store* store_ = nullptr;
+  u64 data_blocks_ = 0;
+  u64 tree_blocks_ = 0;
+};
+
+// Keeps the blocks that were looked up since it was taken from being reused, while I/O reads them.
+class ReadPin {
+ public:
+  ReadPin() = default;
+  ReadPin(ReadPin&& other) noexcept;
+  ReadPin& operator=(ReadPin&& other) noexcept;
+  ~ReadPin();
+
+ private:
+  friend class Store;
+  Store* store_ = nullptr;
+  u64 transaction_ = 0;
+};
+
+struct Record {
+  Key key;
+  std::vector<std::byte> value;
+};
+
+// One record of the extent table, or the part of it that was asked for.
+struct ExtentRecord {
+  BlockRun run;
+  u32 references = 0;
+  u64 first_unit = 0;                // tweak of run.block's unit
+  std::vector<std::byte> context;    // opaque; empty for a clear extent
+  std::vector<u32> checksums;        // crc32c of each block's bytes on the device
+};
+
+// A consistent picture of the running transaction. Holds the forest shared.
+class View {
+ public:
+  View(View&& other) noexcept;
+  View& operator=(View&&) = delete;
+  ~View();
+
+  Result<std::optional<Record>> get(TreeId tree, Key key) const;
+  // The first record at or after `key`, the last one at or before it; of any object.
+  Result<std::optional<Record>> at_or_after(TreeId tree, Key key) const;
+  Result<std::optional<Record>> at_or_before(TreeId tree, Key key) const;
+  // Records from `first` to `last`, both included, in order, until fn returns false. The value is
+  // valid during the call only; fn must not use the store.
+  Result<void> scan(TreeId tree, Key first, Key last,
+                    const std::function<bool(const Key&, Bytes)>& fn) const;
+  // What holds `block`, clipped to [block, block + blocks_max): the first unit is that of `block`.
+  // Errc::damaged if no record contains it: a map that points nowhere.
+  Result<ExtentRecord> extent_at(u64 block, u32 blocks_max) const;
+  Result<bool> tree_exists(TreeId tree) const;
+
+ protected:
+  friend class Store;
+  View(Store& store, bool exclusive);
+  Store* store_ = nullptr;
+  bool exclusive_ = false;
+};
+
+// Joined to the running transaction: every change made through one Transaction object is in the same
+// commit, whole or not at all. A change fails with no_space only if its need was understated, with
+// io or damaged if a node cannot be read; after such a failure the store is in failure (E5), since half
+// an operation cannot be taken back: look up what you need first.
+class Transaction : public View {
+ public:
+  Transaction(Transaction&& other) noexcept = default;
+  ~Transaction();
+
+  u64 id() const;  // wait_durable(id()) waits for these changes
+  Result<void> put(TreeId tree, Key key, Bytes value);  // inserts or replaces; value <= node/4
+  Result<bool> erase(TreeId tree, Key key);             // false: was not there
+  Result<void> create_tree(TreeId tree);                // exists if there is one
+
+  // `run` came from allocate() and its data writes have completed. checksums.size() == run.count.
+  // Longer runs become several records under one context.
+  Result<void> insert_extent(BlockRun run, u64 first_unit, Bytes context,
+                             std::span<const u32> checksums);
+  Result<void> share_extent(BlockRun run);    // one more reference to each block
+  Result<void> release_extent(BlockRun run);  // one less; blocks without any are freed
+
+ private:
+  friend class Store;
+  Transaction(Store& store, Reservation&& tree_space);
+  Reservation tree_space_;
+};
+
+// A ring borrowed from the readers' pool; returned by the destructor. Waits when all are out.
+class BorrowedIo {
+ public:
+  BorrowedIo(BorrowedIo&& other) noexcept;
+  ~BorrowedIo();
+  Io& operator*() const { return *io_; }
+  Io* operator->() const { return io_; }
+
+ private:
+  friend class Store;
+  Store* store_ = nullptr;
+  Io* io_ = nullptr;
+};
+
+class Store {
+ public:
+  // Writes an empty store: root, extent and key trees and the tree of subvolume kFirstSubvolume, as
+  // generation 1. Errors: wrong_device (too small: less than 16 MiB), read_only, io.
+  static Result<void> format(Device& device, const FormatOptions& options);
+  // Errors: wrong_device (no superblock; device shorter than the store), format_version, damaged (no
+  // superblock copy verifies, or a root does not), read_only, io, unavailable. The device outlives it.
+  static Result<std::unique_ptr<Store>> open(Device& device, const OpenOptions& options, Env& env);
+  ~Store();  // does not commit: call commit() or close()
+  Result<void> close();  // commits; the store accepts nothing afterwards
+
+  StoreFacts facts() const;
+  SpaceFacts space() const;
+  std::optional<Error> failure() const;
+  // The failure once for each `seen` flag: handles report a stopped store once (D4).
+  Device& device() const;
+
+  View view() const;
+  ReadPin pin() const;  // take it before the View whose blocks it shall protect is dropped
+  BorrowedIo borrow_io() const;
+
+  // no_space after a commit (two, if blocks are pinned) has been tried; waits for those, so call it
+  // with no View, Transaction or key gate held. `use_reserve`: delete, truncate, removal, commit.
+  Result<Reservation> reserve(const SpaceNeed& need, bool use_reserve = false);
+  // tree blocks that `need` stands for: to split reservations by page.
+  u64 tree_blocks_for(u32 records, u64 record_bytes) const;
+  // Up to blocks_wanted neighbouring blocks, at least one, out of the reservation's data blocks, which
+  // shrink. Never fails while the reservation has blocks.
+  BlockRun allocate(Reservation& reservation, u32 blocks_wanted);
+  // Gives back what allocate() handed out and nothing inserted (the data may have been written).
+  void cancel(BlockRun run);
+
+  // Joins the running transaction; tree space comes from `space`. Waits while a transaction is too
+  // large (it commits first). read_only or the sticky failure otherwise.
+  Result<Transaction> begin(Reservation&& space);
+
+  // Everything whose Transaction ended before the call is durable on return. Several callers share one
+  // commit. Nothing to commit: returns at once (but reports a sticky failure).
+  Result<void> commit();
+  // Waits until transaction `id` is durable, committing it if it still runs.
+  Result<void> wait_durable(u64 id);
+  u64 running_transaction() const;
+  u64 commits() const;  // counter
+
+ private:
+  friend class View;
+  friend class Transaction;
+  friend class Reservation;
+  friend class ReadPin;
+  friend class BorrowedIo;
+  explicit Store(std::unique_ptr<StoreState> state);
+  std::unique_ptr<StoreState> state_;
+};
+
+// Offline check of everything the engine knows: superblocks, every node in both places, extent
+// records, bitmaps against the reachable set. Uses only reads.
+struct Finding {
+  std::string what;   // "node checksum does not match in its second place"
+  std::string where;  // "tree 256, level 0, device offset 1605632"
+  bool repairable = false;
+};
+struct CheckOptions {
+  bool data = false;  // read every data block and verify its checksum
+  std::function<void(u64 done, u64 total)> progress;
+};
+struct CheckResult {
+  std::vector<Finding> findings;
+  u64 nodes = 0, extents = 0, data_blocks = 0;
+};
+Result<CheckResult> check_store(Store& store, const CheckOptions& options);
+
+}  // namespace latchkey::engine

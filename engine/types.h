@@ -1,0 +1,34 @@
+#pragma once
+// Words of the store: blocks, runs, keys of records, trees.
+
+#include <compare>
+
+#include "base/types.h"
+
+namespace latchkey::engine {
+
+inline constexpr u64 kBlockBytes = 4096;  // the unit of allocation, of checksums and of references
+
+// A run of device blocks; device offset = block * kBlockBytes.
+struct BlockRun {
+  u64 block = 0;
+  u32 count = 0;
+  u64 end() const { return block + count; }
+  bool operator==(const BlockRun&) const = default;
+};
+
+// Records are ordered by (object, type, offset). What they mean is the upper layers' affair.
+struct Key {
+  u64 object = 0;
+  u8 type = 0;
+  u64 offset = 0;
+  auto operator<=>(const Key&) const = default;
+};
+
+using TreeId = u64;
+inline constexpr TreeId kRootTree = 1;      // names the others; the superblock names it
+inline constexpr TreeId kExtentTree = 2;    // the extent table, keyed by disk block
+inline constexpr TreeId kKeyTree = 3;       // keys and protectors
+inline constexpr TreeId kFirstSubvolume = 256;
+
+}  // namespace latchkey::engine
