@@ -1,0 +1,132 @@
+#pragma once
+// What the library's calls take and give.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "crypto/ids.h"
+#include "engine/store.h"
+#include "keymgr/keyring.h"
+
+namespace latchkey::volume {
+
+using InodeNumber = u64;
+inline constexpr InodeNumber kRootInode = 256;
+
+enum class HandleId : u64 {};
+
+// Who calls. Until the mount exists this is an argument like any other.
+struct Caller {
+  u32 uid = 0;
+};
+
+struct MkfsOptions {
+  u32 node_bytes = 16384;
+  u32 extent_bytes_max = 128 * 1024;  // 4 KiB to 1 MiB
+  std::string label;
+};
+
+struct VolumeOptions {
+  bool read_only = false;
+  bool previous_generation = false;     // read-only, for rescue
+  bool clear_cipher = false;            // bench only: derivation and cipher replaced by a copy; what is
+                                        // written under it is plaintext on the device
+  bool compat_fscrypt = false;          // the kernel's answers where ours differ (design 3)
+  u64 dirty_bytes_max = 64 * kMiB;      // writers wait beyond it
+  u32 writeback_workers = 2;
+  u32 queue_depth = 32;                 // of each worker's ring
+  u32 commit_interval_ms = 5000;        // 0: no timer; only fsync, pressure and close commit
+  u32 key_slots = 1024;
+  bool inline_writeback = false;        // no threads of our own: the caller's thread does all the work,
+                                        // in one order, for the simulator
+};
+
+enum class FileKind : u8 { regular = 1, directory = 2 };
+
+struct Stat {
+  InodeNumber inode = 0;
+  FileKind kind = FileKind::regular;
+  u32 mode = 0;  // permission bits
+  u32 uid = 0, gid = 0;
+  u32 links = 0;
+  u64 size = 0;
+  u64 blocks = 0;  // 4 KiB blocks that the map refers to, dirty pages not counted
+  i64 mtime_ns = 0, ctime_ns = 0;
+  std::optional<crypto::KeyId> key_id;  // encrypted under
+  bool locked = false;                  // its key is not usable for a new open now
+};
+
+struct DirEntry {
+  std::string name;  // plain, or no-key form while the directory is locked
+  InodeNumber inode = 0;
+  FileKind kind = FileKind::regular;
+};
+
+struct OpenFlags {
+  bool read = true;
+  bool write = false;
+  bool append = false;
+  bool create = false;
+  bool exclusive = false;
+  bool truncate = false;
+};
+
+// One open handle of a key that is being removed or asked about.
+struct Holder {
+  std::string path;  // by which it was opened
+  u32 uid = 0;
+  HandleId handle{};
+  u64 dirty_bytes = 0;
+  u64 since_ns = 0;  // realtime
+};
+
+struct KeyReport {
+  crypto::KeyId key_id;
+  keymgr::KeyState state = keymgr::KeyState::absent;
+  bool added_by_self = false;
+  u32 user_count = 0;
+  std::vector<Holder> holders;
+};
+
+struct RemovalPhase {
+  std::string_view name;  // "door", "settle", "commit", "flush", "evict", "wipe"
+  u64 ns = 0;
+};
+
+struct RemovalReport {
+  crypto::KeyId key_id;
+  keymgr::RemovalMode mode{};
+  keymgr::KeyState state = keymgr::KeyState::absent;
+  bool files_busy = false;   // open handles remain
+  bool other_users = false;  // only the caller's claim went
+  std::vector<Holder> holders;
+  u64 bytes_flushed = 0;
+  u64 bytes_lost = 0;
+  u64 files_lost = 0;
+  std::vector<RemovalPhase> phases;
+};
+
+// One piece of a file's data on the device, in file order; holes have none.
+struct MapRow {
+  u64 file_offset = 0;
+  u64 device_offset = 0;  // of the piece's first data unit
+  u64 length = 0;         // bytes, a multiple of 4096
+  std::optional<crypto::KeyId> key_id;
+  crypto::Nonce nonce;
+  crypto::Mode mode = crypto::Mode::none;
+  u64 first_unit = 0;  // tweak of the first data unit
+};
+
+struct VolumeFacts {
+  engine::StoreFacts store;
+  engine::SpaceFacts space;
+  u64 dirty_bytes = 0;
+  u64 commits = 0;
+  u64 extents_sealed = 0;
+  u64 bytes_sealed = 0;
+  keymgr::SlotCounters slots;
+};
+
+}  // namespace latchkey::volume

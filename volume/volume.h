@@ -1,0 +1,102 @@
+#pragma once
+// Files and directories on a store: the library's face. A mount, the command line, torture and bench
+// are its clients.
+//
+// Promises
+//   V1  After fsync() of a handle returns, what was written through any handle of that inode before the
+//       call survives a crash; so do its creation and its size. An operation on names is atomic in a
+//       crash. Of an unacknowledged write each 4 KiB block is old or new.
+//   V2  A write that was acknowledged is not lost to the removal of its key but where the mode's row
+//       says so, and then it is counted in the report and told once by fsync or close.
+//   V3  Data and names of an encrypted directory are never on the device in the clear.
+//   V4  An error changes nothing that it does not say.
+//
+// Threads: every call is thread-safe. uids are taken as given. Names: 1 to 255 bytes, no '/', no NUL,
+// not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists, not_dir, is_dir,
+// not_empty, name_too_long, no_space, too_big, read_only, bad_handle, invalid, io, damaged; and no_key
+// where the key that is needed is not usable (design 3, "Names", "Directories").
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/env.h"
+#include "base/result.h"
+#include "base/secret.h"
+#include "engine/io.h"
+#include "volume/types.h"
+
+namespace latchkey::volume {
+
+class Volume {
+ public:
+  // Makes an empty store with a root directory. Does not ask what is on the device (see
+  // engine::foreign_signature): the caller does.
+  static Result<void> mkfs(engine::Device& device, const MkfsOptions& options, Env& env);
+  // The device must outlive the volume.
+  static Result<std::unique_ptr<Volume>> open(engine::Device& device, const VolumeOptions& options,
+                                              Env& env);
+  ~Volume();  // abandons what was not flushed, as a crash would; wipes all keys
+  // Flushes, commits, wipes all keys. Handles are dead afterwards. Reports the first flush error.
+  Result<void> close();
+
+  // --- keys (design 3) -------------------------------------------------------------------------
+  Result<crypto::KeyId> add_key(Caller caller, SecretBytes&& secret);
+  KeyReport key_status(Caller caller, const crypto::KeyId& id);
+  std::vector<KeyReport> key_list(Caller caller);
+  Result<RemovalReport> remove_key(Caller caller, const crypto::KeyId& id, keymgr::RemovalMode mode,
+                                   bool all_users = false);
+
+  // --- names -----------------------------------------------------------------------------------
+  // The directory must be empty; the same policy again is fine; exists: it has another. The key must be
+  // present, with a claim of the caller's. New files and directories below inherit it.
+  Result<void> set_policy(Caller caller, InodeNumber directory, const crypto::KeyId& id);
+  Result<InodeNumber> lookup(InodeNumber directory, std::string_view name);
+  Result<Stat> stat(InodeNumber inode);
+  Result<InodeNumber> mkdir(Caller caller, InodeNumber directory, std::string_view name, u32 mode);
+  Result<void> rmdir(InodeNumber directory, std::string_view name);
+  Result<void> unlink(InodeNumber directory, std::string_view name);
+  Result<void> set_times(InodeNumber inode, i64 mtime_ns);
+  Result<void> set_mode(InodeNumber inode, u32 mode);
+  // Everything in the directory but "." and "..", in the store's order.
+  Result<std::vector<DirEntry>> read_directory(InodeNumber directory);
+
+  // --- handles ---------------------------------------------------------------------------------
+  // Opens (or creates) a regular file by name. `path` is kept for reports only.
+  Result<HandleId> open_file(Caller caller, InodeNumber directory, std::string_view name,
+                             OpenFlags flags, u32 mode, std::string path);
+  // An open directory handle: keeps its key's names while it is open.
+  Result<HandleId> open_directory(Caller caller, InodeNumber directory, std::string path);
+  // Through a directory handle the plaintext names stay visible after a soft removal.
+  Result<std::vector<DirEntry>> read_directory(HandleId directory);
+  // Flushes if the handle's inode is the last busy one of a key that is being removed. Reports a
+  // writeback error that nobody has been told yet; the handle is closed in any case.
+  Result<void> close_handle(HandleId handle);
+  Result<Stat> stat(HandleId handle);
+  Result<u64> read(HandleId handle, u64 offset, MutableBytes into);  // bytes; 0 at the end
+  Result<u64> write(HandleId handle, u64 offset, Bytes from);        // all, or an error
+  Result<u64> append(HandleId handle, Bytes from);                   // the offset it was written at
+  Result<void> truncate(HandleId handle, u64 size);
+  Result<void> fsync(HandleId handle);
+  // Flushes the handle's file first, so that the rows say where everything is.
+  Result<std::vector<MapRow>> map(HandleId handle);
+
+  Result<void> sync();  // everything
+  VolumeFacts facts() const;
+
+ private:
+  struct State;
+  explicit Volume(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// Offline check of the whole structure: the engine's check, and maps against extent references,
+// names against inodes and link counts, sizes against maps. Only reads; needs no key.
+struct CheckFindings {
+  std::vector<engine::Finding> findings;
+  u64 nodes = 0, extents = 0, data_blocks = 0, inodes = 0, directories = 0;
+};
+Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options, Env& env);
+
+}  // namespace latchkey::volume
