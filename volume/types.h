@@ -9,6 +9,7 @@
 #include "crypto/ids.h"
 #include "engine/store.h"
 #include "keymgr/keyring.h"
+#include "keymgr/slots.h"
 
 namespace latchkey::volume {
 
