@@ -8,6 +8,10 @@
 //   5 directory hash    info directory nonce 16
 //   9 per-extent key    info extent nonce    64
 // Under "latchkey\0", all our own: 1 attribute values, 2 keyed tags (design K5, D3).
+//
+// Thread-safe; all but hkdf_prepare() cannot fail. They work in a pool of 32 scratches in the
+// arena, made by the first call and kept, and wipe what they used. All but derive_extent_key() end
+// with burn_stack_and_registers(): its callers work in batches and burn once after each.
 
 #include "base/secret.h"
 #include "crypto/ids.h"
@@ -24,10 +28,19 @@ struct alignas(64) HkdfState {
   std::array<u64, 8> outer;
 };
 
+// Makes the pool of scratches if there is none yet: Errc::no_memory where a later call would stop
+// the process.
+Result<void> hkdf_prepare();
+
 // `master` is 32 to 64 bytes in the arena. The caller wipes it.
 void hkdf_extract(Bytes master, HkdfState& state);
-// output.size() <= 64. `output` is in the arena unless what is derived is public (the identifier).
+// output.size() <= 64, info.size() <= 101. `output` is in the arena unless what is derived is
+// public (the identifier).
 void hkdf_expand(const HkdfState& state, Context context, Bytes info, MutableBytes output);
+// The same with the whole info given, label and all: RFC 5869's first block. At most 110 bytes, so
+// that an HMAC is two compressions.
+inline constexpr std::size_t kInfoBytesMax = 110;
+void hkdf_expand_info(const HkdfState& state, Bytes info, MutableBytes output);
 
 KeyId key_identifier(const HkdfState& state);
 // The 64-byte extent key goes straight into schedules; no copy of it is left.

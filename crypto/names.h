@@ -1,7 +1,8 @@
 #pragma once
 // Encrypted names: AES-256-CBC-CTS (CS3: the last two blocks always swapped; one block is plain
 // CBC), zero IV, zero padding to a multiple of 32, as fscrypt with PAD_32. And the no-key form in
-// which a locked directory is listed. Source: fs/crypto/fname.c.
+// which a locked directory is listed. Source: fs/crypto/fname.c. Thread-safe; what uses a key ends
+// with burn_stack_and_registers().
 
 #include <optional>
 #include <string>
@@ -28,10 +29,11 @@ void derive_name_key(const HkdfState& state, const Nonce& directory_nonce, NameK
 // Stored bytes of a name of 1 to 255 bytes (never "." or ".."): 32 to 255 of them.
 std::string encrypt_name(const NameKey& key, std::string_view name);
 // Errc::malformed when `stored` is shorter than 16 or longer than 255 bytes, or decrypts to nothing
-// or to something with a '/'.
+// or to something with a '/', or to "." or "..".
 Result<std::string> decrypt_name(const NameKey& key, std::string_view stored);
 
-// base64url of dirhash (two zero words) || stored, or of its first 149 bytes and SHA-256 of the rest.
+// base64url of dirhash (two zero words) || stored, or of its first 149 bytes and SHA-256 of the
+// rest.
 std::string no_key_name(std::string_view stored);
 // True when `text` is the no-key form of `stored`.
 bool matches_no_key_name(std::string_view text, std::string_view stored);

@@ -28,7 +28,8 @@ void xts_expand(Bytes raw, XtsKey& key);
 
 // Seals or opens input.size() / unit_bytes whole units; the first has tweak `first_unit`, the next
 // one more. unit_bytes is a multiple of 16 from 16 to 65536; output.size() == input.size(); the two
-// are the same memory or do not overlap. The caller calls burn_stack_and_registers() after its batch.
+// are the same memory or do not overlap. The caller calls burn_stack_and_registers() after its
+// batch.
 struct XtsRun {
   u64 first_unit = 0;
   u32 unit_bytes = kUnitBytes;
@@ -36,8 +37,8 @@ struct XtsRun {
 void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 
-// "aesni" or "openssl": what this process uses. force_kernel is for tests and `--kernel`; false when
-// the CPU lacks it.
+// "aesni" or "openssl": what this process uses. force_kernel is for tests and `--kernel`; false
+// when the CPU lacks it.
 std::string_view xts_kernel();
 bool xts_force_kernel(std::string_view name);
 // Every kernel of this build, and whether this CPU can run it.

@@ -1,0 +1,33 @@
+#pragma once
+// One row for each way to run AES here. Internal to crypto/: xts.cpp keeps the table, chooses a row
+// once, and everyone else calls through kernel(). A new kernel is a new row; one that shares a key
+// layout with another (VAES with AES-NI) names the same expand functions.
+//
+// A key belongs to the kernel that expanded it: rows fill different parts of XtsKey and NameKey and
+// leave the rest zero. Every row checks, at each call, that the part it reads was filled.
+
+#include "crypto/names.h"
+#include "crypto/xts.h"
+
+namespace latchkey::crypto {
+
+struct Kernel {
+  std::string_view name;
+  bool (*usable)();
+
+  void (*expand)(Bytes raw, XtsKey& key);
+  void (*seal)(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+  void (*open)(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+
+  // AES-256-CBC of whole blocks in place, zero IV: what CTS and single blocks are made of.
+  void (*expand_name)(Bytes raw, NameKey& key);
+  void (*cbc_encrypt)(const NameKey& key, MutableBytes blocks);
+  void (*cbc_decrypt)(const NameKey& key, MutableBytes blocks);
+};
+
+extern const Kernel kAesniKernel;    // usable() is false where the build or the CPU lacks it
+extern const Kernel kOpensslKernel;  // usable everywhere
+
+const Kernel& kernel();
+
+}  // namespace latchkey::crypto

@@ -1,0 +1,106 @@
+#include "crypto/names.h"
+
+#include <openssl/sha.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "crypto/cts.h"
+
+namespace latchkey::crypto {
+namespace {
+
+constexpr std::size_t kPadding = 32;
+
+// A no-key name before base64: dirhash, then the stored name, or its front and a digest of the
+// rest.
+constexpr std::size_t kDirhashBytes = 8;
+constexpr std::size_t kFrontBytesMax = 149;
+constexpr std::size_t kRawBytesMax = kDirhashBytes + kFrontBytesMax + SHA256_DIGEST_LENGTH;
+static_assert(kRawBytesMax == 189 && kNoKeyNameBytesMax == 189 / 3 * 4);
+
+MutableBytes bytes_of(std::string& text) { return std::as_writable_bytes(std::span<char>(text)); }
+
+constexpr std::string_view kDigits =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+std::string base64url(std::string_view raw) {
+  std::string text;
+  text.reserve(kNoKeyNameBytesMax);
+  u32 bits = 0;
+  u32 bit_count = 0;
+  for (const char byte : raw) {
+    bits = bits << 8 | static_cast<u8>(byte);
+    bit_count += 8;
+    while (bit_count >= 6) {
+      bit_count -= 6;
+      text.push_back(kDigits[bits >> bit_count & 63]);
+    }
+  }
+  if (bit_count != 0) text.push_back(kDigits[bits << (6 - bit_count) & 63]);
+  return text;
+}
+
+// The length of what `text` encodes; nothing where no encoder writes such a text (a foreign digit,
+// a digit too many, bits left over that are not zero).
+std::optional<std::size_t> decoded_bytes(std::string_view text) {
+  if (text.empty() || text.size() % 4 == 1) return std::nullopt;
+  std::size_t last_digit = 0;
+  for (const char digit : text) {
+    last_digit = kDigits.find(digit);
+    if (last_digit == std::string_view::npos) return std::nullopt;
+  }
+  const std::size_t bits = 6 * text.size();
+  const std::size_t left_over = bits % 8;
+  if ((last_digit & ((std::size_t{1} << left_over) - 1)) != 0) return std::nullopt;
+  return bits / 8;
+}
+
+}  // namespace
+
+std::string encrypt_name(const NameKey& key, std::string_view name) {
+  LK_CHECK(!name.empty() && name.size() <= kNameBytesMax);
+  const std::size_t padded = (name.size() + kPadding - 1) / kPadding * kPadding;
+  std::string stored(name);
+  stored.resize(std::min(padded, kNameBytesMax), '\0');
+  cts_encrypt(key, bytes_of(stored));
+  burn_stack_and_registers();
+  return stored;
+}
+
+Result<std::string> decrypt_name(const NameKey& key, std::string_view stored) {
+  if (stored.size() < kCtsBytesMin || stored.size() > kNameBytesMax)
+    return fail(Errc::malformed, "an encrypted name of impossible length");
+  std::string name(stored);
+  cts_decrypt(key, bytes_of(name));
+  burn_stack_and_registers();
+  name.resize(std::min(name.find('\0'), name.size()));
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
+    return fail(Errc::malformed, "an encrypted name that decrypts to no name");
+  return name;
+}
+
+std::string no_key_name(std::string_view stored) {
+  std::string raw(kDirhashBytes, '\0');
+  raw.append(stored.substr(0, kFrontBytesMax));
+  if (stored.size() > kFrontBytesMax) {
+    const std::string_view rest = stored.substr(kFrontBytesMax);
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    SHA256(reinterpret_cast<const unsigned char*>(rest.data()), rest.size(), digest);
+    raw.append(reinterpret_cast<const char*>(digest), sizeof digest);
+  }
+  return base64url(raw);
+}
+
+bool matches_no_key_name(std::string_view text, std::string_view stored) {
+  return text == no_key_name(stored);
+}
+
+bool could_be_no_key_name(std::string_view text) {
+  if (text.size() > kNoKeyNameBytesMax) return false;
+  const std::optional<std::size_t> raw = decoded_bytes(text);
+  if (!raw || *raw <= kDirhashBytes) return false;
+  return *raw <= kDirhashBytes + kFrontBytesMax || *raw == kRawBytesMax;
+}
+
+}  // namespace latchkey::crypto

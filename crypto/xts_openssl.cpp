@@ -1,0 +1,113 @@
+// AES-256-XTS and CBC through OpenSSL's EVP: for CPUs without AES-NI, and as the second opinion in
+// the tests.
+//
+// What it holds outside the arena: for the length of one call the expanded schedules lie in a heap
+// block of the provider, and what its code spills lies on the stack. EVP_CIPHER_CTX_free() wipes
+// that block (OPENSSL_clear_free); the stack is the caller's burn_stack_and_registers(). The raw
+// key lies in XtsKey::raw or NameKey::raw, in the arena. No context outlives a call, so nothing
+// here remembers a key. OpenSSL refuses a data key that equals the tweak key; HKDF does not make
+// one.
+
+#include <openssl/evp.h>
+
+#include <cstring>
+#include <memory>
+
+#include "base/check.h"
+#include "base/disk.h"
+#include "crypto/kernel.h"
+
+namespace latchkey::crypto {
+namespace {
+
+struct FreeContext {
+  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }
+};
+using Context = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
+
+const unsigned char* octets(Bytes bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
+unsigned char* octets(MutableBytes bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
+
+// Fetched once and kept: a fetch takes longer than a data unit.
+const EVP_CIPHER* xts_cipher() {
+  static const EVP_CIPHER* const cipher = EVP_CIPHER_fetch(nullptr, "AES-256-XTS", nullptr);
+  LK_CHECK_MSG(cipher != nullptr, "OpenSSL has no AES-256-XTS");
+  return cipher;
+}
+const EVP_CIPHER* cbc_cipher() {
+  static const EVP_CIPHER* const cipher = EVP_CIPHER_fetch(nullptr, "AES-256-CBC", nullptr);
+  LK_CHECK_MSG(cipher != nullptr, "OpenSSL has no AES-256-CBC");
+  return cipher;
+}
+
+// Both halves of an expanded key are random: an all-zero one was never expanded.
+bool filled(Bytes raw) {
+  std::byte any{0};
+  for (const std::byte byte : raw) any |= byte;
+  return any != std::byte{0};
+}
+
+Context keyed(const EVP_CIPHER* cipher, Bytes raw, bool seal) {
+  LK_CHECK_MSG(filled(raw), "a key that this kernel did not expand");
+  Context context(EVP_CIPHER_CTX_new());
+  LK_CHECK_MSG(context != nullptr, "no memory for a cipher context");
+  const int keyed = EVP_CipherInit_ex(context.get(), cipher, nullptr, octets(raw), nullptr, seal);
+  LK_CHECK_MSG(keyed == 1, "OpenSSL refuses the key");
+  return context;
+}
+
+void update(EVP_CIPHER_CTX* context, Bytes input, MutableBytes output) {
+  int written = 0;
+  const int done = EVP_CipherUpdate(context, octets(output), &written, octets(input),
+                                    static_cast<int>(input.size()));
+  LK_CHECK_MSG(done == 1 && static_cast<std::size_t>(written) == input.size(), "OpenSSL failed");
+}
+
+void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output, bool seal) {
+  const Context context = keyed(xts_cipher(), key.raw, seal);
+  for (std::size_t offset = 0; offset < input.size(); offset += run.unit_bytes) {
+    const std::array<Le64, 2> tweak{Le64(run.first_unit + offset / run.unit_bytes), Le64(0)};
+    const auto* iv = reinterpret_cast<const unsigned char*>(tweak.data());
+    LK_CHECK(EVP_CipherInit_ex(context.get(), nullptr, nullptr, nullptr, iv, seal) == 1);
+    update(context.get(), input.subspan(offset, run.unit_bytes),
+           output.subspan(offset, run.unit_bytes));
+  }
+}
+
+void seal_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
+  crypt_run(key, run, input, output, true);
+}
+void open_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
+  crypt_run(key, run, input, output, false);
+}
+
+void cbc(const NameKey& key, MutableBytes blocks, bool seal) {
+  const Context context = keyed(cbc_cipher(), key.raw, seal);
+  const unsigned char zero_iv[16] = {};
+  LK_CHECK(EVP_CipherInit_ex(context.get(), nullptr, nullptr, nullptr, zero_iv, seal) == 1);
+  LK_CHECK(EVP_CIPHER_CTX_set_padding(context.get(), 0) == 1);
+  update(context.get(), blocks, blocks);
+}
+void cbc_encrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, true); }
+void cbc_decrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, false); }
+
+void expand(Bytes raw, XtsKey& key) {
+  wipe(&key, sizeof key);
+  std::memcpy(key.raw.data(), raw.data(), key.raw.size());
+}
+
+void expand_name(Bytes raw, NameKey& key) {
+  wipe(&key, sizeof key);
+  std::memcpy(key.raw.data(), raw.data(), key.raw.size());
+}
+
+bool usable() { return true; }
+
+}  // namespace
+
+const Kernel kOpensslKernel{"openssl", usable,      expand,      seal_run,
+                            open_run,  expand_name, cbc_encrypt, cbc_decrypt};
+
+}  // namespace latchkey::crypto
