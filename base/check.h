@@ -10,7 +10,7 @@ namespace latchkey {
 }  // namespace latchkey
 
 #define LK_CHECK(condition) LK_CHECK_MSG(condition, "")
-#define LK_CHECK_MSG(condition, why)                                                          \
-  (static_cast<bool>(condition)                                                               \
-       ? void(0)                                                                              \
+#define LK_CHECK_MSG(condition, why) \
+  (static_cast<bool>(condition)      \
+       ? void(0)                     \
        : ::latchkey::check_failed(#condition, why, std::source_location::current()))

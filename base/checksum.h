@@ -10,8 +10,8 @@ namespace latchkey {
 // CRC-32C (Castagnoli), the value iSCSI and btrfs use: of "123456789" it is 0xe3069283. ISA-L.
 u32 crc32c(Bytes bytes);
 
-// XXH3, 128 bits, in the first 16 bytes of a 32-byte field (canonical, big endian); the rest is zero
-// and leaves room for a MAC.
+// XXH3, 128 bits, in the first 16 bytes of a 32-byte field (canonical, big endian); the rest is
+// zero and leaves room for a MAC.
 using Checksum = std::array<std::byte, 32>;
 Checksum checksum128(Bytes bytes);
 

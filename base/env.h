@@ -9,8 +9,8 @@ class Env {
  public:
   virtual ~Env() = default;
   virtual u64 monotonic_ns() = 0;
-  virtual u64 realtime_ns() = 0;                 // since 1970
-  virtual void random(MutableBytes bytes) = 0;   // cryptographic; stops the process if it cannot
+  virtual u64 realtime_ns() = 0;                // since 1970
+  virtual void random(MutableBytes bytes) = 0;  // cryptographic; stops the process if it cannot
 };
 
 Env& system_env();  // the kernel's clock and getrandom

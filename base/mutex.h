@@ -4,6 +4,8 @@
 // simulator's fibers use the same code.
 //
 // Not recursive. A CondVar is used with the Mutex given to wait(); spurious wake-ups happen.
+//
+// Source of the Mutex: Drepper, "Futexes Are Tricky", mutex2.
 
 #include <atomic>
 
@@ -40,9 +42,13 @@ class LK_CAPABILITY("shared_mutex") SharedMutex {
   void unlock_shared() LK_RELEASE_SHARED();
 
  private:
+  void sleep_while_blocked(bool exclusive);
+  void wake_sleepers();
+
   std::atomic<u32> state_{0};            // readers inside; the top bit: a writer is inside
   std::atomic<u32> writers_waiting_{0};  // writers that want in
-  std::atomic<u32> wake_{0};             // futex word, changed at each release
+  std::atomic<u32> sleepers_{0};         // threads that sleep on wake_ or are about to
+  std::atomic<u32> wake_{0};             // futex word, changed at each release that has sleepers
 };
 
 class LK_SCOPED_CAPABILITY Lock {
@@ -80,6 +86,7 @@ class LK_SCOPED_CAPABILITY SharedLock {
   SharedMutex& mutex_;
 };
 
+// Destroyed only when every waiter has returned from its wait.
 class CondVar {
  public:
   // Releases `mutex`, waits for a notify, takes it again.
@@ -90,7 +97,8 @@ class CondVar {
   void notify_all();
 
  private:
-  std::atomic<u32> sequence_{0};
+  std::atomic<u32> sequence_{0};  // futex word, changed at each notify
+  std::atomic<u32> waiters_{0};   // threads between their look at sequence_ and their return
 };
 
 }  // namespace latchkey

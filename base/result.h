@@ -45,9 +45,9 @@ inline constexpr u64 kNowhere = ~u64{0};
 
 struct Error {
   Errc code;
-  const char* what = "";   // static sentence without a full stop; never a secret
-  u64 at = kNowhere;       // device offset in bytes where that says something
-  i32 os_errno = 0;        // the kernel's own errno, if it was the kernel that refused
+  const char* what = "";  // static sentence without a full stop; never a secret
+  u64 at = kNowhere;      // device offset in bytes where that says something
+  i32 os_errno = 0;       // the kernel's own errno, if it was the kernel that refused
   std::source_location where = std::source_location::current();
 };
 
@@ -70,7 +70,7 @@ class [[nodiscard]] Result : public std::expected<T, Error> {
   return std::unexpected(Error{code, what, at, os_errno, where});
 }
 
-const char* name_of(Errc code);  // "no_key"
+const char* name_of(Errc code);       // "no_key"
 int posix_errno(const Error& error);  // ENOKEY, ENOSPC, ...: what a system call would answer
 
 }  // namespace latchkey
@@ -80,13 +80,13 @@ int posix_errno(const Error& error);  // ENOKEY, ENOSPC, ...: what a system call
 
 // LK_TRY(auto x, call()): x is the value, or the enclosing function returns the error.
 #define LK_TRY(declaration, ...) LK_TRY_IMPL(LK_CONCAT(lk_try_, __LINE__), declaration, __VA_ARGS__)
-#define LK_TRY_IMPL(tmp, declaration, ...)                        \
-  auto tmp = (__VA_ARGS__);                                       \
-  if (!tmp) return std::unexpected(std::move(tmp).error());       \
+#define LK_TRY_IMPL(tmp, declaration, ...)                  \
+  auto tmp = (__VA_ARGS__);                                 \
+  if (!tmp) return std::unexpected(std::move(tmp).error()); \
   declaration = std::move(*tmp)
 
 // LK_TRYV(call()): the same for Result<void>.
-#define LK_TRYV(...)                                                                        \
-  do {                                                                                      \
-    if (auto lk_tryv = (__VA_ARGS__); !lk_tryv) return std::unexpected(lk_tryv.error());     \
+#define LK_TRYV(...)                                                                     \
+  do {                                                                                   \
+    if (auto lk_tryv = (__VA_ARGS__); !lk_tryv) return std::unexpected(lk_tryv.error()); \
   } while (false)

@@ -7,7 +7,9 @@
 //   S2  Bytes given back are zero before anyone else can get them.
 //   S3  The arena never gives memory back to the kernel while the process lives without wiping it.
 //
-// The arena is thread-safe; one Secret is not. Source of the rules: memfd_secret(2), madvise(2).
+// The arena is thread-safe; one Secret is not. A forked child has no Secrets: it must not touch
+// those it seems to have inherited (memfd_secret is not mapped there, `locked` is zero). Source of
+// the rules: memfd_secret(2), madvise(2).
 
 #include <cstddef>
 #include <string_view>
@@ -30,12 +32,13 @@ struct ArenaStatus {
   u64 bytes_used = 0;
 };
 
-// Forces `locked`. Called before the first Secret is made (else Errc::busy); the environment
-// variable LATCHKEY_SECRETS=locked does the same for a whole process.
+// Forces `locked`. Called before the first Secret is made: Errc::busy once the arena lies in
+// memfd_secret. The environment variable LATCHKEY_SECRETS=locked does the same for a whole process.
 Result<void> arena_force_locked();
 ArenaStatus arena_status();
 
 // Calls fn(bytes) for every mapped piece of the arena: for the process's own scan of its secrets.
+// fn may make Secrets; no lock is held while it runs.
 void arena_visit(void (*fn)(void* context, MutableBytes piece), void* context);
 
 // Zeroes so that no compiler drops it.
@@ -43,13 +46,15 @@ void wipe(void* data, std::size_t size) noexcept;
 inline void wipe(MutableBytes bytes) noexcept { wipe(bytes.data(), bytes.size()); }
 
 // Overwrites the stack below the caller and clears all vector registers. Called at the end of each
-// batch of cryptography, because spills and registers hold round keys.
+// batch of cryptography, because spills and registers hold round keys. Needs 9 KiB of stack.
 void burn_stack_and_registers() noexcept;
 
 // A run of bytes in the arena, 64-byte aligned.
 class SecretBytes {
  public:
-  // Errc::no_memory when the lock limit or memory is exhausted. The bytes are zero.
+  // Errc::no_memory when the lock limit or memory is exhausted, Errc::invalid for size 0. The bytes
+  // are zero. What cannot be had as memfd_secret once the arena lies there is not looked for
+  // elsewhere.
   static Result<SecretBytes> create(std::size_t size);
 
   SecretBytes() = default;

@@ -14,7 +14,7 @@ using u64 = std::uint64_t;
 using i32 = std::int32_t;
 using i64 = std::int64_t;
 
-using Bytes = std::span<const std::byte>;  // borrowed, read only
+using Bytes = std::span<const std::byte>;   // borrowed, read only
 using MutableBytes = std::span<std::byte>;  // borrowed, writable
 
 inline constexpr u64 kKiB = 1024;
