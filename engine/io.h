@@ -7,8 +7,10 @@
 //     done() saw result 0: it covers every write whose done() ran before that flush was submitted.
 //   - One thread at a time owns an Io. From submit() to done() the Op and its data belong to the Io.
 //   - result is the whole size or -errno: short transfers, interrupted calls and full queues are
-//     handled inside. A read past the end of the device is -EIO.
-//   - An Io is destroyed only when no Op is pending.
+//     handled inside. Past the end of the device read, write and discard are -EIO; a write to a
+//     read-only device is -EROFS. After a failed write its range holds anything.
+//   - tick() is not called from done(). A thread that has ticked stays alive while Ops are pending.
+//   - An Io is destroyed before its Device and only when no Op is pending.
 
 #include <memory>
 #include <string>
@@ -26,7 +28,7 @@ struct Op {
   OpKind kind = OpKind::read;
   u64 offset = 0;              // bytes from the start of the device
   MutableBytes data;           // read and write; a write does not change it
-  u64 discard_size = 0;        // discard: bytes
+  u64 discard_size = 0;        // discard: bytes, which read as zeros afterwards
   i64 result = 0;              // set before done(): data.size() (flush, discard: 0) or -errno
   void (*done)(Op& op) = nullptr;
   void* owner = nullptr;       // the submitter's own
@@ -51,7 +53,7 @@ class Io {
 struct IoOptions {
   u32 queue_depth = 32;
   u64 buffer_bytes = 0;        // size of buffer(), a multiple of kIoAlign
-  bool single_thread = false;  // the Io never changes its thread: SINGLE_ISSUER, DEFER_TASKRUN
+  bool single_thread = false;  // only the thread of the first tick() ticks: SINGLE_ISSUER
 };
 
 struct DeviceInfo {
@@ -71,6 +73,13 @@ class Device {
   // Errc::unavailable when io_uring_setup is refused.
   virtual Result<std::unique_ptr<Io>> make_io(const IoOptions& options) = 0;
 };
+
+// What `op.result` means to a caller, after done(): io, no_space, read_only, unsupported, no_memory.
+Result<void> result_of(const Op& op);
+
+// For implementations, at submit(): stops the process unless offset, size and address are aligned
+// and done is set.
+void check_op(const Op& op);
 
 // One op and wait for it; the Io must have nothing else pending.
 Result<void> read_sync(Io& io, u64 offset, MutableBytes into);

@@ -1,0 +1,39 @@
+#pragma once
+// One Io of a SimDevice. Ops take effect and complete in tick(), one after the other.
+
+#include <random>
+#include <vector>
+
+#include "engine/io_buffer.h"
+#include "tests/support/sim_device.h"
+
+namespace latchkey::tests {
+
+class SimIo final : public engine::Io {
+ public:
+  SimIo(SimDevice& device, engine::IoBuffer buffer, u64 seed);
+  ~SimIo() override;
+  SimIo(const SimIo&) = delete;
+  SimIo& operator=(const SimIo&) = delete;
+
+  void submit(engine::Op& op) override;
+  Result<u32> tick(u32 wait_min) override;
+  u32 pending() const override { return static_cast<u32>(queue_.size()); }
+  MutableBytes buffer() override { return buffer_.bytes(); }
+
+ private:
+  struct Queued {
+    engine::Op* op;
+    SimDevice::Stamp stamp;
+  };
+  u64 choose_count(u32 wait_min);
+  Queued take_one();
+
+  SimDevice& device_;
+  engine::IoBuffer buffer_;
+  std::mt19937_64 random_;
+  std::vector<Queued> queue_;
+  bool ticking_ = false;
+};
+
+}  // namespace latchkey::tests
