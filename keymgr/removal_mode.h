@@ -1,6 +1,5 @@
 #pragma once
-// Removal modes are rows of data: the removal reads the row, no mode has code of its own (design
-// 3).
+// Removal modes are rows of data: the removal reads the row, no mode has code of its own (design 3).
 
 #include <array>
 #include <optional>
