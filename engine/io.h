@@ -5,7 +5,8 @@
 //     tick() only, so completions cannot recurse. submit() may be called from done().
 //   - Ops complete in any order. Order comes from waiting for done(), durability from a flush whose
 //     done() saw result 0: it covers every write whose done() ran before that flush was submitted.
-//   - One thread at a time owns an Io. From submit() to done() the Op and its data belong to the Io.
+//   - One thread at a time owns an Io. From submit() to done() the Op and its data belong to the
+//   Io.
 //   - result is the whole size or -errno: short transfers, interrupted calls and full queues are
 //     handled inside. Past the end of the device read, write and discard are -EIO; a write to a
 //     read-only device is -EROFS. After a failed write its range holds anything.
@@ -26,13 +27,13 @@ enum class OpKind : u8 { read, write, flush, discard };
 
 struct Op {
   OpKind kind = OpKind::read;
-  u64 offset = 0;              // bytes from the start of the device
-  MutableBytes data;           // read and write; a write does not change it
-  u64 discard_size = 0;        // discard: bytes, which read as zeros afterwards
-  i64 result = 0;              // set before done(): data.size() (flush, discard: 0) or -errno
+  u64 offset = 0;        // bytes from the start of the device
+  MutableBytes data;     // read and write; a write does not change it
+  u64 discard_size = 0;  // discard: bytes, which read as zeros afterwards
+  i64 result = 0;        // set before done(): data.size() (flush, discard: 0) or -errno
   void (*done)(Op& op) = nullptr;
-  void* owner = nullptr;       // the submitter's own
-  u64 io_private[3] = {};      // the Io's own, from submit() to done()
+  void* owner = nullptr;   // the submitter's own
+  u64 io_private[3] = {};  // the Io's own, from submit() to done()
 };
 
 class Io {
@@ -57,11 +58,11 @@ struct IoOptions {
 };
 
 struct DeviceInfo {
-  u64 size_bytes = 0;          // rounded down to kIoAlign
+  u64 size_bytes = 0;  // rounded down to kIoAlign
   bool read_only = false;
-  bool direct = false;         // O_DIRECT is in force; else buffered, and flush is fdatasync
+  bool direct = false;  // O_DIRECT is in force; else buffered, and flush is fdatasync
   bool discard = false;
-  std::string kind;            // "loop device", "block device", "file", "simulated"
+  std::string kind;  // "loop device", "block device", "file", "simulated"
   std::string path;
 };
 
@@ -74,7 +75,8 @@ class Device {
   virtual Result<std::unique_ptr<Io>> make_io(const IoOptions& options) = 0;
 };
 
-// What `op.result` means to a caller, after done(): io, no_space, read_only, unsupported, no_memory.
+// What `op.result` means to a caller, after done(): io, no_space, read_only, unsupported,
+// no_memory.
 Result<void> result_of(const Op& op);
 
 // For implementations, at submit(): stops the process unless offset, size and address are aligned

@@ -1,6 +1,6 @@
 #pragma once
-// The store: a crash-safe copy-on-write forest of opaque records, and blocks of opaque bytes with an
-// extent table. It cannot name a key.
+// The store: a crash-safe copy-on-write forest of opaque records, and blocks of opaque bytes with
+// an extent table. It cannot name a key.
 //
 // Invariants (design D1 to D4, S2 to S5)
 //   E1  Nothing that a committed tree refers to is overwritten: node, bitmap slot or data block.
@@ -8,9 +8,11 @@
 //       taken in a transaction <= f is left.
 //   E3  Data writes whose extents a transaction inserts have completed before the insert; a commit
 //       flushes, writes one superblock set, flushes.
-//   E4  On disk a block is used exactly when a committed tree, a superblock or a bitmap slot uses it:
+//   E4  On disk a block is used exactly when a committed tree, a superblock or a bitmap slot uses
+//   it:
 //       blocks that were allocated but never inserted are free again after a crash.
-//   E5  A failed flush or a failed metadata write is sticky: that transaction is lost, the store turns
+//   E5  A failed flush or a failed metadata write is sticky: that transaction is lost, the store
+//   turns
 //       read-only, failure() says why, every later commit returns it.
 //
 // Threads: everything here is thread-safe. Lookups (View) share, changes (Transaction) exclude each
@@ -39,10 +41,11 @@ using VolumeId = std::array<std::byte, 16>;
 inline constexpr std::size_t kContextBytesMax = 64;
 
 struct FormatOptions {
-  VolumeId volume_id{};         // random, from the caller
-  u32 node_bytes = 16384;       // 4096 to 65536, a power of two
-  u32 extent_blocks_max = 32;   // longest extent that writers make: 1 to 256 blocks (128 KiB default)
-  std::string label;            // up to 63 bytes, UTF-8
+  VolumeId volume_id{};    // random, from the caller
+  u32 node_bytes = 16384;  // 4096 to 65536, a power of two
+  u32 extent_blocks_max =
+      32;             // longest extent that writers make: 1 to 256 blocks (128 KiB default)
+  std::string label;  // up to 63 bytes, UTF-8
 };
 
 struct OpenOptions {
@@ -87,7 +90,7 @@ class Reservation {
   Reservation& operator=(Reservation&& other) noexcept;
   ~Reservation();
 
-  void merge(Reservation&& other);          // other of the same store
+  void merge(Reservation&& other);  // other of the same store
   // Moves a part out (at most what is there): a plan takes its pages' share along.
   Reservation take(u64 data_blocks, u64 tree_blocks);
   u64 data_blocks() const { return data_blocks_; }
@@ -124,9 +127,9 @@ struct Record {
 struct ExtentRecord {
   BlockRun run;
   u32 references = 0;
-  u64 first_unit = 0;                // tweak of run.block's unit
-  std::vector<std::byte> context;    // opaque; empty for a clear extent
-  std::vector<u32> checksums;        // crc32c of each block's bytes on the device
+  u64 first_unit = 0;              // tweak of run.block's unit
+  std::vector<std::byte> context;  // opaque; empty for a clear extent
+  std::vector<u32> checksums;      // crc32c of each block's bytes on the device
 };
 
 // A consistent picture of the running transaction. Holds the forest shared.
@@ -156,10 +159,10 @@ class View {
   bool exclusive_ = false;
 };
 
-// Joined to the running transaction: every change made through one Transaction object is in the same
-// commit, whole or not at all. A change fails with no_space only if its need was understated, with
-// io or damaged if a node cannot be read; after such a failure the store is in failure (E5), since half
-// an operation cannot be taken back: look up what you need first.
+// Joined to the running transaction: every change made through one Transaction object is in the
+// same commit, whole or not at all. A change fails with no_space only if its need was understated,
+// with io or damaged if a node cannot be read; after such a failure the store is in failure (E5),
+// since half an operation cannot be taken back: look up what you need first.
 class Transaction : public View {
  public:
   Transaction(Transaction&& other) noexcept = default;
@@ -202,10 +205,11 @@ class Store {
   // Writes an empty store: root, extent and key trees and the tree of subvolume kFirstSubvolume, as
   // generation 1. Errors: wrong_device (too small: less than 16 MiB), read_only, io.
   static Result<void> format(Device& device, const FormatOptions& options);
-  // Errors: wrong_device (no superblock; device shorter than the store), format_version, damaged (no
-  // superblock copy verifies, or a root does not), read_only, io, unavailable. The device outlives it.
+  // Errors: wrong_device (no superblock; device shorter than the store), format_version, damaged
+  // (no superblock copy verifies, or a root does not), read_only, io, unavailable. The device
+  // outlives it.
   static Result<std::unique_ptr<Store>> open(Device& device, const OpenOptions& options, Env& env);
-  ~Store();  // does not commit: call commit() or close()
+  ~Store();              // does not commit: call commit() or close()
   Result<void> close();  // commits; the store accepts nothing afterwards
 
   StoreFacts facts() const;
@@ -223,8 +227,8 @@ class Store {
   Result<Reservation> reserve(const SpaceNeed& need, bool use_reserve = false);
   // tree blocks that `need` stands for: to split reservations by page.
   u64 tree_blocks_for(u32 records, u64 record_bytes) const;
-  // Up to blocks_wanted neighbouring blocks, at least one, out of the reservation's data blocks, which
-  // shrink. Never fails while the reservation has blocks.
+  // Up to blocks_wanted neighbouring blocks, at least one, out of the reservation's data blocks,
+  // which shrink. Never fails while the reservation has blocks.
   BlockRun allocate(Reservation& reservation, u32 blocks_wanted);
   // Gives back what allocate() handed out and nothing inserted (the data may have been written).
   void cancel(BlockRun run);
@@ -233,8 +237,8 @@ class Store {
   // large (it commits first). read_only or the sticky failure otherwise.
   Result<Transaction> begin(Reservation&& space);
 
-  // Everything whose Transaction ended before the call is durable on return. Several callers share one
-  // commit. Nothing to commit: returns at once (but reports a sticky failure).
+  // Everything whose Transaction ended before the call is durable on return. Several callers share
+  // one commit. Nothing to commit: returns at once (but reports a sticky failure).
   Result<void> commit();
   // Waits until transaction `id` is durable, committing it if it still runs.
   Result<void> wait_durable(u64 id);

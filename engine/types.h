@@ -26,9 +26,9 @@ struct Key {
 };
 
 using TreeId = u64;
-inline constexpr TreeId kRootTree = 1;      // names the others; the superblock names it
-inline constexpr TreeId kExtentTree = 2;    // the extent table, keyed by disk block
-inline constexpr TreeId kKeyTree = 3;       // keys and protectors
+inline constexpr TreeId kRootTree = 1;    // names the others; the superblock names it
+inline constexpr TreeId kExtentTree = 2;  // the extent table, keyed by disk block
+inline constexpr TreeId kKeyTree = 3;     // keys and protectors
 inline constexpr TreeId kFirstSubvolume = 256;
 
 }  // namespace latchkey::engine

@@ -1,10 +1,11 @@
 #pragma once
-// What the engine stores, opaque to it, beside each extent record: how its blocks are encrypted. The
-// same facts as fscrypt's extent context of the btrfs series v6/v7 (34 bytes), in a layout of our own.
+// What the engine stores, opaque to it, beside each extent record: how its blocks are encrypted.
+// The same facts as fscrypt's extent context of the btrfs series v6/v7 (34 bytes), in a layout of
+// our own.
 //
-// An extent is sealed once and never in place, and its nonce is drawn when it is planned. So a (key,
-// tweak) pair never seals two plaintexts (K1). Whatever weakens either half of that sentence breaks
-// confidentiality, not just tests.
+// An extent is sealed once and never in place, and its nonce is drawn when it is planned. So a
+// (key, tweak) pair never seals two plaintexts (K1). Whatever weakens either half of that sentence
+// breaks confidentiality, not just tests.
 
 #include <array>
 #include <optional>

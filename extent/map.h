@@ -1,6 +1,6 @@
 #pragma once
-// A file's map: which disk blocks hold which blocks of the file. Entries name disk block and length,
-// nothing else (S2): key, tweak and checksums are the extent table's. Holes have no entry.
+// A file's map: which disk blocks hold which blocks of the file. Entries name disk block and
+// length, nothing else (S2): key, tweak and checksums are the extent table's. Holes have no entry.
 //
 // Pure functions over a few entries; the caller reads and writes the tree.
 
@@ -48,15 +48,16 @@ struct MapEdit {
   std::vector<DiskRun> release;  // references that are gone
 };
 
-// `overlapping`: every entry that touches the range, in order. Entries that reach over an end of the
-// range are trimmed or cut in two; what is cut off stays.
+// `overlapping`: every entry that touches the range, in order. Entries that reach over an end of
+// the range are trimmed or cut in two; what is cut off stays.
 MapEdit punch(const std::vector<MapEntry>& overlapping, FileRange range);
 // punch, then `fresh` entries (in order, inside the range) are put.
 MapEdit replace(const std::vector<MapEntry>& overlapping, FileRange range,
                 const std::vector<MapEntry>& fresh);
 
 MapDisk encode(const MapEntry& entry);
-// Errc::malformed: wrong size, no blocks, an offset that is not a multiple, unknown flags, overflow.
+// Errc::malformed: wrong size, no blocks, an offset that is not a multiple, unknown flags,
+// overflow.
 Result<MapEntry> decode_map(u64 key_offset, Bytes value);
 
 }  // namespace latchkey::extent

@@ -10,8 +10,8 @@ namespace latchkey::extent {
 
 inline constexpr u32 kBlockBytes = 4096;
 
-// Seals one block from anywhere (a cache page) to `target`, which lies in an I/O buffer; returns the
-// crc32c of the ciphertext. `unit` is the block's tweak.
+// Seals one block from anywhere (a cache page) to `target`, which lies in an I/O buffer; returns
+// the crc32c of the ciphertext. `unit` is the block's tweak.
 u32 seal_block(const crypto::XtsKey& key, u64 unit, Bytes plaintext, MutableBytes target);
 // A clear extent: the same path with a copy in place of the cipher.
 u32 copy_block(Bytes plaintext, MutableBytes target);
@@ -20,6 +20,7 @@ u32 copy_block(Bytes plaintext, MutableBytes target);
 i64 first_mismatch(Bytes blocks, std::span<const u32> checksums);
 
 // Opens whole blocks; in place or out of place.
-void open_blocks(const crypto::XtsKey& key, u64 first_unit, Bytes ciphertext, MutableBytes plaintext);
+void open_blocks(const crypto::XtsKey& key, u64 first_unit, Bytes ciphertext,
+                 MutableBytes plaintext);
 
 }  // namespace latchkey::extent

@@ -1,6 +1,7 @@
 #pragma once
-// Master keys in memory: claims by uid, leases of unlocked inodes, the gate that writers pass, and the
-// place where the secret is wiped. No data, no disk: an inode is an owner word that nobody here reads.
+// Master keys in memory: claims by uid, leases of unlocked inodes, the gate that writers pass, and
+// the place where the secret is wiped. No data, no disk: an inode is an owner word that nobody here
+// reads.
 //
 //   absent --add--> present --last claim removed--> incompletely removed --last lease--> absent
 //                      ^------------------ add ----------------'
@@ -104,8 +105,8 @@ class GatePass {
 struct RemovalStart;
 
 // A removal between its beginning and its end. While it lives, the door is closed (lease() answers
-// no_key), the gate is as the row says, the claim counts and a second removal of that key waits. The
-// volume flushes in between. Ends by commit() or rollback(); the destructor rolls back.
+// no_key), the gate is as the row says, the claim counts and a second removal of that key waits.
+// The volume flushes in between. Ends by commit() or rollback(); the destructor rolls back.
 class Removal {
  public:
   Removal(Removal&& other) noexcept;
@@ -116,14 +117,15 @@ class Removal {
   crypto::KeyId key_id() const;
   // The caller's own add has overtaken it: commit() would answer canceled.
   bool overtaken() const;
-  // Owner words of leases after `cursor` in list order, at most `count_max`; advances the cursor; empty
-  // at the end. Leases taken back meanwhile may be missing or listed.
+  // Owner words of leases after `cursor` in list order, at most `count_max`; advances the cursor;
+  // empty at the end. Leases taken back meanwhile may be missing or listed.
   std::vector<u64> owners(u64& cursor, u32 count_max) const;
 
-  // Drops the claims and makes the state what the row says: under Stays::master incompletely removed
-  // (absent and wiped if no lease is out), else absent and wiped, and every lease of the key is cut
-  // off: held() turns false for the purposes of KeyUse and GatePass. Cannot fail but for canceled, and
-  // for claims that other users added meanwhile (others_remain: only the caller's is dropped).
+  // Drops the claims and makes the state what the row says: under Stays::master incompletely
+  // removed (absent and wiped if no lease is out), else absent and wiped, and every lease of the
+  // key is cut off: held() turns false for the purposes of KeyUse and GatePass. Cannot fail but for
+  // canceled, and for claims that other users added meanwhile (others_remain: only the caller's is
+  // dropped).
   struct Committed {
     bool others_remain = false;
     KeyState state = KeyState::absent;
@@ -141,15 +143,15 @@ class Removal {
 };
 
 struct RemovalStart {
-  bool claim_only = false;           // other users' claims remain: the caller's is gone, nothing else
-  std::optional<Removal> removal;    // else: go on with it
+  bool claim_only = false;         // other users' claims remain: the caller's is gone, nothing else
+  std::optional<Removal> removal;  // else: go on with it
 };
 
 class Keyring {
  public:
   // `secret` (32 to 64 bytes in the arena) is consumed: the caller's copy is wiped in every case.
-  // Adds uid's claim; idempotent. Errors: invalid (size), no_memory. Present again from incompletely
-  // removed; cut-off inodes take new leases themselves.
+  // Adds uid's claim; idempotent. Errors: invalid (size), no_memory. Present again from
+  // incompletely removed; cut-off inodes take new leases themselves.
   Result<crypto::KeyId> add(u32 uid, SecretBytes&& secret);
   // The identifier of a secret, which is wiped.
   static Result<crypto::KeyId> identify(SecretBytes&& secret);
@@ -162,8 +164,9 @@ class Keyring {
   // True when this was the last lease of a key that was being removed: it is absent now, wiped.
   bool release(Lease& lease);
 
-  // no_key: absent, or the caller has no claim (while present). permission: all_users without uid 0.
-  // unsupported: a row that is not implemented. In state incompletely removed any caller may go on.
+  // no_key: absent, or the caller has no claim (while present). permission: all_users without uid
+  // 0. unsupported: a row that is left for later. In state incompletely removed any caller may go
+  // on.
   Result<RemovalStart> begin_removal(const crypto::KeyId& id, u32 uid, bool all_users,
                                      RemovalMode mode);
 

@@ -1,5 +1,6 @@
 #pragma once
-// Removal modes are rows of data: the removal reads the row, no mode has code of its own (design 3).
+// Removal modes are rows of data: the removal reads the row, no mode has code of its own (design
+// 3).
 
 #include <array>
 #include <optional>

@@ -1,7 +1,7 @@
 #pragma once
 // A bounded table of expanded extent keys for readers, as blk-crypto's keyslots: key schedules are
-// written straight into their slot in the arena; a pinned slot is never reused; idle ones are an LRU;
-// eviction wipes.
+// written straight into their slot in the arena; a pinned slot is never reused; idle ones are an
+// LRU; eviction wipes.
 //
 // Thread-safe. Lock: SlotTable::mutex_ (a leaf). Derivation runs outside of it.
 
@@ -42,8 +42,8 @@ class SlotTable {
   static Result<std::unique_ptr<SlotTable>> create(u32 slots);
   ~SlotTable();
 
-  // The expanded key of (lease's key, nonce); derives on a miss under a KeyUse. Waits while every slot
-  // is pinned. no_key as KeyUse::begin.
+  // The expanded key of (lease's key, nonce); derives on a miss under a KeyUse. Waits while every
+  // slot is pinned. no_key as KeyUse::begin.
   Result<SlotPin> get(const Lease& lease, const crypto::KeyId& id, const crypto::Nonce& nonce);
   // Wipes and unlinks every slot of the key; waits for pinned ones. After a removal's commit.
   void evict_key(const crypto::KeyId& id);

@@ -1,6 +1,6 @@
 #pragma once
-// Paths on top of inode calls, for the command line and tests: "/", "/vault/x", slashes repeated or at
-// the end are ignored, "." and ".." are not resolved (invalid).
+// Paths on top of inode calls, for the command line and tests: "/", "/vault/x", slashes repeated or
+// at the end are ignored, "." and ".." are not resolved (invalid).
 
 #include <string>
 #include <string_view>
@@ -17,7 +17,8 @@ Result<ParentAndName> resolve_parent(Volume& volume, std::string_view path);
 Result<InodeNumber> resolve(Volume& volume, std::string_view path);
 Result<HandleId> open_path(Volume& volume, Caller caller, std::string_view path, OpenFlags flags,
                            u32 mode = 0644);
-Result<InodeNumber> make_directory(Volume& volume, Caller caller, std::string_view path, u32 mode = 0755);
+Result<InodeNumber> make_directory(Volume& volume, Caller caller, std::string_view path,
+                                   u32 mode = 0755);
 // rm -r: the name and everything below it.
 Result<void> remove_tree(Volume& volume, std::string_view path);
 

@@ -31,17 +31,17 @@ struct MkfsOptions {
 
 struct VolumeOptions {
   bool read_only = false;
-  bool previous_generation = false;     // read-only, for rescue
-  bool clear_cipher = false;            // bench only: derivation and cipher replaced by a copy; what is
-                                        // written under it is plaintext on the device
-  bool compat_fscrypt = false;          // the kernel's answers where ours differ (design 3)
-  u64 dirty_bytes_max = 64 * kMiB;      // writers wait beyond it
+  bool previous_generation = false;  // read-only, for rescue
+  bool clear_cipher = false;        // bench only: derivation and cipher replaced by a copy; what is
+                                    // written under it is plaintext on the device
+  bool compat_fscrypt = false;      // the kernel's answers where ours differ (design 3)
+  u64 dirty_bytes_max = 64 * kMiB;  // writers wait beyond it
   u32 writeback_workers = 2;
-  u32 queue_depth = 32;                 // of each worker's ring
-  u32 commit_interval_ms = 5000;        // 0: no timer; only fsync, pressure and close commit
+  u32 queue_depth = 32;           // of each worker's ring
+  u32 commit_interval_ms = 5000;  // 0: no timer; only fsync, pressure and close commit
   u32 key_slots = 1024;
-  bool inline_writeback = false;        // no threads of our own: the caller's thread does all the work,
-                                        // in one order, for the simulator
+  bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
+                                  // in one order, for the simulator
 };
 
 enum class FileKind : u8 { regular = 1, directory = 2 };

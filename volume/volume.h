@@ -1,20 +1,23 @@
 #pragma once
-// Files and directories on a store: the library's face. A mount, the command line, torture and bench
-// are its clients.
+// Files and directories on a store: the library's face. A mount, the command line, torture and
+// bench are its clients.
 //
 // Promises
-//   V1  After fsync() of a handle returns, what was written through any handle of that inode before the
-//       call survives a crash; so do its creation and its size. An operation on names is atomic in a
-//       crash. Of an unacknowledged write each 4 KiB block is old or new.
-//   V2  A write that was acknowledged is not lost to the removal of its key but where the mode's row
+//   V1  After fsync() of a handle returns, what was written through any handle of that inode before
+//   the
+//       call survives a crash; so do its creation and its size. An operation on names is atomic in
+//       a crash. Of an unacknowledged write each 4 KiB block is old or new.
+//   V2  A write that was acknowledged is not lost to the removal of its key but where the mode's
+//   row
 //       says so, and then it is counted in the report and told once by fsync or close.
 //   V3  Data and names of an encrypted directory are never on the device in the clear.
 //   V4  An error changes nothing that it does not say.
 //
-// Threads: every call is thread-safe. uids are taken as given. Names: 1 to 255 bytes, no '/', no NUL,
-// not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists, not_dir, is_dir,
-// not_empty, name_too_long, no_space, too_big, read_only, bad_handle, invalid, io, damaged; and no_key
-// where the key that is needed is not usable (design 3, "Names", "Directories").
+// Threads: every call is thread-safe. uids are taken as given. Names: 1 to 255 bytes, no '/', no
+// NUL, not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists,
+// not_dir, is_dir, not_empty, name_too_long, no_space, too_big, read_only, bad_handle, invalid, io,
+// damaged; and no_key where the key that is needed is not usable (design 3, "Names",
+// "Directories").
 
 #include <functional>
 #include <memory>
@@ -49,8 +52,8 @@ class Volume {
                                    bool all_users = false);
 
   // --- names -----------------------------------------------------------------------------------
-  // The directory must be empty; the same policy again is fine; exists: it has another. The key must be
-  // present, with a claim of the caller's. New files and directories below inherit it.
+  // The directory must be empty; the same policy again is fine; exists: it has another. The key
+  // must be present, with a claim of the caller's. New files and directories below inherit it.
   Result<void> set_policy(Caller caller, InodeNumber directory, const crypto::KeyId& id);
   Result<InodeNumber> lookup(InodeNumber directory, std::string_view name);
   Result<Stat> stat(InodeNumber inode);
@@ -97,6 +100,7 @@ struct CheckFindings {
   std::vector<engine::Finding> findings;
   u64 nodes = 0, extents = 0, data_blocks = 0, inodes = 0, directories = 0;
 };
-Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options, Env& env);
+Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options,
+                                   Env& env);
 
 }  // namespace latchkey::volume
