@@ -27,10 +27,10 @@ enum class OpKind : u8 { read, write, flush, discard };
 
 struct Op {
   OpKind kind = OpKind::read;
-  u64 offset = 0;        // bytes from the start of the device
-  MutableBytes data;     // read and write; a write does not change it
-  u64 discard_size = 0;  // discard: bytes, which read as zeros afterwards
-  i64 result = 0;        // set before done(): data.size() (flush, discard: 0) or -errno
+  u64 offset = 0;          // bytes from the start of the device
+  MutableBytes data = {};  // read and write; a write does not change it
+  u64 discard_size = 0;    // discard: bytes, which read as zeros afterwards
+  i64 result = 0;          // set before done(): data.size() (flush, discard: 0) or -errno
   void (*done)(Op& op) = nullptr;
   void* owner = nullptr;   // the submitter's own
   u64 io_private[3] = {};  // the Io's own, from submit() to done()

@@ -1,13 +1,16 @@
 #include "engine/uring_io.h"
 
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <utility>
 
 #include "base/check.h"
 
@@ -190,8 +193,10 @@ void UringIo::prepare(io_uring_sqe& sqe, Op& op) const {
 Result<void> UringIo::enter(u32 wanted) {
   if (in_flight_ == 0) return {};
   if (disabled_) {
-    if (const int error = -::io_uring_enable_rings(&ring_); error != 0) {
-      return fail_os(Errc::io, error, "the ring cannot be enabled");
+    // liburing 2.3 declares io_uring_enable_rings() and does not export it.
+    if (::syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr,
+                  0) != 0) {
+      return fail_os(Errc::io, errno, "the ring cannot be enabled");
     }
     disabled_ = false;
   }
