@@ -22,8 +22,15 @@ constexpr mode_t kFileMode = 0600;
 
 class FileDevice final : public Device {
  public:
-  FileDevice(Fd fd, Fd backing_lock, DeviceInfo info)
-      : fd_(std::move(fd)), backing_lock_(std::move(backing_lock)), info_(std::move(info)) {}
+  FileDevice(Fd fd, Fd claim, Fd backing_lock, DeviceInfo info)
+      : fd_(std::move(fd)),
+        claim_(std::move(claim)),
+        backing_lock_(std::move(backing_lock)),
+        info_(std::move(info)) {}
+  // A ring that the kernel has not yet taken apart may hold the file open; its lock goes now.
+  ~FileDevice() override { (void)::flock(fd_.get(), LOCK_UN); }
+  FileDevice(const FileDevice&) = delete;
+  FileDevice& operator=(const FileDevice&) = delete;
 
   const DeviceInfo& info() const override { return info_; }
 
@@ -34,13 +41,15 @@ class FileDevice final : public Device {
   }
 
  private:
-  const Fd fd_;            // holds the lock
+  const Fd fd_;            // of a file: holds the lock
+  const Fd claim_;         // of a block device: O_EXCL, apart from fd_ because no ring holds it
   const Fd backing_lock_;  // the file behind a loop device
   const DeviceInfo info_;
 };
 
 struct Opened {
   Fd fd;
+  Fd claim;
   struct stat status{};
   bool direct = false;
   bool created = false;
@@ -75,6 +84,16 @@ Result<void> check_kind(const struct stat& status) {
   return fail(Errc::wrong_device, "neither a file nor a block device");
 }
 
+Result<Fd> claim_block_device(const std::string& path, const struct stat& expected) {
+  Fd claim(::open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+  struct stat status{};
+  if (!claim.valid() || ::fstat(claim.get(), &status) != 0) return open_failure(errno);
+  if (!S_ISBLK(status.st_mode) || status.st_rdev != expected.st_rdev) {
+    return fail(Errc::busy, "the device was exchanged while it was opened");
+  }
+  return claim;
+}
+
 // Opens what exists, or makes the file. Special files are refused before they are opened: opening a
 // fifo waits, opening a tape winds it.
 Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& options) {
@@ -82,7 +101,9 @@ Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& optio
   int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
   if (::stat(path.c_str(), &opened.status) == 0) {
     LK_TRYV(check_kind(opened.status));
-    if (S_ISBLK(opened.status.st_mode) && !options.force) flags |= O_EXCL;
+    if (S_ISBLK(opened.status.st_mode) && !options.force) {
+      LK_TRY(opened.claim, claim_block_device(path, opened.status));
+    }
   } else if (errno == ENOENT && options.create_size != 0) {
     flags |= O_CREAT | O_EXCL;
     opened.created = true;
@@ -97,8 +118,12 @@ Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& optio
     opened.fd = Fd(::open(path.c_str(), flags, kFileMode));
   }
   if (!opened.fd.valid()) return open_failure(errno);
+  const struct stat expected = opened.status;
   if (::fstat(opened.fd.get(), &opened.status) != 0) return open_failure(errno);
   LK_TRYV(check_kind(opened.status));
+  if (opened.claim.valid() && opened.status.st_rdev != expected.st_rdev) {
+    return fail(Errc::busy, "the device was exchanged while it was opened");
+  }
   return opened;
 }
 
@@ -217,8 +242,8 @@ Result<std::unique_ptr<Device>> take(const std::string& path, const OpenDeviceOp
   info.discard = !options.read_only && can_discard(opened);
   info.kind = kind_of(opened.status);
   info.path = path;
-  return std::make_unique<FileDevice>(std::move(opened.fd), std::move(backing_lock),
-                                      std::move(info));
+  return std::make_unique<FileDevice>(std::move(opened.fd), std::move(opened.claim),
+                                      std::move(backing_lock), std::move(info));
 }
 
 }  // namespace

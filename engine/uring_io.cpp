@@ -98,6 +98,10 @@ void UringIo::register_resources() {
 UringIo::~UringIo() {
   LK_CHECK_MSG(pending_ == 0 || broken_, "an Io is destroyed only when no Op is pending");
   if (!ring_open_) return;
+  // The kernel takes a closed ring apart later; until then what is registered keeps the device open
+  // and counts against the lock limit. A ring of another thread refuses this, and takes its time.
+  if (status_.file_registered) (void)::io_uring_unregister_files(&ring_);
+  if (status_.buffer_registered) (void)::io_uring_unregister_buffers(&ring_);
   order_ring_mappings();
   ::io_uring_queue_exit(&ring_);
   if (pending_ != 0) buffer_.leak();
