@@ -57,6 +57,9 @@ class Lease {
   Lease& operator=(const Lease&) = delete;
 
   bool held() const { return key_ != nullptr; }
+  // The secret behind it is gone, or its wipe has begun: KeyUse and GatePass answer no_key for
+  // good, also when the key is added again. Release it and lease anew.
+  bool cut_off() const;
 
  private:
   friend class Keyring;
@@ -65,11 +68,13 @@ class Lease {
   friend class GatePass;
   std::shared_ptr<MasterKey> key_;
   u64 owner_ = 0;
+  u64 serial_ = 0;  // rises with each lease of the key: what cursors compare
   Lease* previous_ = nullptr;
   Lease* next_ = nullptr;
 };
 
-// While it lives the secret is not wiped: one batch of derivations. Short; no waiting inside.
+// While it lives the secret is not wiped: one batch of derivations. Short; no waiting inside. Its
+// end burns the stack and the registers.
 class KeyUse {
  public:
   // no_key: the lease is not held, or its key's secret is gone (hard removal).
@@ -126,6 +131,8 @@ class Removal {
   // key is cut off: held() turns false for the purposes of KeyUse and GatePass. Cannot fail but for
   // canceled, and for claims that other users added meanwhile (others_remain: only the caller's is
   // dropped).
+  // Waits for writers in the gate and for KeyUses: the caller holds none, and no lock that one of
+  // them takes inside. owners() goes on working after the commit.
   struct Committed {
     bool others_remain = false;
     KeyState state = KeyState::absent;
@@ -137,9 +144,8 @@ class Removal {
   friend class Keyring;
   Removal() = default;
   std::shared_ptr<MasterKey> key_;
-  u32 uid_ = 0;
-  bool all_users_ = false;
   const RemovalRow* row_ = nullptr;
+  bool ended_ = false;
 };
 
 struct RemovalStart {
@@ -149,6 +155,11 @@ struct RemovalStart {
 
 class Keyring {
  public:
+  Keyring() = default;
+  ~Keyring();  // remove_everything()
+  Keyring(const Keyring&) = delete;
+  Keyring& operator=(const Keyring&) = delete;
+
   // `secret` (32 to 64 bytes in the arena) is consumed: the caller's copy is wiped in every case.
   // Adds uid's claim; idempotent. Errors: invalid (size), no_memory. Present again from
   // incompletely removed; cut-off inodes take new leases themselves.
@@ -169,6 +180,10 @@ class Keyring {
   // on.
   Result<RemovalStart> begin_removal(const crypto::KeyId& id, u32 uid, bool all_users,
                                      RemovalMode mode);
+
+  // The volume closes: every key turns absent and is wiped, every lease is cut off. No removal is
+  // under way.
+  void remove_everything() LK_EXCLUDES(mutex_);
 
  private:
   std::shared_ptr<MasterKey> find(const crypto::KeyId& id) const LK_EXCLUDES(mutex_);

@@ -3,7 +3,9 @@
 // written straight into their slot in the arena; a pinned slot is never reused; idle ones are an
 // LRU; eviction wipes.
 //
-// Thread-safe. Lock: SlotTable::mutex_ (a leaf). Derivation runs outside of it.
+// Thread-safe. Lock: State::mutex (a leaf). Derivation runs outside of it. A thread that holds a
+// pin and asks for another can wait for ever when every slot is pinned: the table has more slots
+// than all threads together hold pins.
 
 #include <memory>
 
@@ -45,12 +47,14 @@ class SlotTable {
   // The expanded key of (lease's key, nonce); derives on a miss under a KeyUse. Waits while every
   // slot is pinned. no_key as KeyUse::begin.
   Result<SlotPin> get(const Lease& lease, const crypto::KeyId& id, const crypto::Nonce& nonce);
-  // Wipes and unlinks every slot of the key; waits for pinned ones. After a removal's commit.
+  // Wipes and unlinks every slot of the key; waits for pinned ones. Whenever a key turned absent:
+  // after a commit that says so, after a release() that returned true.
   void evict_key(const crypto::KeyId& id);
   SlotCounters counters() const;
   u32 capacity() const;
 
  private:
+  friend class SlotPin;
   struct State;
   explicit SlotTable(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;

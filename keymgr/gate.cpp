@@ -1,0 +1,54 @@
+#include "keymgr/gate.h"
+
+#include "base/check.h"
+#include "base/wait.h"
+
+namespace latchkey::keymgr {
+
+bool Gate::enter() {
+  u32 word = word_.load(std::memory_order_relaxed);
+  for (;;) {
+    switch (state_of(word)) {
+      case State::open:
+        LK_CHECK((word & kCountMask) != kCountMask);
+        // Acquire pairs with set(): who enters after a removal went back sees what it left.
+        if (word_.compare_exchange_weak(word, word + 1, std::memory_order_acquire,
+                                        std::memory_order_relaxed))
+          return true;
+        break;
+      case State::held:
+        wait_on(word_, word);
+        word = word_.load(std::memory_order_relaxed);
+        break;
+      case State::stopped:
+        return false;
+    }
+  }
+}
+
+void Gate::leave() {
+  // Release pairs with the acquire in drain(): what was done inside happened before the drain ends.
+  const u32 before = word_.fetch_sub(1, std::memory_order_release);
+  LK_CHECK((before & kCountMask) != 0);
+  if (state_of(before) != State::open && (before & kCountMask) == 1) wake_all(word_);
+}
+
+void Gate::set(State state) {
+  u32 word = word_.load(std::memory_order_relaxed);
+  u32 changed;
+  do {
+    changed = (word & kCountMask) | (static_cast<u32>(state) << kStateShift);
+  } while (!word_.compare_exchange_weak(word, changed, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed));
+  wake_all(word_);
+}
+
+void Gate::drain() {
+  for (;;) {
+    const u32 word = word_.load(std::memory_order_acquire);
+    if ((word & kCountMask) == 0 || state_of(word) == State::open) return;
+    wait_on(word_, word);
+  }
+}
+
+}  // namespace latchkey::keymgr

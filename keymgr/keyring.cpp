@@ -1,0 +1,208 @@
+#include "keymgr/keyring.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "keymgr/master_key.h"
+
+namespace latchkey::keymgr {
+
+namespace {
+
+// Wipes `secret` in every case: what is left of it is the state.
+Result<Secret<crypto::HkdfState>> extract(SecretBytes&& secret) {
+  SecretBytes raw = std::move(secret);
+  if (raw.bytes().size() < crypto::kMasterKeyBytesMin ||
+      raw.bytes().size() > crypto::kMasterKeyBytesMax)
+    return fail(Errc::invalid, "a master key has 32 to 64 bytes");
+  LK_TRY(auto state, Secret<crypto::HkdfState>::create());
+  crypto::hkdf_extract(raw.bytes(), *state);
+  raw.reset();
+  return state;
+}
+
+}  // namespace
+
+std::string_view name_of(KeyState state) {
+  switch (state) {
+    case KeyState::absent:
+      return "absent";
+    case KeyState::present:
+      return "present";
+    case KeyState::incompletely_removed:
+      return "incompletely-removed";
+  }
+  LK_CHECK_MSG(false, "a key state without a name");
+}
+
+Lease::~Lease() { LK_CHECK_MSG(!held(), "a lease died without being released"); }
+
+bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
+
+Result<KeyUse> KeyUse::begin(const Lease& lease) {
+  if (!lease.held() || !lease.key_->enter_use())
+    return fail(Errc::no_key, "the key's secret is gone");
+  KeyUse use;
+  use.key_ = lease.key_;
+  return use;
+}
+
+KeyUse::KeyUse(KeyUse&& other) noexcept = default;
+
+KeyUse::~KeyUse() {
+  if (key_ == nullptr) return;
+  burn_stack_and_registers();
+  key_->leave_use();
+}
+
+void KeyUse::extent_key(const crypto::Nonce& nonce, crypto::XtsKey& key) const {
+  crypto::derive_extent_key(state(), nonce, key);
+}
+
+void KeyUse::name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key) const {
+  crypto::derive_name_key(state(), directory_nonce, key);
+}
+
+const crypto::HkdfState& KeyUse::state() const {
+  LK_CHECK(key_ != nullptr);
+  return key_->secret_in_use();
+}
+
+Result<GatePass> GatePass::enter(const Lease& lease) {
+  if (!lease.held() || !lease.key_->gate().enter())
+    return fail(Errc::no_key, "the key's gate is closed");
+  GatePass pass;
+  pass.key_ = lease.key_;
+  return pass;
+}
+
+GatePass::GatePass(GatePass&& other) noexcept = default;
+
+GatePass::~GatePass() {
+  if (key_ != nullptr) key_->gate().leave();
+}
+
+Removal::Removal(Removal&& other) noexcept = default;
+
+Removal::~Removal() {
+  if (key_ != nullptr) rollback();
+}
+
+const RemovalRow& Removal::row() const { return *row_; }
+
+crypto::KeyId Removal::key_id() const { return key_->id(); }
+
+bool Removal::overtaken() const { return !ended_ && key_->overtaken(); }
+
+std::vector<u64> Removal::owners(u64& cursor, u32 count_max) const {
+  return key_->owners(cursor, count_max);
+}
+
+Result<Removal::Committed> Removal::commit() {
+  LK_CHECK_MSG(!ended_, "a removal ends once");
+  ended_ = true;
+  return key_->commit(*row_);
+}
+
+void Removal::rollback() {
+  if (ended_) return;
+  ended_ = true;
+  key_->rollback();
+}
+
+Keyring::~Keyring() { remove_everything(); }
+
+Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret) {
+  LK_TRY(auto state, extract(std::move(secret)));
+  const crypto::KeyId id = crypto::key_identifier(*state);
+  burn_stack_and_registers();
+  Lock lock(mutex_);
+  // Nobody finds an absent key again; whoever still holds it has a pointer of his own.
+  std::erase_if(
+      keys_, [](const auto& entry) { return entry.second->status(0).state == KeyState::absent; });
+  const auto found = keys_.find(id);
+  if (found != keys_.end() && found->second->add(uid)) return id;
+  keys_.insert_or_assign(id, std::make_shared<MasterKey>(id, std::move(state), uid));
+  return id;
+}
+
+Result<crypto::KeyId> Keyring::identify(SecretBytes&& secret) {
+  LK_TRY(auto state, extract(std::move(secret)));
+  const crypto::KeyId id = crypto::key_identifier(*state);
+  state.reset();
+  burn_stack_and_registers();
+  return id;
+}
+
+KeyStatus Keyring::status(const crypto::KeyId& id, u32 uid) const {
+  const auto key = find(id);
+  return key == nullptr ? KeyStatus{} : key->status(uid);
+}
+
+std::vector<crypto::KeyId> Keyring::list() const {
+  std::vector<crypto::KeyId> ids;
+  {
+    Lock lock(mutex_);
+    for (const auto& [id, key] : keys_)
+      if (key->status(0).state != KeyState::absent) ids.push_back(id);
+  }
+  std::ranges::sort(ids);
+  return ids;
+}
+
+Result<void> Keyring::lease(const crypto::KeyId& id, u64 owner, Lease& lease) {
+  const auto key = find(id);
+  if (key == nullptr) return fail(Errc::no_key, "the key is not present");
+  return MasterKey::lease(key, owner, lease);
+}
+
+bool Keyring::release(Lease& lease) { return MasterKey::release(lease); }
+
+Result<RemovalStart> Keyring::begin_removal(const crypto::KeyId& id, u32 uid, bool all_users,
+                                            RemovalMode mode) {
+  const RemovalRow& row = removal_row(mode);
+  if (all_users && uid != 0)
+    return fail(Errc::permission, "only root removes the claims of all users");
+  if (!row.implemented) return fail(Errc::unsupported, "this removal mode is not there yet");
+  for (;;) {
+    const auto key = find(id);
+    if (key == nullptr) return fail(Errc::no_key, "the key is absent");
+    RemovalStart start;
+    switch (key->begin_removal(uid, all_users, row)) {
+      case MasterKey::Begun::gone:
+        // It went while this removal waited. If it was added again since, that key is meant.
+        if (find(id) == key) return fail(Errc::no_key, "the key is absent");
+        continue;
+      case MasterKey::Begun::no_claim:
+        return fail(Errc::no_key, "the caller has no claim on the key");
+      case MasterKey::Begun::claim_only:
+        start.claim_only = true;
+        return start;
+      case MasterKey::Begun::preparing:
+        Removal removal;
+        removal.key_ = key;
+        removal.row_ = &row;
+        start.removal.emplace(std::move(removal));
+        return start;
+    }
+  }
+}
+
+void Keyring::remove_everything() {
+  std::vector<std::shared_ptr<MasterKey>> keys;
+  {
+    Lock lock(mutex_);
+    for (const auto& [id, key] : keys_) keys.push_back(key);
+    keys_.clear();
+  }
+  for (const auto& key : keys) key->remove_now();
+}
+
+std::shared_ptr<MasterKey> Keyring::find(const crypto::KeyId& id) const {
+  Lock lock(mutex_);
+  const auto found = keys_.find(id);
+  return found == keys_.end() ? nullptr : found->second;
+}
+
+}  // namespace latchkey::keymgr

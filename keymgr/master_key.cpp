@@ -1,0 +1,245 @@
+#include "keymgr/master_key.h"
+
+#include <utility>
+
+#include "base/check.h"
+
+namespace latchkey::keymgr {
+
+MasterKey::MasterKey(const crypto::KeyId& id, Secret<crypto::HkdfState>&& secret, u32 uid)
+    : id_(id), claims_{uid}, secret_(std::move(secret)) {
+  Lock lock(mutex_);
+  check_invariants();
+}
+
+MasterKey::~MasterKey() {
+  Lock lock(mutex_);
+  LK_CHECK(state_ == KeyState::absent && leases_ == 0 && !preparing_);
+}
+
+bool MasterKey::add(u32 uid) {
+  Lock lock(mutex_);
+  if (doomed_) return false;
+  claims_.insert(uid);
+  state_ = KeyState::present;
+  if (preparing_) {
+    if (uid == preparing_->uid) preparing_->overtaken = true;
+    if (preparing_->overtaken || !preparing_->all_users) reopen();
+  }
+  check_invariants();
+  return true;
+}
+
+KeyStatus MasterKey::status(u32 uid) const {
+  Lock lock(mutex_);
+  if (state_ == KeyState::absent) return {};
+  return {.state = state_,
+          .claims = static_cast<u32>(claims_.size()),
+          .claimed_by_caller = claims_.contains(uid),
+          .leases = leases_};
+}
+
+Result<void> MasterKey::lease(const std::shared_ptr<MasterKey>& key, u64 owner, Lease& lease) {
+  LK_CHECK(!lease.held());
+  Lock lock(key->mutex_);
+  if (key->state_ != KeyState::present) return fail(Errc::no_key, "the key is not present");
+  if (key->door_closed_) return fail(Errc::no_key, "the key is being removed");
+  lease.key_ = key;
+  lease.owner_ = owner;
+  key->link(lease);
+  key->check_invariants();
+  return {};
+}
+
+bool MasterKey::release(Lease& lease) {
+  LK_CHECK(lease.held());
+  const std::shared_ptr<MasterKey> key = std::move(lease.key_);
+  lease.key_ = nullptr;
+  {
+    Lock lock(key->mutex_);
+    key->unlink(lease);
+    const bool last =
+        key->state_ == KeyState::incompletely_removed && key->leases_ == 0 && !key->doomed_;
+    if (last) key->doom();
+    key->check_invariants();
+    if (!last) return false;
+  }
+  key->finish_wipe();
+  return true;
+}
+
+MasterKey::Begun MasterKey::begin_removal(u32 uid, bool all_users, const RemovalRow& row) {
+  {
+    Lock lock(mutex_);
+    while (preparing_ || (doomed_ && state_ != KeyState::absent)) changed_.wait(mutex_);
+    if (state_ == KeyState::absent) return Begun::gone;
+    if (state_ == KeyState::present && !all_users) {
+      if (!claims_.contains(uid)) return Begun::no_claim;
+      if (claims_.size() > 1) {
+        claims_.erase(uid);
+        check_invariants();
+        return Begun::claim_only;
+      }
+    }
+    preparing_ = Preparing{.uid = uid, .all_users = all_users, .overtaken = false};
+    door_closed_ = true;
+    if (row.writers == Writers::hold) gate_.set(Gate::State::held);
+    if (row.writers == Writers::stop) gate_.set(Gate::State::stopped);
+    check_invariants();
+  }
+  if (row.writers != Writers::keep) gate_.drain();
+  return Begun::preparing;
+}
+
+bool MasterKey::overtaken() const {
+  Lock lock(mutex_);
+  return preparing_ && preparing_->overtaken;
+}
+
+Result<Removal::Committed> MasterKey::commit(const RemovalRow& row) {
+  {
+    Lock lock(mutex_);
+    await_wipe();  // the last lease may just have gone
+    LK_CHECK(preparing_.has_value());
+    const Preparing removal = *preparing_;
+    if (removal.overtaken) {
+      end_removal();
+      return fail(Errc::canceled, "the key was added again");
+    }
+    if (state_ == KeyState::absent) {
+      end_removal();
+      return Removal::Committed{};
+    }
+    if (removal.all_users)
+      claims_.clear();
+    else
+      claims_.erase(removal.uid);
+    if (!claims_.empty()) {
+      end_removal();
+      return Removal::Committed{.others_remain = true, .state = state_};
+    }
+    state_ = KeyState::incompletely_removed;
+    if (row.stays == Stays::master && leases_ != 0) {
+      end_removal();
+      return Removal::Committed{.others_remain = false, .state = state_};
+    }
+    doom();
+    end_removal();
+  }
+  finish_wipe();
+  return Removal::Committed{};
+}
+
+void MasterKey::rollback() {
+  Lock lock(mutex_);
+  LK_CHECK(preparing_.has_value());
+  end_removal();
+}
+
+std::vector<u64> MasterKey::owners(u64& cursor, u32 count_max) {
+  std::vector<u64> words;
+  words.reserve(count_max);
+  Lock lock(mutex_);
+  Lease* lease = after(cursor);
+  for (; lease != nullptr && words.size() < count_max; lease = lease->next_) {
+    words.push_back(lease->owner_);
+    cursor = lease->serial_;
+  }
+  walk_cursor_ = cursor;
+  walk_next_ = lease;
+  return words;
+}
+
+void MasterKey::remove_now() {
+  {
+    Lock lock(mutex_);
+    await_wipe();
+    LK_CHECK(!preparing_);
+    if (state_ == KeyState::absent) return;
+    claims_.clear();
+    state_ = KeyState::incompletely_removed;
+    doom();
+  }
+  finish_wipe();
+}
+
+void MasterKey::await_wipe() {
+  while (doomed_ && state_ != KeyState::absent) changed_.wait(mutex_);
+}
+
+void MasterKey::reopen() {
+  door_closed_ = false;
+  // A doomed key's gate stays stopped: its leases are cut off for good.
+  if (!doomed_ && gate_.state() != Gate::State::open) gate_.set(Gate::State::open);
+}
+
+void MasterKey::end_removal() {
+  preparing_.reset();
+  reopen();
+  check_invariants();
+  changed_.notify_all();
+}
+
+void MasterKey::doom() {
+  LK_CHECK(!doomed_ && claims_.empty() && state_ == KeyState::incompletely_removed);
+  doomed_ = true;
+  gate_.set(Gate::State::stopped);
+  uses_.set(Gate::State::stopped);
+}
+
+// By the thread that doomed the key. Writers in the gate finish their copy and batches in hand
+// finish their derivations; both are short and wait for nothing (T3).
+void MasterKey::finish_wipe() {
+  gate_.drain();
+  uses_.drain();
+  Lock lock(mutex_);
+  wipe_secret();
+  state_ = KeyState::absent;
+  check_invariants();
+  changed_.notify_all();
+}
+
+// The one place where a master key's secret dies (I5).
+void MasterKey::wipe_secret() {
+  LK_CHECK(doomed_ && uses_.inside() == 0);
+  secret_.reset();
+}
+
+void MasterKey::link(Lease& lease) {
+  lease.serial_ = ++last_serial_;
+  lease.previous_ = last_;
+  lease.next_ = nullptr;
+  (last_ == nullptr ? first_ : last_->next_) = &lease;
+  last_ = &lease;
+  ++leases_;
+  if (walk_next_ == nullptr) walk_next_ = &lease;
+}
+
+void MasterKey::unlink(Lease& lease) {
+  LK_CHECK(leases_ != 0);
+  (lease.previous_ == nullptr ? first_ : lease.previous_->next_) = lease.next_;
+  (lease.next_ == nullptr ? last_ : lease.next_->previous_) = lease.previous_;
+  if (walk_next_ == &lease) walk_next_ = lease.next_;
+  lease.previous_ = lease.next_ = nullptr;
+  --leases_;
+}
+
+Lease* MasterKey::after(u64 cursor) {
+  if (cursor == walk_cursor_) return walk_next_;
+  Lease* lease = first_;
+  while (lease != nullptr && lease->serial_ <= cursor) lease = lease->next_;
+  return lease;
+}
+
+void MasterKey::check_invariants() const {
+  LK_CHECK(secret_.empty() == (state_ == KeyState::absent));                      // I1
+  LK_CHECK(!claims_.empty() == (state_ == KeyState::present));                    // I2
+  LK_CHECK(state_ != KeyState::incompletely_removed || leases_ != 0 || doomed_);  // I3
+  LK_CHECK(!doomed_ ||
+           (uses_.state() == Gate::State::stopped && gate_.state() == Gate::State::stopped));  // I6
+  LK_CHECK(state_ != KeyState::absent || doomed_);                                             // I6
+  LK_CHECK(!door_closed_ || preparing_);                                                       // I7
+  LK_CHECK((first_ == nullptr) == (leases_ == 0) && (last_ == nullptr) == (leases_ == 0));
+}
+
+}  // namespace latchkey::keymgr
