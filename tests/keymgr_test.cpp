@@ -5,8 +5,7 @@
 
 #include "base/hex.h"
 #include "keymgr/keyring.h"
-#include "keymgr/master_key.h"
-#include "tests/support/keys.h"
+#include "tests/support/keyring_fixture.h"
 
 namespace latchkey::keymgr {
 namespace {
@@ -14,9 +13,13 @@ namespace {
 using tests::arena_holds;
 using tests::Heap;
 using tests::in_arena;
+using tests::kA;
+using tests::kB;
+using tests::kC;
+using tests::KeyringTest;
+using tests::kOk;
+using tests::kRoot;
 using tests::raw_key;
-
-constexpr u32 kRoot = 0, kA = 1001, kB = 1002, kC = 1003;
 
 TEST(RemovalRows, are_the_table_of_the_design) {
   ASSERT_EQ(removal_rows().size(), 8u);
@@ -61,53 +64,6 @@ TEST(RemovalRows, are_the_table_of_the_design) {
   EXPECT_FALSE(parse_removal_mode("Soft").has_value());
   EXPECT_FALSE(parse_removal_mode("").has_value());
 }
-
-class KeyringTest : public testing::Test {
- protected:
-  crypto::KeyId add(u32 uid) {
-    const auto id = ring_.add(uid, in_arena(raw_));
-    EXPECT_TRUE(id.has_value());
-    return *id;
-  }
-  KeyState state() const { return ring_.status(id_, kA).state; }
-  void expect_status(u32 uid, KeyState state, u32 claims, bool own) {
-    const KeyStatus status = ring_.status(id_, uid);
-    EXPECT_EQ(status.state, state);
-    EXPECT_EQ(status.claims, claims);
-    EXPECT_EQ(status.claimed_by_caller, own);
-  }
-  Errc lease(Lease& lease, u64 owner = 1) {
-    const auto result = ring_.lease(id_, owner, lease);
-    return result ? Errc{} : result.error().code;
-  }
-  // The error of a removal that must not begin.
-  Errc refused(u32 uid, bool all_users = false, RemovalMode mode = RemovalMode::soft) {
-    const auto start = ring_.begin_removal(id_, uid, all_users, mode);
-    EXPECT_FALSE(start.has_value());
-    return start ? Errc{} : start.error().code;
-  }
-  Removal begin(u32 uid, bool all_users = false, RemovalMode mode = RemovalMode::soft) {
-    auto start = ring_.begin_removal(id_, uid, all_users, mode);
-    LK_CHECK(start.has_value() && start->removal.has_value());
-    return std::move(*start->removal);
-  }
-  // A whole removal with nothing to flush.
-  Removal::Committed remove(u32 uid, bool all_users = false, RemovalMode mode = RemovalMode::soft) {
-    auto start = ring_.begin_removal(id_, uid, all_users, mode);
-    LK_CHECK(start.has_value());
-    if (start->claim_only) return {.others_remain = true, .state = KeyState::present};
-    const auto committed = start->removal->commit();
-    LK_CHECK(committed.has_value());
-    return *committed;
-  }
-
-  const Heap raw_ = raw_key(1);
-  const tests::KeyNeedles needles_ = tests::needles_of(raw_);
-  const crypto::KeyId id_ = needles_.id;
-  Keyring ring_;
-};
-
-constexpr Errc kOk{};
 
 TEST_F(KeyringTest, identifiers_are_those_of_the_kernel) {
   // fscrypt-facts A7: the first was seen from a real kernel, the second is xfstests' own.
