@@ -169,9 +169,10 @@ class Transaction : public View {
   ~Transaction();
 
   u64 id() const;  // wait_durable(id()) waits for these changes
-  Result<void> put(TreeId tree, Key key, Bytes value);  // inserts or replaces; value <= node/4
-  Result<bool> erase(TreeId tree, Key key);             // false: was not there
-  Result<void> create_tree(TreeId tree);                // exists if there is one
+  Result<void> put(TreeId tree, Key key,
+                   Bytes value);             // inserts or replaces; <= record_bytes_max()
+  Result<bool> erase(TreeId tree, Key key);  // false: was not there
+  Result<void> create_tree(TreeId tree);     // exists if there is one
 
   // `run` came from allocate() and its data writes have completed. checksums.size() == run.count.
   // Longer runs become several records under one context.
@@ -190,12 +191,14 @@ class Transaction : public View {
 class BorrowedIo {
  public:
   BorrowedIo(BorrowedIo&& other) noexcept;
+  BorrowedIo& operator=(BorrowedIo&&) = delete;
   ~BorrowedIo();
   Io& operator*() const { return *io_; }
   Io* operator->() const { return io_; }
 
  private:
   friend class Store;
+  BorrowedIo() = default;
   Store* store_ = nullptr;
   Io* io_ = nullptr;
 };
@@ -252,6 +255,7 @@ class Store {
   friend class ReadPin;
   friend class BorrowedIo;
   explicit Store(std::unique_ptr<StoreState> state);
+  friend Result<struct CheckResult> check_store(Store& store, const struct CheckOptions& options);
   std::unique_ptr<StoreState> state_;
 };
 

@@ -25,6 +25,9 @@ struct Key {
   auto operator<=>(const Key&) const = default;
 };
 
+// A quarter of a node, less what lets every split leave room for one more.
+inline constexpr u32 record_bytes_max(u32 node_bytes) { return node_bytes / 4 - 64; }
+
 using TreeId = u64;
 inline constexpr TreeId kRootTree = 1;    // names the others; the superblock names it
 inline constexpr TreeId kExtentTree = 2;  // the extent table, keyed by disk block

@@ -1,0 +1,176 @@
+// The engine's part of an offline check: superblocks, nodes in both places, extent records,
+// bitmaps.
+
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "engine/io_buffer.h"
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+namespace {
+
+class Checker {
+ public:
+  Checker(StoreState& state, const CheckOptions& options)
+      : state_(state), options_(options), reachable_(state.fixed.size_bytes / kBlockBytes, false) {}
+
+  Result<CheckResult> run() {
+    LK_TRYV(check_superblocks());
+    SharedLock lock(state_.forest_lock);
+    LK_TRY(const Pointer root, state_.forest->root(kRootTree));
+    walk(root, kRootTree);
+    for (const auto& [tree, pointer] : trees_) walk(pointer, tree);
+    if (options_.data) check_data();
+    check_bitmaps();
+    return std::move(result_);
+  }
+
+ private:
+  void found(std::string what, std::string where, bool repairable = false) {
+    result_.findings.push_back({std::move(what), std::move(where), repairable});
+  }
+
+  Result<void> check_superblocks() {
+    LK_TRY(const SuperblockScan scan,
+           scan_superblocks(*state_.commit_io, state_.device.info().size_bytes));
+    const auto newest = scan.newest(false);
+    for (u32 place = 0; place < 4; ++place) {
+      const u64 block = superblock_place(place, state_.fixed.size_bytes);
+      reachable_[block] = true;
+      const SuperblockCopy& copy = scan.copies[place];
+      const bool other_set = newest && place % 2 != newest->generation % 2;
+      // A store that was committed only once has one set.
+      if (other_set && newest->generation <= 1) continue;
+      if (copy.wrong != nullptr)
+        found(fmt::format("a superblock copy {}", copy.wrong), at(block), true);
+      else if (newest && copy.superblock->generation + 1 < newest->generation)
+        found("a superblock copy is older than its twin", at(block), true);
+    }
+    return {};
+  }
+
+  static std::string at(u64 block) { return fmt::format("device offset {}", block * kBlockBytes); }
+
+  void claim(BlockRun run, const std::string& where) {
+    for (u64 block = run.block; block < run.end(); ++block) {
+      if (block >= reachable_.size()) {
+        found("a block past the end of the store is referred to", where);
+        return;
+      }
+      if (reachable_[block]) found("a block is referred to twice", where + ", " + at(block));
+      reachable_[block] = true;
+    }
+  }
+
+  void walk(const Pointer& pointer, TreeId tree) {
+    const std::string where =
+        fmt::format("tree {}, level {}, {}", tree, pointer.level, at(pointer.place[0]));
+    NodePtr good;
+    for (u32 place = 0; place < 2; ++place) {
+      const char* wrong = nullptr;
+      auto node = state_.cache->read_place(pointer, tree, place, wrong);
+      if (!node) wrong = node.error().what;
+      if (wrong != nullptr)
+        found(fmt::format("{}, in its {} place", wrong, place == 0 ? "first" : "second"), where,
+              true);
+      else if (!good)
+        good = *node;
+    }
+    ++result_.nodes;
+    for (const u64 place : pointer.place) claim({place, state_.node_blocks()}, where);
+    if (!good) {
+      found("a tree node is lost: neither place verifies", where);
+      return;
+    }
+    for (u32 i = 0; i < good->count(); ++i) {
+      if (good->level() > 0)
+        walk(good->child(i), tree);
+      else if (tree == kRootTree)
+        root_record(good->key(i), good->value(i), where);
+      else if (tree == kExtentTree)
+        extent_record(good->key(i), good->value(i), where);
+    }
+  }
+
+  void root_record(const Key& key, Bytes value, const std::string& where) {
+    if (key.type != kTreeRecordType || value.size() != sizeof(TreeRecordDisk)) {
+      found("a record of the root tree is malformed", where);
+      return;
+    }
+    const Pointer pointer = from_disk(load_disk<TreeRecordDisk>(value).root);
+    if (pointer.level > kLevelMax)
+      found("a tree is impossibly high", where);
+    else
+      trees_.emplace_back(key.object, pointer);
+  }
+
+  void extent_record(const Key& key, Bytes value, const std::string& where) {
+    auto record = decode_extent(key, value);
+    if (!record) {
+      found(record.error().what, where);
+      return;
+    }
+    ++result_.extents;
+    result_.data_blocks += record->run.count;
+    claim(record->run, where);
+    if (options_.data) extents_.push_back(std::move(*record));
+  }
+
+  void check_data() {
+    auto buffer = IoBuffer::create(u64{kRecordBlocksMax} * kBlockBytes);
+    if (!buffer) return found("no memory to read data", "data");
+    u64 done = 0;
+    for (const ExtentRecord& record : extents_) {
+      const MutableBytes bytes = buffer->bytes().first(record.run.count * kBlockBytes);
+      auto read = state_.read_blocks(record.run.block, bytes);
+      if (!read) found("data cannot be read", at(record.run.block));
+      for (u32 i = 0; read && i < record.run.count; ++i)
+        if (crc32c(bytes.subspan(i * kBlockBytes, kBlockBytes)) != record.checksums[i])
+          found("a data block does not match its checksum", at(record.run.block + i));
+      done += record.run.count;
+      if (options_.progress) options_.progress(done, result_.data_blocks);
+    }
+  }
+
+  void check_bitmaps() {
+    Lock lock(state_.space_mutex);
+    FreeSpace& space = *state_.space;
+    u64 used = 0;
+    for (u64 block = 0; block < space.blocks_total(); ++block) {
+      const bool slot = block % kRegionBlocks < 2;
+      auto is_used = space.is_used(block);
+      if (!is_used) {
+        found(is_used.error().what, at(block), true);
+        block += kRegionBlocks - block % kRegionBlocks - 1;
+        continue;
+      }
+      const bool wanted = slot || reachable_[block];
+      used += *is_used ? 1 : 0;
+      if (*is_used && !wanted)
+        found("a block is marked used but nothing refers to it", at(block), true);
+      if (!*is_used && wanted) found("a block in use is marked free", at(block), true);
+    }
+    if (used != space.blocks_used())
+      found(fmt::format("the superblock counts {} used blocks, the bitmaps {}", space.blocks_used(),
+                        used),
+            "superblock", true);
+  }
+
+  StoreState& state_;
+  const CheckOptions& options_;
+  std::vector<bool> reachable_;
+  std::vector<std::pair<TreeId, Pointer>> trees_;
+  std::vector<ExtentRecord> extents_;
+  CheckResult result_;
+};
+
+}  // namespace
+
+Result<CheckResult> check_store(Store& store, const CheckOptions& options) {
+  return Checker(*store.state_, options).run();
+}
+
+}  // namespace latchkey::engine

@@ -1,0 +1,159 @@
+// Group commit: freeze the running generation, write its nodes and bitmap slots, flush, write one
+// superblock set, flush (E3). Whoever needs it does it; the others wait.
+
+#include "base/check.h"
+#include "engine/io_buffer.h"
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+namespace {
+
+// Ops of one commit; the first error wins.
+struct Batch {
+  std::vector<Op> ops;
+  i64 error = 0;
+
+  static void done(Op& op) {
+    auto* batch = static_cast<Batch*>(op.owner);
+    if (op.result < 0 && batch->error == 0) batch->error = op.result;
+  }
+  void add(u64 block, MutableBytes data) {
+    Op op;
+    op.kind = OpKind::write;
+    op.offset = block * kBlockBytes;
+    op.data = data;
+    op.done = &Batch::done;
+    ops.push_back(op);
+  }
+  Result<void> run(Io& io) {
+    for (Op& op : ops) {
+      op.owner = this;
+      io.submit(op);
+    }
+    while (io.pending() != 0) LK_TRYV(io.tick(io.pending()));
+    if (error != 0)
+      return fail_os(Errc::io, static_cast<i32>(-error), "the device refused a metadata write");
+    return {};
+  }
+};
+
+}  // namespace
+
+void StoreState::set_failure(const Error& error) {
+  Lock lock(commit_mutex);
+  if (!failed) failed = error;
+  has_failed.store(true, std::memory_order_release);
+}
+
+std::optional<Error> StoreState::failure() {
+  if (!has_failed.load(std::memory_order_acquire)) return std::nullopt;
+  Lock lock(commit_mutex);
+  return failed;
+}
+
+Result<void> StoreState::write_frozen(
+    const Forest::Frozen& frozen, const std::vector<std::unique_ptr<FreeSpace::SlotWrite>>& slots,
+    const Superblock& next) {
+  Batch batch;
+  batch.ops.reserve(frozen.nodes.size() * 2 + slots.size());
+  for (const Forest::Frozen::Write& write : frozen.nodes)
+    for (const u64 place : write.place) batch.add(place, write.node->bytes());
+  LK_TRY(IoBuffer images, IoBuffer::create(slots.size() * kBlockBytes));
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const MutableBytes image = images.bytes().subspan(i * kBlockBytes, kBlockBytes);
+    store_disk(image, slots[i]->slot);
+    batch.add(slots[i]->block, image);
+  }
+  LK_TRYV(batch.run(*commit_io));
+  LK_TRYV(flush_sync(*commit_io));
+  LK_TRYV(write_superblocks(*commit_io, next));
+  return flush_sync(*commit_io);
+}
+
+Result<void> StoreState::write_generation(bool force) {
+  Forest::Frozen frozen;
+  std::vector<std::unique_ptr<FreeSpace::SlotWrite>> slots;
+  Superblock next;
+  {
+    Lock lock(commit_mutex);
+    next = superblock;
+  }
+  {
+    ExclusiveLock lock(forest_lock);
+    if (!forest->changed() && !force) return {};
+    LK_TRY(frozen, forest->freeze());
+    running.store(forest->running(), std::memory_order_release);
+    node_count.store(forest->node_count(), std::memory_order_relaxed);
+    next.generation = frozen.generation;
+    next.root = frozen.root;
+    next.node_count = forest->node_count();
+    Lock space_lock(space_mutex);
+    slots = space->slots_to_write(frozen.generation);
+    next.used_blocks = space->blocks_used();
+  }
+  LK_TRYV(write_frozen(frozen, slots, next));
+  for (const Forest::Frozen::Write& write : frozen.nodes) cache->make_clean(write.place[0]);
+  {
+    Lock lock(commit_mutex);
+    superblock = next;
+    durable = next.generation;
+  }
+  commits.fetch_add(1, std::memory_order_relaxed);
+  unpin();
+  return {};
+}
+
+Result<void> StoreState::commit_through(u64 transaction, bool force) {
+  commit_mutex.lock();
+  while (!failed && (durable < transaction || force)) {
+    if (committing) {
+      commit_done.wait(commit_mutex);
+      continue;
+    }
+    committing = true;
+    commit_mutex.unlock();
+    const auto written = write_generation(force);
+    commit_mutex.lock();
+    committing = false;
+    if (!written && !failed) {
+      failed = written.error();
+      has_failed.store(true, std::memory_order_release);
+    }
+    commit_done.notify_all();
+    break;  // what ran is durable, or nothing had changed, or it failed
+  }
+  const std::optional<Error> error = failed;
+  commit_mutex.unlock();
+  if (error) return std::unexpected(*error);
+  return {};
+}
+
+void StoreState::unpin() {
+  u64 through = 0;
+  {
+    Lock lock(commit_mutex);
+    if (durable == 0) return;
+    through = durable - 1;
+  }
+  Lock lock(space_mutex);
+  if (!pins.empty() && *pins.begin() <= through) through = *pins.begin() - 1;
+  space->unpin_through(through);
+}
+
+Result<void> Store::commit() {
+  if (auto error = state_->failure()) return std::unexpected(*error);
+  if (state_->read_only) return {};
+  return state_->commit_through(running_transaction(), false);
+}
+
+Result<void> Store::wait_durable(u64 id) {
+  if (state_->read_only) return {};
+  return state_->commit_through(id, false);
+}
+
+u64 Store::running_transaction() const { return state_->running.load(std::memory_order_acquire); }
+u64 Store::commits() const { return state_->commits.load(std::memory_order_relaxed); }
+std::optional<Error> Store::failure() const { return state_->failure(); }
+
+}  // namespace latchkey::engine

@@ -1,0 +1,149 @@
+// Reservations and allocation: a promise is made before a page is dirtied or a transaction begins,
+// so that nothing runs out of space later (design D7).
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+// What two commits may need at most: a commit writes a node at most once, in two places, and
+// begin() keeps the nodes of one transaction below a bound.
+u64 StoreState::fixed_reserve() const {
+  const u64 nodes = std::min(2 * node_count.load(std::memory_order_relaxed) + 64, dirty_nodes_max);
+  return 2 * nodes * 2 * node_blocks();
+}
+
+u64 Store::tree_blocks_for(u32 records, u64 record_bytes) const {
+  // Growth, not copies: copies are what the fixed reserve is for. Nodes are at least a third full
+  // on the average, and lie in two places.
+  const u64 bytes = record_bytes + u64{records} * sizeof(LeafSlot);
+  return (bytes * 3 * 2 + kBlockBytes - 1) / kBlockBytes;
+}
+
+Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
+  if (auto error = state_->failure()) return std::unexpected(*error);
+  if (state_->read_only) return fail(Errc::read_only, "the store is open read-only");
+  const u64 tree = tree_blocks_for(need.records, need.record_bytes);
+  for (int attempt = 0;; ++attempt) {
+    {
+      const u64 fixed = state_->fixed_reserve();
+      const u64 floor = use_reserve ? fixed / 4 : fixed;
+      Lock lock(state_->space_mutex);
+      if (state_->space->blocks_free() >= state_->reserved + floor + need.data_blocks + tree) {
+        state_->reserved += need.data_blocks + tree;
+        Reservation reservation;
+        reservation.store_ = this;
+        reservation.data_blocks_ = need.data_blocks;
+        reservation.tree_blocks_ = tree;
+        return reservation;
+      }
+    }
+    // What was freed in this generation can be had after two commits.
+    if (attempt == 2) return fail(Errc::no_space, "the store is full");
+    LK_TRYV(state_->commit_through(running_transaction(), true));
+  }
+}
+
+BlockRun Store::allocate(Reservation& reservation, u32 blocks_wanted) {
+  LK_CHECK(reservation.store_ == this && blocks_wanted != 0);
+  const u64 wanted = std::min<u64>(blocks_wanted, reservation.data_blocks_);
+  if (wanted == 0) return {};
+  Lock lock(state_->space_mutex);
+  auto run = state_->space->allocate({static_cast<u32>(wanted), 1, kNowhere});
+  if (!run) return {};  // only where bitmaps are damaged
+  reservation.data_blocks_ -= run->count;
+  state_->reserved -= run->count;
+  return *run;
+}
+
+void Store::cancel(BlockRun run) {
+  if (run.count == 0) return;
+  Lock lock(state_->space_mutex);
+  state_->space->cancel(run);
+}
+
+SpaceFacts Store::space() const {
+  const u64 fixed = state_->fixed_reserve();
+  Lock lock(state_->space_mutex);
+  const FreeSpace& space = *state_->space;
+  SpaceFacts facts;
+  facts.blocks_total = space.blocks_total();
+  facts.blocks_used = space.blocks_used();
+  facts.blocks_pinned = space.blocks_pinned();
+  facts.blocks_reserved = state_->reserved;
+  const u64 promised = state_->reserved + fixed;
+  const u64 free = space.blocks_free() + space.blocks_pinned();
+  facts.blocks_available = free > promised ? free - promised : 0;
+  return facts;
+}
+
+Reservation::Reservation(Reservation&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)),
+      data_blocks_(std::exchange(other.data_blocks_, 0)),
+      tree_blocks_(std::exchange(other.tree_blocks_, 0)) {}
+
+Reservation& Reservation::operator=(Reservation&& other) noexcept {
+  if (this != &other) {
+    Reservation old = std::move(*this);
+    store_ = std::exchange(other.store_, nullptr);
+    data_blocks_ = std::exchange(other.data_blocks_, 0);
+    tree_blocks_ = std::exchange(other.tree_blocks_, 0);
+  }
+  return *this;
+}
+
+Reservation::~Reservation() {
+  if (store_ == nullptr || empty()) return;
+  Lock lock(store_->state_->space_mutex);
+  store_->state_->reserved -= data_blocks_ + tree_blocks_;
+}
+
+void Reservation::merge(Reservation&& other) {
+  if (store_ == nullptr) store_ = other.store_;
+  LK_CHECK(other.store_ == nullptr || other.store_ == store_);
+  data_blocks_ += std::exchange(other.data_blocks_, 0);
+  tree_blocks_ += std::exchange(other.tree_blocks_, 0);
+}
+
+Reservation Reservation::take(u64 data_blocks, u64 tree_blocks) {
+  Reservation part;
+  part.store_ = store_;
+  part.data_blocks_ = std::min(data_blocks, data_blocks_);
+  part.tree_blocks_ = std::min(tree_blocks, tree_blocks_);
+  data_blocks_ -= part.data_blocks_;
+  tree_blocks_ -= part.tree_blocks_;
+  return part;
+}
+
+ReadPin::ReadPin(ReadPin&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)), transaction_(other.transaction_) {}
+
+ReadPin& ReadPin::operator=(ReadPin&& other) noexcept {
+  if (this != &other) {
+    ReadPin old = std::move(*this);
+    store_ = std::exchange(other.store_, nullptr);
+    transaction_ = other.transaction_;
+  }
+  return *this;
+}
+
+ReadPin::~ReadPin() {
+  if (store_ == nullptr) return;
+  Lock lock(store_->state_->space_mutex);
+  auto& pins = store_->state_->pins;
+  pins.erase(pins.find(transaction_));
+}
+
+ReadPin Store::pin() const {
+  ReadPin pin;
+  pin.store_ = const_cast<Store*>(this);
+  Lock lock(state_->space_mutex);
+  pin.transaction_ = running_transaction();
+  state_->pins.insert(pin.transaction_);
+  return pin;
+}
+
+}  // namespace latchkey::engine

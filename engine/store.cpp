@@ -1,0 +1,215 @@
+// Making and opening a store, its rings and its facts.
+
+#include "engine/store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/io_buffer.h"
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+namespace {
+
+constexpr u32 kCommitQueueDepth = 64;
+constexpr u64 kDirtyNodesMax = 1024;
+
+std::vector<BlockRun> superblock_runs(u64 device_bytes) {
+  std::vector<BlockRun> runs;
+  for (u32 place = 0; place < 4; ++place)
+    runs.push_back({superblock_place(place, device_bytes), 1});
+  return runs;
+}
+
+Result<void> check_options(const FormatOptions& options, const DeviceInfo& info) {
+  const u32 node = options.node_bytes;
+  if (node < kNodeBytesMin || node > kNodeBytesMax || (node & (node - 1)) != 0)
+    return fail(Errc::invalid, "a node is a power of two from 4 KiB to 64 KiB");
+  if (options.extent_blocks_max == 0 || options.extent_blocks_max > kExtentBlocksMax)
+    return fail(Errc::invalid, "an extent is from 4 KiB to 1 MiB");
+  if (options.label.size() > 63) return fail(Errc::invalid, "a label is at most 63 bytes");
+  if (info.size_bytes < kDeviceBytesMin)
+    return fail(Errc::wrong_device, "too small: a store needs 16 MiB");
+  if (info.read_only) return fail(Errc::read_only, "the device is read-only");
+  return {};
+}
+
+// An older store's superblocks would win by their generation.
+Result<void> wipe_superblocks(Io& io, u64 device_bytes) {
+  LK_TRY(IoBuffer zeros, IoBuffer::create(kBlockBytes));
+  for (u32 place = 0; place < 4; ++place)
+    LK_TRYV(write_sync(io, superblock_place(place, device_bytes) * kBlockBytes, zeros.bytes()));
+  return flush_sync(io);
+}
+
+}  // namespace
+
+StoreState::StoreState(Device& device_in, const OpenOptions& options_in, Env& env_in)
+    : device(device_in), options(options_in), env(env_in) {}
+
+Result<void> StoreState::read_blocks(u64 block, MutableBytes into) {
+  if (block > fixed.size_bytes / kBlockBytes ||
+      block * kBlockBytes + into.size() > fixed.size_bytes)
+    return fail(Errc::damaged, "a pointer leads past the end of the store", block * kBlockBytes);
+  Io* io = take_ring();
+  auto read = read_sync(*io, block * kBlockBytes, into);
+  return_ring(io);
+  return read;
+}
+
+Io* StoreState::take_ring() {
+  Lock lock(rings_mutex);
+  while (rings_idle.empty()) rings_free.wait(rings_mutex);
+  Io* io = rings_idle.back();
+  rings_idle.pop_back();
+  return io;
+}
+
+void StoreState::return_ring(Io* io) {
+  Lock lock(rings_mutex);
+  rings_idle.push_back(io);
+  rings_free.notify_one();
+}
+
+namespace {
+
+Result<void> make_rings(StoreState& state) {
+  IoOptions options;
+  options.buffer_bytes = state.options.read_ring_buffer_bytes;
+  for (u32 i = 0; i < std::max(1U, state.options.read_rings); ++i) {
+    LK_TRY(auto io, state.device.make_io(options));
+    Lock lock(state.rings_mutex);
+    state.rings_idle.push_back(io.get());
+    state.rings.push_back(std::move(io));
+  }
+  IoOptions commit_options;
+  commit_options.queue_depth = kCommitQueueDepth;
+  LK_TRY(state.commit_io, state.device.make_io(commit_options));
+  return {};
+}
+
+void build(StoreState& state, const Superblock& superblock) {
+  state.fixed.volume_id = superblock.volume_id;
+  state.fixed.label = superblock.label;
+  state.fixed.node_bytes = superblock.node_bytes;
+  state.fixed.extent_blocks_max = superblock.extent_blocks_max;
+  state.fixed.size_bytes = superblock.size_bytes;
+  state.fixed.features_compat = superblock.features_compat;
+  state.fixed.features_ro_compat = superblock.features_ro_compat;
+  state.fixed.features_incompat = superblock.features_incompat;
+  const u64 blocks = superblock.size_bytes / kBlockBytes;
+  const auto read = [&state](u64 block, MutableBytes into) {
+    return state.read_blocks(block, into);
+  };
+  state.cache = std::make_unique<NodeCache>(
+      NodeCache::Options{superblock.volume_id, superblock.node_bytes, state.options.cache_bytes},
+      read);
+  state.space = std::make_unique<FreeSpace>(blocks, superblock_runs(superblock.size_bytes), read);
+  state.forest =
+      std::make_unique<Forest>(Forest::Options{superblock.volume_id, superblock.node_bytes},
+                               *state.cache, *state.space, state.space_mutex);
+  const u64 node_blocks = state.node_blocks();
+  state.dirty_nodes_max = std::clamp<u64>(blocks / (16 * 2 * node_blocks), 32, kDirtyNodesMax);
+  Lock lock(state.commit_mutex);
+  state.superblock = superblock;
+}
+
+}  // namespace
+
+Result<void> Store::format(Device& device, const FormatOptions& options) {
+  LK_TRYV(check_options(options, device.info()));
+  const OpenOptions open_options;
+  StoreState state(device, open_options, system_env());
+  Superblock superblock;
+  superblock.volume_id = options.volume_id;
+  superblock.size_bytes = device.info().size_bytes;
+  superblock.node_bytes = options.node_bytes;
+  superblock.extent_blocks_max = options.extent_blocks_max;
+  superblock.label = options.label;
+  LK_TRYV(make_rings(state));
+  LK_TRYV(wipe_superblocks(*state.commit_io, superblock.size_bytes));
+  build(state, superblock);
+  {
+    ExclusiveLock lock(state.forest_lock);
+    {
+      Lock space_lock(state.space_mutex);
+      state.space->format();
+    }
+    LK_TRYV(state.forest->format(1));
+    for (const TreeId tree : {kExtentTree, kKeyTree, kFirstSubvolume})
+      LK_TRYV(state.forest->create_tree(tree));
+  }
+  return state.write_generation(true);
+}
+
+Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& options, Env& env) {
+  auto state = std::make_unique<StoreState>(device, options, env);
+  if (device.info().size_bytes < kDeviceBytesMin)
+    return fail(Errc::wrong_device, "not a latchkey store: too small");
+  LK_TRYV(make_rings(*state));
+  LK_TRY(const SuperblockScan scan, scan_superblocks(*state->commit_io, device.info().size_bytes));
+  const auto superblock = scan.newest(options.previous_generation);
+  if (!superblock) return fail(Errc::wrong_device, "the store has no previous generation");
+  if (superblock->size_bytes > device.info().size_bytes)
+    return fail(Errc::wrong_device, "the device is shorter than the store on it: it was truncated",
+                device.info().size_bytes);
+  if (superblock->root.level > kLevelMax)
+    return fail(Errc::malformed, "the root tree is impossibly high");
+  state->read_only = options.read_only || options.previous_generation;
+  if (!state->read_only && device.info().read_only)
+    return fail(Errc::read_only, "the device is read-only");
+  if (!state->read_only && (superblock->features_ro_compat & ~kFeaturesRoCompat) != 0)
+    return fail(Errc::format_version, "the store has a feature with which it can only be read");
+  build(*state, *superblock);
+  state->forest->recover(superblock->root, superblock->generation, superblock->node_count);
+  state->space->recover(superblock->generation, superblock->used_blocks);
+  state->running = superblock->generation + 1;
+  state->node_count = superblock->node_count;
+  {
+    Lock lock(state->commit_mutex);
+    state->durable = superblock->generation;
+  }
+  LK_TRY(const NodePtr root, state->cache->get(superblock->root, kRootTree));
+  (void)root;
+  // One more generation at once: with it durable, what the recovered one freed may be used again
+  // (E2).
+  if (!state->read_only) LK_TRYV(state->commit_through(superblock->generation + 1, true));
+  return std::unique_ptr<Store>(new Store(std::move(state)));
+}
+
+Store::Store(std::unique_ptr<StoreState> state) : state_(std::move(state)) {}
+Store::~Store() = default;
+
+Result<void> Store::close() {
+  const auto committed = commit();
+  state_->read_only = true;
+  return committed;
+}
+
+StoreFacts Store::facts() const {
+  StoreFacts facts = state_->fixed;
+  Lock lock(state_->commit_mutex);
+  facts.generation = state_->durable;
+  return facts;
+}
+
+Device& Store::device() const { return state_->device; }
+
+BorrowedIo Store::borrow_io() const {
+  BorrowedIo borrowed;
+  borrowed.store_ = const_cast<Store*>(this);
+  borrowed.io_ = state_->take_ring();
+  return borrowed;
+}
+
+BorrowedIo::BorrowedIo(BorrowedIo&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)), io_(std::exchange(other.io_, nullptr)) {}
+
+BorrowedIo::~BorrowedIo() {
+  if (io_ != nullptr) store_->state_->return_ring(io_);
+}
+
+}  // namespace latchkey::engine

@@ -1,0 +1,71 @@
+#pragma once
+// What is behind Store: the forest and its lock, free space and its lock, commits, rings.
+//
+// Lock order: commit_mutex is never held while another is taken but for a moment; forest ->
+// space_mutex; forest -> NodeCache's. Nobody waits under forest but for node reads.
+
+#include <atomic>
+#include <set>
+
+#include "engine/extent_table.h"
+#include "engine/forest.h"
+#include "engine/store.h"
+#include "engine/superblock.h"
+
+namespace latchkey::engine {
+
+struct StoreState {
+  StoreState(Device& device_in, const OpenOptions& options_in, Env& env_in);
+
+  Device& device;
+  const OpenOptions options;
+  Env& env;
+  Superblock superblock LK_GUARDED_BY(commit_mutex);  // newest durable
+  StoreFacts fixed;                                   // what never changes; generation is not used
+  bool read_only = false;
+
+  // Readers' rings.
+  Mutex rings_mutex;
+  CondVar rings_free;
+  std::vector<std::unique_ptr<Io>> rings;
+  std::vector<Io*> rings_idle LK_GUARDED_BY(rings_mutex);
+  std::unique_ptr<Io> commit_io;  // of the thread that commits
+
+  mutable SharedMutex forest_lock;
+  std::unique_ptr<NodeCache> cache;
+  std::unique_ptr<Forest> forest;  // see forest.h for its locking
+  std::atomic<u64> running{0};     // copy of forest->running(), for those without the lock
+
+  mutable Mutex space_mutex LK_AFTER(forest_lock);
+  std::unique_ptr<FreeSpace> space;  // under space_mutex
+  u64 reserved LK_GUARDED_BY(space_mutex) = 0;
+  u64 dirty_nodes_max = 0;  // of one transaction; begin() commits beyond half of it
+  std::multiset<u64> pins LK_GUARDED_BY(space_mutex);
+
+  Mutex commit_mutex;
+  CondVar commit_done;
+  bool committing LK_GUARDED_BY(commit_mutex) = false;
+  u64 durable LK_GUARDED_BY(commit_mutex) = 0;
+  std::optional<Error> failed LK_GUARDED_BY(commit_mutex);
+  std::atomic<bool> has_failed{false};
+  std::atomic<u64> commits{0};
+  std::atomic<u64> node_count{0};  // copy, for the reserve
+
+  u32 node_blocks() const { return fixed.node_bytes / u32{kBlockBytes}; }
+  Result<void> read_blocks(u64 block, MutableBytes into);
+  Io* take_ring();
+  void return_ring(Io* io);
+
+  void set_failure(const Error& error) LK_EXCLUDES(commit_mutex);
+  std::optional<Error> failure() LK_EXCLUDES(commit_mutex);
+  // `force`: also when nothing changed. Waits for the commit under way, then commits what runs.
+  Result<void> commit_through(u64 transaction, bool force) LK_EXCLUDES(commit_mutex);
+  Result<void> write_generation(bool force);
+  Result<void> write_frozen(const Forest::Frozen& frozen,
+                            const std::vector<std::unique_ptr<FreeSpace::SlotWrite>>& slots,
+                            const Superblock& next);
+  void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
+  u64 fixed_reserve() const;
+};
+
+}  // namespace latchkey::engine

@@ -1,0 +1,150 @@
+#include "engine/superblock.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/io_buffer.h"
+
+namespace latchkey::engine {
+
+namespace {
+
+constexpr u64 kFirstPlace = 64 * kKiB;
+constexpr u64 kSetDistance = kMiB;
+
+Checksum checksum_of(const SuperblockDisk& disk) {
+  SuperblockDisk copy = disk;
+  copy.checksum = {};
+  return checksum128(std::as_bytes(std::span(&copy, 1)));
+}
+
+const char* implausible(const SuperblockDisk& disk) {
+  const u32 node = disk.node_bytes;
+  if (disk.block_bytes != kBlockBytes) return "the block size is not 4096";
+  if (node < kNodeBytesMin || node > kNodeBytesMax || (node & (node - 1)) != 0)
+    return "the node size is impossible";
+  if (disk.extent_blocks_max == 0 || disk.extent_blocks_max > kExtentBlocksMax)
+    return "the extent size is impossible";
+  if (disk.size_bytes < kDeviceBytesMin) return "the size is impossible";
+  return nullptr;
+}
+
+Superblock decode(const SuperblockDisk& disk) {
+  Superblock superblock;
+  superblock.generation = disk.generation;
+  superblock.volume_id = disk.volume_id;
+  superblock.size_bytes = disk.size_bytes;
+  superblock.node_bytes = disk.node_bytes;
+  superblock.extent_blocks_max = disk.extent_blocks_max;
+  superblock.tree_count = disk.tree_count;
+  superblock.features_compat = disk.features_compat;
+  superblock.features_ro_compat = disk.features_ro_compat;
+  superblock.features_incompat = disk.features_incompat;
+  superblock.root = from_disk(disk.root);
+  superblock.used_blocks = disk.used_blocks;
+  superblock.node_count = disk.node_count;
+  const auto end = std::find(disk.label.begin(), disk.label.end(), '\0');
+  superblock.label.assign(disk.label.begin(), end);
+  return superblock;
+}
+
+}  // namespace
+
+u64 superblock_place(u32 place, u64 device_bytes) {
+  const u64 distance = kFirstPlace + (place % 2) * kSetDistance;
+  const u64 end = device_bytes / kBlockBytes * kBlockBytes;
+  return (place < 2 ? distance : end - distance) / kBlockBytes;
+}
+
+SuperblockDisk encode_superblock(const Superblock& superblock, u32 place) {
+  SuperblockDisk disk{};
+  disk.magic = kSuperblockMagic;
+  disk.format_version = kFormatVersion;
+  disk.place_number = static_cast<u8>(place);
+  disk.generation = superblock.generation;
+  disk.volume_id = superblock.volume_id;
+  disk.size_bytes = superblock.size_bytes;
+  disk.block_bytes = u32{kBlockBytes};
+  disk.node_bytes = superblock.node_bytes;
+  disk.extent_blocks_max = superblock.extent_blocks_max;
+  disk.tree_count = superblock.tree_count;
+  disk.features_compat = superblock.features_compat;
+  disk.features_ro_compat = superblock.features_ro_compat;
+  disk.features_incompat = superblock.features_incompat;
+  disk.root = to_disk(superblock.root);
+  disk.used_blocks = superblock.used_blocks;
+  disk.node_count = superblock.node_count;
+  std::copy_n(superblock.label.begin(), std::min(superblock.label.size(), disk.label.size() - 1),
+              disk.label.begin());
+  disk.checksum = checksum_of(disk);
+  return disk;
+}
+
+std::optional<Superblock> SuperblockScan::newest(bool previous) const {
+  std::optional<Superblock> best;
+  for (const SuperblockCopy& copy : copies)
+    if (copy.superblock && (!best || copy.superblock->generation > best->generation))
+      best = copy.superblock;
+  if (!previous || !best) return best;
+  std::optional<Superblock> older;
+  for (const SuperblockCopy& copy : copies)
+    if (copy.superblock && copy.superblock->generation < best->generation &&
+        (!older || copy.superblock->generation > older->generation))
+      older = copy.superblock;
+  return older;
+}
+
+Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
+  LK_TRY(IoBuffer page, IoBuffer::create(kBlockBytes));
+  SuperblockScan scan;
+  std::optional<Error> unreadable;
+  u32 magic_seen = 0, version_wrong = 0, valid = 0;
+  for (u32 place = 0; place < 4; ++place) {
+    SuperblockCopy& copy = scan.copies[place];
+    const u64 block = superblock_place(place, device_bytes);
+    if (auto read = read_sync(io, block * kBlockBytes, page.bytes()); !read) {
+      unreadable = read.error();
+      copy.wrong = "cannot be read";
+      continue;
+    }
+    const auto disk = load_disk<SuperblockDisk>(page.bytes());
+    if (disk.magic != kSuperblockMagic) {
+      copy.wrong = "has no magic number";
+      continue;
+    }
+    ++magic_seen;
+    if (disk.checksum != checksum_of(disk)) {
+      copy.wrong = "does not match its checksum";
+    } else if (disk.format_version != kFormatVersion ||
+               (disk.features_incompat & ~kFeaturesIncompat) != 0) {
+      ++version_wrong;
+      copy.wrong = "is of a version or has a feature that is not known here";
+    } else if (disk.place_number != place) {
+      copy.wrong = "belongs to another place";
+    } else if (const char* wrong = implausible(disk); wrong != nullptr) {
+      copy.wrong = wrong;
+    } else {
+      copy.superblock = decode(disk);
+      ++valid;
+    }
+  }
+  if (valid != 0) return scan;
+  if (version_wrong != 0)
+    return fail(Errc::format_version, "the store has a version or feature that is not known here");
+  if (magic_seen != 0) return fail(Errc::damaged, "no copy of the superblock verifies");
+  if (unreadable) return std::unexpected(*unreadable);
+  return fail(Errc::wrong_device, "not a latchkey store");
+}
+
+Result<void> write_superblocks(Io& io, const Superblock& superblock) {
+  LK_TRY(IoBuffer page, IoBuffer::create(kBlockBytes));
+  const u32 set = static_cast<u32>(superblock.generation % 2);
+  for (const u32 place : {set, set + 2}) {
+    store_disk(page.bytes(), encode_superblock(superblock, place));
+    LK_TRYV(
+        write_sync(io, superblock_place(place, superblock.size_bytes) * kBlockBytes, page.bytes()));
+  }
+  return {};
+}
+
+}  // namespace latchkey::engine

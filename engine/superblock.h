@@ -1,0 +1,50 @@
+#pragma once
+// Four superblocks, far apart, in two sets of two (design D2). Commit g writes both copies of set g
+// mod 2: a torn commit harms only the set that it was writing, a rotten copy has its twin.
+
+#include <optional>
+
+#include "engine/format.h"
+#include "engine/io.h"
+
+namespace latchkey::engine {
+
+// The superblock as code uses it.
+struct Superblock {
+  u64 generation = 0;
+  VolumeId volume_id{};
+  u64 size_bytes = 0;
+  u32 node_bytes = 0;
+  u32 extent_blocks_max = 0;
+  u32 tree_count = 0;
+  u64 features_compat = 0, features_ro_compat = 0, features_incompat = 0;
+  Pointer root;
+  u64 used_blocks = 0;
+  u64 node_count = 0;
+  std::string label;
+};
+
+// Device block of place 0 to 3 on a device of that size; places 0 and 2 are set 0, 1 and 3 set 1.
+u64 superblock_place(u32 place, u64 device_bytes);
+
+SuperblockDisk encode_superblock(const Superblock& superblock, u32 place);
+
+struct SuperblockCopy {
+  std::optional<Superblock> superblock;
+  const char* wrong = nullptr;  // why it is not believed; nullptr for a place never written, too
+};
+
+struct SuperblockScan {
+  std::array<SuperblockCopy, 4> copies;
+  // The newest that verifies; with `previous`, the newest of the other set.
+  std::optional<Superblock> newest(bool previous) const;
+};
+
+// Reads all four. Errors: io when none can be read; wrong_device when no copy has our magic number;
+// format_version; damaged when copies have the magic number and none verifies.
+Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes);
+
+// Both copies of the generation's set. Does not flush.
+Result<void> write_superblocks(Io& io, const Superblock& superblock);
+
+}  // namespace latchkey::engine

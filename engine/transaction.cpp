@@ -1,0 +1,161 @@
+// View and Transaction: the forest through its lock.
+
+#include <utility>
+
+#include "base/check.h"
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+View::View(Store& store, bool exclusive) LK_NO_ANALYSIS : store_(&store), exclusive_(exclusive) {
+  if (exclusive)
+    store.state_->forest_lock.lock();
+  else
+    store.state_->forest_lock.lock_shared();
+}
+
+View::View(View&& other) noexcept
+    : store_(std::exchange(other.store_, nullptr)), exclusive_(other.exclusive_) {}
+
+View::~View() LK_NO_ANALYSIS {
+  if (store_ == nullptr) return;
+  if (exclusive_)
+    store_->state_->forest_lock.unlock();
+  else
+    store_->state_->forest_lock.unlock_shared();
+}
+
+namespace {
+
+Forest::Visit keep(std::optional<Record>& record) {
+  return [&record](const Key& key, Bytes value) {
+    record = Record{key, {value.begin(), value.end()}};
+    return false;
+  };
+}
+
+constexpr Key kLastKey{~u64{0}, 255, ~u64{0}};
+
+}  // namespace
+
+Result<std::optional<Record>> View::get(TreeId tree, Key key) const {
+  std::optional<Record> record;
+  LK_TRYV(store_->state_->forest->scan(tree, key, key, keep(record)));
+  return record;
+}
+
+Result<std::optional<Record>> View::at_or_after(TreeId tree, Key key) const {
+  std::optional<Record> record;
+  LK_TRYV(store_->state_->forest->scan(tree, key, kLastKey, keep(record)));
+  return record;
+}
+
+Result<std::optional<Record>> View::at_or_before(TreeId tree, Key key) const {
+  std::optional<Record> record;
+  LK_TRYV(store_->state_->forest->visit_before(tree, key, keep(record)));
+  return record;
+}
+
+Result<void> View::scan(TreeId tree, Key first, Key last,
+                        const std::function<bool(const Key&, Bytes)>& fn) const {
+  return store_->state_->forest->scan(tree, first, last, fn);
+}
+
+Result<ExtentRecord> View::extent_at(u64 block, u32 blocks_max) const {
+  return find_extent(*store_->state_->forest, block, blocks_max);
+}
+
+Result<bool> View::tree_exists(TreeId tree) const {
+  const auto root = store_->state_->forest->root(tree);
+  if (root) return true;
+  if (root.error().code == Errc::not_found) return false;
+  return std::unexpected(root.error());
+}
+
+Transaction::Transaction(Store& store, Reservation&& tree_space)
+    : View(store, true), tree_space_(std::move(tree_space)) {}
+
+Transaction::~Transaction() = default;
+
+u64 Transaction::id() const { return store_->state_->forest->running(); }
+
+namespace {
+
+// Half an operation cannot be taken back: the store stops (E5).
+template <class T>
+Result<T> sticky(StoreState& state, Result<T> result) {
+  if (!result && result.error().code != Errc::exists) state.set_failure(result.error());
+  return result;
+}
+
+}  // namespace
+
+Result<void> Transaction::put(TreeId tree, Key key, Bytes value) {
+  return sticky(*store_->state_, store_->state_->forest->put(tree, key, value));
+}
+
+Result<bool> Transaction::erase(TreeId tree, Key key) {
+  return sticky(*store_->state_, store_->state_->forest->erase(tree, key));
+}
+
+Result<void> Transaction::create_tree(TreeId tree) {
+  return sticky(*store_->state_, store_->state_->forest->create_tree(tree));
+}
+
+Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes context,
+                                        std::span<const u32> checksums) {
+  StoreState& state = *store_->state_;
+  LK_CHECK(checksums.size() == run.count && run.count != 0);
+  ExtentRecord record;
+  record.run = run;
+  record.references = 1;
+  record.first_unit = first_unit;
+  record.context.assign(context.begin(), context.end());
+  record.checksums.assign(checksums.begin(), checksums.end());
+  {
+    Lock lock(state.space_mutex);
+    state.space->mark_used(run);
+  }
+  return sticky(state, engine::insert_extent(*state.forest, record));
+}
+
+Result<void> Transaction::share_extent(BlockRun run) {
+  std::vector<BlockRun> freed;
+  return sticky(*store_->state_, count_references(*store_->state_->forest, run, +1, freed));
+}
+
+Result<void> Transaction::release_extent(BlockRun run) {
+  StoreState& state = *store_->state_;
+  std::vector<BlockRun> freed;
+  LK_TRYV(sticky(state, count_references(*state.forest, run, -1, freed)));
+  Lock lock(state.space_mutex);
+  for (const BlockRun& part : freed) {
+    auto released = state.space->release(part, state.forest->running());
+    // The record was right, the bitmap is not: a leak or worse, but no reason to stop deleting.
+    if (!released && released.error().code != Errc::damaged)
+      return std::unexpected(released.error());
+  }
+  return {};
+}
+
+View Store::view() const { return View(const_cast<Store&>(*this), false); }
+
+Result<Transaction> Store::begin(Reservation&& space) {
+  StoreState& state = *state_;
+  if (state.read_only) return fail(Errc::read_only, "the store is open read-only");
+  for (;;) {
+    if (auto error = state.failure()) return std::unexpected(*error);
+    Transaction transaction(*this, Reservation());
+    if (state.forest->dirty_nodes() * 2 <= state.dirty_nodes_max) {
+      transaction.tree_space_ = std::move(space);
+      return transaction;
+    }
+    const u64 running = transaction.id();
+    {
+      const Transaction ended = std::move(transaction);
+    }
+    LK_TRYV(state.commit_through(running, false));
+  }
+}
+
+}  // namespace latchkey::engine
