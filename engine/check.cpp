@@ -45,9 +45,9 @@ class Checker {
       // A store that was committed only once has one set.
       if (other_set && newest->generation <= 1) continue;
       if (copy.wrong != nullptr)
-        found(fmt::format("a superblock copy {}", copy.wrong), at(block), true);
+        result_.notes.push_back({fmt::format("a superblock copy {}", copy.wrong), at(block), true});
       else if (newest && copy.superblock->generation + 1 < newest->generation)
-        found("a superblock copy is older than its twin", at(block), true);
+        result_.notes.push_back({"a superblock copy is older than its twin", at(block), true});
     }
     return {};
   }

@@ -59,10 +59,15 @@ BlockRun Store::allocate(Reservation& reservation, u32 blocks_wanted) {
   return *run;
 }
 
-void Store::cancel(BlockRun run) {
+void Store::cancel(BlockRun run, Reservation* back) {
   if (run.count == 0) return;
   Lock lock(state_->space_mutex);
   state_->space->cancel(run);
+  if (back == nullptr) return;
+  LK_CHECK(back->store_ == nullptr || back->store_ == this);
+  back->store_ = this;
+  back->data_blocks_ += run.count;
+  state_->reserved += run.count;
 }
 
 SpaceFacts Store::space() const {

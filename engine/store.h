@@ -234,7 +234,8 @@ class Store {
   // which shrink. Never fails while the reservation has blocks.
   BlockRun allocate(Reservation& reservation, u32 blocks_wanted);
   // Gives back what allocate() handed out and nothing inserted (the data may have been written).
-  void cancel(BlockRun run);
+  // With `back` the blocks return to the reservation they came from, so that a retry can have others.
+  void cancel(BlockRun run, Reservation* back = nullptr);
 
   // Joins the running transaction; tree space comes from `space`. Waits while a transaction is too
   // large (it commits first). read_only or the sticky failure otherwise.
@@ -272,6 +273,9 @@ struct CheckOptions {
 };
 struct CheckResult {
   std::vector<Finding> findings;
+  // What a commit that was interrupted leaves as well as rot does, and what the next commits mend:
+  // superblock copies that do not verify while another does.
+  std::vector<Finding> notes;
   u64 nodes = 0, extents = 0, data_blocks = 0;
 };
 Result<CheckResult> check_store(Store& store, const CheckOptions& options);
