@@ -234,7 +234,7 @@ class Store {
   // which shrink. Never fails while the reservation has blocks.
   BlockRun allocate(Reservation& reservation, u32 blocks_wanted);
   // Gives back what allocate() handed out and nothing inserted (the data may have been written).
-  // With `back` the blocks return to the reservation they came from, so that a retry can have others.
+  // With `back` the blocks return to their reservation, so that a retry can have others.
   void cancel(BlockRun run, Reservation* back = nullptr);
 
   // Joins the running transaction; tree space comes from `space`. Waits while a transaction is too

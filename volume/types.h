@@ -39,6 +39,7 @@ struct VolumeOptions {
   u32 writeback_workers = 2;
   u32 queue_depth = 32;           // of each worker's ring
   u32 commit_interval_ms = 5000;  // 0: no timer; only fsync, pressure and close commit
+  u32 extent_bytes = 0;           // longest extent of this volume; 0: the store's
   u32 key_slots = 1024;
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
                                   // in one order, for the simulator

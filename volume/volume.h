@@ -98,6 +98,7 @@ class Volume {
 // names against inodes and link counts, sizes against maps. Only reads; needs no key.
 struct CheckFindings {
   std::vector<engine::Finding> findings;
+  std::vector<engine::Finding> notes;  // see engine::CheckResult
   u64 nodes = 0, extents = 0, data_blocks = 0, inodes = 0, directories = 0;
 };
 Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options,

@@ -1,0 +1,143 @@
+// get: files of the store to the host, as cp does.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "cli/copy.h"
+
+namespace latchkey::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t kChunkBytes = kMiB;
+
+Error host_error(const char* what) {
+  const int number = errno;
+  return Error{number == EACCES ? Errc::permission : Errc::io, what, kNowhere, number};
+}
+
+Result<void> write_all(int fd, Bytes bytes) {
+  while (!bytes.empty()) {
+    const ssize_t wrote = ::write(fd, bytes.data(), bytes.size());
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) return std::unexpected(host_error("cannot be written"));
+    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+  }
+  return {};
+}
+
+class Getter {
+ public:
+  Getter(const Common& common, volume::Volume& volume, CopyReport& report)
+      : volume_(volume), report_(report), progress_(common, "get"), buffer_(kChunkBytes) {}
+
+  std::string failed;  // the name that an error is about
+
+  Result<void> file(volume::InodeNumber directory, const std::string& name, int fd) {
+    failed = name;
+    LK_TRY(const volume::HandleId handle,
+           volume_.open_file(caller(), directory, name, {}, 0, name));
+    Result<void> copied;
+    for (u64 offset = 0; copied;) {
+      auto got = volume_.read(handle, offset, buffer_);
+      if (!got) {
+        copied = std::unexpected(got.error());
+        break;
+      }
+      if (*got == 0) break;
+      copied = write_all(fd, Bytes(buffer_).first(*got));
+      offset += *got;
+      report_.bytes += *got;
+      progress_.update(report_.bytes, 0, "B");
+    }
+    LK_TRYV(volume_.close_handle(handle));
+    LK_TRYV(copied);
+    ++report_.files;
+    return {};
+  }
+
+  Result<void> file_to(volume::InodeNumber directory, const std::string& name,
+                       const volume::Stat& stat, const fs::path& target) {
+    failed = target;
+    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return std::unexpected(host_error("cannot be made"));
+    auto copied = file(directory, name, fd);
+    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
+    const timespec times[2] = {mtime, mtime};
+    if (copied && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
+      copied = std::unexpected(host_error("mode and time cannot be set"));
+    if (::close(fd) != 0 && copied) copied = std::unexpected(host_error("cannot be written"));
+    return copied;
+  }
+
+  Result<void> tree(volume::InodeNumber directory, const volume::Stat& stat,
+                    const fs::path& target) {
+    failed = target;
+    if (::mkdir(target.c_str(), 0700) != 0 && errno != EEXIST)
+      return std::unexpected(host_error("cannot be made"));
+    ++report_.directories;
+    LK_TRY(const auto entries, volume_.read_directory(directory));
+    for (const volume::DirEntry& entry : entries) {
+      LK_TRY(const volume::Stat below, volume_.stat(entry.inode));
+      if (entry.kind == volume::FileKind::directory)
+        LK_TRYV(tree(entry.inode, below, target / entry.name));
+      else
+        LK_TRYV(file_to(directory, entry.name, below, target / entry.name));
+    }
+    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
+    const timespec times[2] = {mtime, mtime};
+    if (::chmod(target.c_str(), stat.mode) != 0 ||
+        ::utimensat(AT_FDCWD, target.c_str(), times, 0) != 0)
+      return std::unexpected(host_error("mode and time cannot be set"));
+    return {};
+  }
+
+ private:
+  volume::Volume& volume_;
+  CopyReport& report_;
+  Progress progress_;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace
+
+Exit run_get(const Common& common, const CopyArgs& args) {
+  const auto source = parse_target(args.source);
+  if (!source) return report_usage(common, args.source, "is not of the form IMG:/path");
+  volume::VolumeOptions options;
+  options.read_only = true;
+  CopyReport report;
+  const bool to_stdout = args.destination == "-";
+  const Exit exit = with_volume(
+      common, source->image, args.key, options,
+      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
+        auto parent = volume::resolve_parent(volume, source->path);
+        auto inode = volume::resolve(volume, source->path);
+        if (!parent || !inode)
+          return report_error(common, source->path, parent ? inode.error() : parent.error());
+        const auto stat = volume.stat(*inode);
+        if (!stat) return report_error(common, source->path, stat.error());
+        const bool directory = stat->kind == volume::FileKind::directory;
+        if (directory && (!args.recursive || to_stdout))
+          return report_usage(common, source->path, "is a directory; -r copies it to a folder");
+        fs::path target = args.destination;
+        if (!to_stdout && fs::is_directory(target) && !parent->name.empty()) target /= parent->name;
+        Getter getter(common, volume, report);
+        auto done = to_stdout   ? getter.file(parent->directory, parent->name, STDOUT_FILENO)
+                    : directory ? getter.tree(*inode, *stat, target)
+                                : getter.file_to(parent->directory, parent->name, *stat, target);
+        if (!done) return report_error(common, getter.failed, done.error());
+        return Exit::ok;
+      });
+  if (exit == Exit::ok && !to_stdout) print_report(common, report, "got");
+  return exit;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,206 @@
+// Words of the command line to the structs of verbs.h. The only file that includes CLI11.
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "base/secret.h"
+#include "cli/verbs.h"
+#include "crypto/xts.h"
+
+namespace latchkey::cli {
+namespace {
+
+// Sizes as "4G" or "128K".
+CLI::Option* add_size(CLI::App* app, const std::string& name, u64& value, const std::string& help) {
+  return app->add_option_function<std::string>(
+      name,
+      [&value](const std::string& text) {
+        auto parsed = parse_size(text);
+        if (!parsed) throw CLI::ValidationError(text, parsed.error().what);
+        value = *parsed;
+      },
+      help);
+}
+
+class CommandLine {
+ public:
+  CommandLine() : app_("encrypted copy-on-write store with a key for every extent", "latchkey") {
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", "latchkey 0.1.0");
+    app_.fallthrough();
+    app_.add_flag("--json", common_.json, "one JSON object on standard output");
+    app_.add_flag("-q,--quiet", common_.quiet, "no progress");
+    app_.add_option("--secrets", secrets_, "where secrets live: memfd_secret (default) or locked")
+        ->check(CLI::IsMember({"memfd_secret", "locked"}));
+    app_.add_option("--xts-kernel", kernel_, "force an AES-XTS kernel (see info)");
+    add_store_verbs();
+    add_key_verbs();
+    add_path_verbs();
+    add_load_verbs();
+  }
+
+  int run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      const int code = app_.exit(error);
+      return code == 0 ? 0 : (is_check(argc, argv) ? 16 : static_cast<int>(Exit::usage));
+    }
+    if (secrets_ == "locked") {
+      if (auto forced = arena_force_locked(); !forced)
+        return static_cast<int>(report_error(common_, "--secrets", forced.error()));
+    }
+    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_))
+      return static_cast<int>(
+          report_usage(common_, "--xts-kernel", "this processor or build has no such kernel"));
+    return work_();
+  }
+
+ private:
+  static bool is_check(int argc, char** argv) {
+    return argc > 1 && std::string_view(argv[1]) == "check";
+  }
+
+  CLI::App* verb(CLI::App* parent, const std::string& word, const std::string& json_name,
+                 const std::string& help, std::function<int()> work) {
+    CLI::App* sub = parent->add_subcommand(word, help);
+    sub->fallthrough();
+    sub->callback([this, json_name, work = std::move(work)] {
+      common_.verb = json_name;
+      work_ = work;
+    });
+    return sub;
+  }
+
+  static void add_key(CLI::App* sub, KeySource& key) {
+    CLI::Option* file =
+        sub->add_option("--key-file", key.file, "raw key of 32 to 64 bytes; - is standard input");
+    sub->add_option("--key-fd", key.fd, "read the raw key from this descriptor")->excludes(file);
+  }
+
+  template <class Run, class... Args>
+  auto call(Run verb_function, const Args&... args) {
+    return [this, verb_function, &args...] {
+      return static_cast<int>(verb_function(common_, args...));
+    };
+  }
+
+  void add_store_verbs() {
+    CLI::App* sub = verb(&app_, "mkfs", "mkfs", "make an empty store", call(run_mkfs, mkfs_));
+    sub->add_option("image", mkfs_.image, "device or image file")->required();
+    add_size(sub, "--size", mkfs_.size, "make the image, or grow it, to this size");
+    add_size(sub, "--extent", mkfs_.extent, "longest extent, 4K to 1M (default 128K)");
+    add_size(sub, "--node", mkfs_.node, "bytes of a tree node (default 16K)");
+    sub->add_option("--label", mkfs_.label, "a name for people");
+    sub->add_flag("-f,--force", mkfs_.force, "overwrite whatever is recognised on it");
+
+    sub = verb(&app_, "info", "info", "what the store and this machine are", call(run_info, info_));
+    sub->add_option("image", info_.image, "device or image file");
+
+    sub = verb(&app_, "check", "check", "verify the whole structure, offline",
+               call(run_check, check_));
+    sub->add_option("image", check_.image, "device or image file")->required();
+    sub->add_flag("--data", check_.data, "read every data block too");
+  }
+
+  void add_key_verbs() {
+    CLI::App* key = app_.add_subcommand("key", "raw master keys");
+    key->require_subcommand(1);
+    key->fallthrough();
+    CLI::App* sub =
+        verb(key, "generate", "key_generate", "64 random bytes into a new file, mode 0600",
+             call(run_key_generate, key_file_));
+    sub->add_option("file", key_file_, "never overwritten")->required();
+    sub = verb(key, "id", "key_id", "the key's identifier, 32 hex digits",
+               call(run_key_id, key_source_));
+    add_key(sub, key_source_);
+
+    CLI::App* policy = app_.add_subcommand("policy", "encryption policies of directories");
+    policy->require_subcommand(1);
+    policy->fallthrough();
+    sub = verb(policy, "set", "policy_set", "an empty directory becomes encrypted under the key",
+               call(run_policy_set, path_));
+    sub->add_option("target", path_.target, "IMG:/directory, made if missing")->required();
+    add_key(sub, path_.key);
+  }
+
+  void add_path_verbs() {
+    CLI::App* sub = verb(&app_, "put", "put", "copy files into the store", call(run_put, copy_));
+    add_copy(sub, "SRC", "IMG:/path");
+    sub = verb(&app_, "get", "get", "copy files out of the store", call(run_get, copy_));
+    add_copy(sub, "IMG:/path", "DST; - is standard output");
+
+    sub = verb(&app_, "ls", "ls", "list a directory", call(run_ls, path_));
+    sub->add_flag("-l", path_.detailed, "mode, owner, size, time");
+    add_path(sub);
+    sub = verb(&app_, "rm", "rm", "remove a name", call(run_rm, path_));
+    sub->add_flag("-r,--recursive", path_.recursive, "and everything below it");
+    add_path(sub);
+    sub = verb(&app_, "map", "map", "where a file's data lies on the device", call(run_map, path_));
+    add_path(sub);
+  }
+
+  void add_copy(CLI::App* sub, const std::string& source, const std::string& destination) {
+    sub->add_option("source", copy_.source, source)->required();
+    sub->add_option("destination", copy_.destination, destination)->required();
+    sub->add_flag("-r,--recursive", copy_.recursive, "directories with all that is in them");
+    add_key(sub, copy_.key);
+  }
+
+  void add_path(CLI::App* sub) {
+    sub->add_option("target", path_.target, "IMG:/path")->required();
+    add_key(sub, path_.key);
+  }
+
+  void add_load_verbs() {
+    CLI::App* sub =
+        verb(&app_, "bench", "bench", "encrypted writeback beside the same engine in clear",
+             call(run_bench, bench_));
+    sub->add_option("image", bench_.image, "device or image file with a store")->required();
+    add_size(sub, "--size", bench_.size, "bytes written in a round (default 1G)");
+    sub->add_option_function<std::vector<std::string>>(
+           "--extent",
+           [this](const std::vector<std::string>& texts) {
+             bench_.extents.clear();
+             for (const std::string& text : texts) {
+               auto parsed = parse_size(text);
+               if (!parsed) throw CLI::ValidationError(text, parsed.error().what);
+               bench_.extents.push_back(*parsed);
+             }
+           },
+           "extent sizes, separated by commas (default 128K)")
+        ->delimiter(',');
+    sub->add_option("--rounds", bench_.rounds, "rounds of each side (default 5)");
+
+    sub = verb(&app_, "torture", "torture", "remove the key while writers write, then count",
+               call(run_torture, torture_));
+    sub->add_option("image", torture_.image, "device or image file with a store")->required();
+    sub->add_option("--mode", torture_.mode, "removal mode (default soft)");
+    sub->add_option("--seconds", torture_.seconds, "how long (default 30)");
+    sub->add_option("--writers", torture_.writers, "threads (default 4)")
+        ->check(CLI::Range(1, 256));
+    sub->add_option("--seed", torture_.seed, "of all choices (default 1)");
+  }
+
+  CLI::App app_;
+  Common common_;
+  std::string secrets_;
+  std::string kernel_;
+  std::function<int()> work_;
+  MkfsArgs mkfs_;
+  InfoArgs info_;
+  CheckArgs check_;
+  std::string key_file_;
+  KeySource key_source_;
+  PathArgs path_;
+  CopyArgs copy_;
+  BenchArgs bench_;
+  TortureArgs torture_;
+};
+
+}  // namespace
+}  // namespace latchkey::cli
+
+int main(int argc, char** argv) {
+  return latchkey::cli::CommandLine().run(argc, argv);
+}

@@ -1,0 +1,175 @@
+// put: files of the host into the store, as cp does.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/copy.h"
+
+namespace latchkey::cli {
+
+namespace fs = std::filesystem;
+
+std::string join(const std::string& directory, const std::string& name) {
+  return directory.ends_with('/') ? directory + name : directory + "/" + name;
+}
+
+void print_report(const Common& common, const CopyReport& report, std::string_view done) {
+  if (common.json) {
+    print_json(common, {{"files", report.files},
+                        {"directories", report.directories},
+                        {"bytes", report.bytes},
+                        {"skipped", report.skipped}});
+    return;
+  }
+  if (common.quiet) return;
+  fmt::print("{} {} files and {} directories, {}\n", done, report.files, report.directories,
+             format_bytes(report.bytes));
+  static constexpr std::size_t kNamed = 10;
+  for (std::size_t i = 0; i < std::min(kNamed, report.skipped.size()); ++i)
+    fmt::print("skipped {}: neither a regular file nor a directory\n", report.skipped[i]);
+  if (report.skipped.size() > kNamed)
+    fmt::print("skipped {} more of that kind (--json names all)\n", report.skipped.size() - kNamed);
+}
+
+namespace {
+
+constexpr std::size_t kChunkBytes = kMiB;
+
+struct HostFile {
+  int fd = -1;
+  ~HostFile() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+Error host_error(const char* what) {
+  const int number = errno;
+  const Errc code = number == EACCES || number == EPERM ? Errc::permission
+                    : number == ENOENT                  ? Errc::not_found
+                                                        : Errc::io;
+  return Error{code, what, kNowhere, number};
+}
+
+class Putter {
+ public:
+  Putter(const Common& common, volume::Volume& volume, CopyReport& report)
+      : volume_(volume), report_(report), progress_(common, "put"), buffer_(kChunkBytes) {}
+
+  // `failed` is the name that an error is about.
+  std::string failed;
+
+  Result<void> file(const fs::path& source, const std::string& target) {
+    failed = source;
+    HostFile host;
+    host.fd = ::open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat info{};
+    if (host.fd < 0 || ::fstat(host.fd, &info) != 0)
+      return std::unexpected(host_error("cannot be read"));
+    volume::OpenFlags flags;
+    flags.write = flags.create = flags.truncate = true;
+    LK_TRY(const volume::HandleId handle,
+           volume::open_path(volume_, caller(), target, flags, info.st_mode & 07777));
+    auto copied = copy(host.fd, handle);
+    const auto stat = volume_.stat(handle);
+    auto closed = volume_.close_handle(handle);
+    LK_TRYV(copied);
+    LK_TRYV(closed);
+    if (!stat) return std::unexpected(stat.error());
+    LK_TRYV(keep_times(stat->inode, info));
+    ++report_.files;
+    return {};
+  }
+
+  Result<void> tree(const fs::path& source, const std::string& target) {
+    failed = source;
+    struct stat info{};
+    if (::lstat(source.c_str(), &info) != 0) return std::unexpected(host_error("cannot be read"));
+    if (S_ISREG(info.st_mode)) return file(source, target);
+    if (!S_ISDIR(info.st_mode)) {
+      report_.skipped.push_back(source);
+      return {};
+    }
+    auto inode = volume::make_directory(volume_, caller(), target, info.st_mode & 07777);
+    if (!inode && inode.error().code == Errc::exists) inode = volume::resolve(volume_, target);
+    if (!inode) return std::unexpected(inode.error());
+    ++report_.directories;
+    std::error_code error;
+    std::vector<fs::path> names;
+    for (const auto& entry : fs::directory_iterator(source, error)) names.push_back(entry.path());
+    if (error) return fail_os(Errc::permission, error.value(), "the directory cannot be read");
+    std::ranges::sort(names);
+    for (const fs::path& name : names) LK_TRYV(tree(name, join(target, name.filename())));
+    return keep_times(*inode, info);
+  }
+
+ private:
+  Result<void> copy(int fd, volume::HandleId handle) {
+    for (u64 offset = 0;;) {
+      const ssize_t got = ::read(fd, buffer_.data(), buffer_.size());
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return std::unexpected(host_error("cannot be read"));
+      if (got == 0) return {};
+      LK_TRY(const u64 wrote,
+             volume_.write(handle, offset, Bytes(buffer_).first(static_cast<std::size_t>(got))));
+      offset += wrote;
+      report_.bytes += wrote;
+      progress_.update(report_.bytes, 0, "B");
+    }
+  }
+
+  Result<void> keep_times(volume::InodeNumber inode, const struct stat& info) {
+    LK_TRYV(volume_.set_mode(inode, info.st_mode & 07777));
+    return volume_.set_times(inode,
+                             i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
+  }
+
+  volume::Volume& volume_;
+  CopyReport& report_;
+  Progress progress_;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace
+
+Exit run_put(const Common& common, const CopyArgs& args) {
+  const auto target = parse_target(args.destination);
+  if (!target) return report_usage(common, args.destination, "is not of the form IMG:/path");
+  struct stat info{};
+  if (::stat(args.source.c_str(), &info) != 0)
+    return report_error(common, args.source, host_error("cannot be read"));
+  const bool directory = S_ISDIR(info.st_mode);
+  if (directory && !args.recursive)
+    return report_usage(common, args.source, "is a directory; -r copies it");
+  CopyReport report;
+  const Exit exit = with_volume(
+      common, target->image, args.key, {},
+      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
+        std::string path = target->path;
+        const auto there = volume::resolve(volume, path);
+        if (there) {
+          const auto stat = volume.stat(*there);
+          if (!stat) return report_error(common, path, stat.error());
+          if (stat->kind == volume::FileKind::directory)
+            path = join(path, fs::absolute(args.source).lexically_normal().filename().empty()
+                                  ? fs::path(args.source).parent_path().filename()
+                                  : fs::path(args.source).filename());
+        }
+        Putter putter(common, volume, report);
+        auto done = directory ? putter.tree(args.source, path) : putter.file(args.source, path);
+        if (!done) return report_error(common, putter.failed, done.error());
+        if (auto synced = volume.sync(); !synced)
+          return report_error(common, target->image, synced.error());
+        return Exit::ok;
+      });
+  if (exit == Exit::ok) print_report(common, report, "put");
+  return exit;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,125 @@
+#include "cli/report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace latchkey::cli {
+
+Exit exit_for(const Error& error) {
+  switch (error.code) {
+    case Errc::io:
+      return Exit::io;
+    case Errc::damaged:
+    case Errc::malformed:
+      return Exit::integrity;
+    case Errc::wrong_device:
+      return Exit::wrong_device;
+    case Errc::format_version:
+      return Exit::format;
+    case Errc::no_key:
+      return Exit::no_key;
+    case Errc::no_space:
+    case Errc::quota:
+      return Exit::no_space;
+    case Errc::no_memory:
+      return Exit::no_memory;
+    case Errc::busy:
+    case Errc::exists:
+      return Exit::busy;
+    case Errc::permission:
+    case Errc::wrong_key:
+    case Errc::read_only:
+      return Exit::denied;
+    case Errc::unavailable:
+      return Exit::unavailable;
+    case Errc::timed_out:
+      return Exit::timed_out;
+    default:
+      return Exit::usage;
+  }
+}
+
+void print_json(const Common& common, const nlohmann::json& body) {
+  nlohmann::json object;
+  object["__header"]["version"] = "1";
+  object[common.verb] = body;
+  // Names of files are bytes; what is not UTF-8 is replaced, never an exception.
+  fmt::print("{}\n", object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  std::fflush(stdout);
+}
+
+namespace {
+
+Exit say(const Common& common, std::string_view subject, const std::string& sentence, Exit exit,
+         std::string_view code) {
+  fmt::print(stderr, "latchkey: {}: {}\n", subject, sentence);
+  if (common.json)
+    print_json(common, {{"error",
+                         {{"subject", subject},
+                          {"message", sentence},
+                          {"code", code},
+                          {"exit", static_cast<int>(exit)}}}});
+  return exit;
+}
+
+}  // namespace
+
+Exit report_error(const Common& common, std::string_view subject, const Error& error) {
+  return say(common, subject, describe(error), exit_for(error), name_of(error.code));
+}
+
+Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence) {
+  return say(common, subject, std::string(sentence), Exit::usage, "usage");
+}
+
+std::string rfc3339(u64 realtime_ns) {
+  const auto seconds = static_cast<std::time_t>(realtime_ns / 1'000'000'000);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(seconds));
+}
+
+Progress::Progress(const Common& common, std::string label)
+    : enabled_(!common.quiet),
+      terminal_(::isatty(STDERR_FILENO) == 1),
+      label_(std::move(label)),
+      started_ns_(system_env().monotonic_ns()),
+      drawn_ns_(started_ns_) {}
+
+Progress::~Progress() { finish(); }
+
+void Progress::update(u64 done, u64 total, std::string_view unit) {
+  done_ = done;
+  total_ = total;
+  unit_ = unit;
+  if (!enabled_) return;
+  const u64 now = system_env().monotonic_ns();
+  if (now - drawn_ns_ < (terminal_ ? 100'000'000U : 3'000'000'000U)) return;
+  drawn_ns_ = now;
+  draw(false);
+}
+
+void Progress::draw(bool last) {
+  const double seconds = static_cast<double>(system_env().monotonic_ns() - started_ns_) / 1e9;
+  std::string line = unit_ == "B" ? format_bytes(done_) : fmt::format("{} {}", done_, unit_);
+  if (total_ != 0) {
+    line += unit_ == "B" ? " of " + format_bytes(total_) : fmt::format(" of {}", total_);
+    line += fmt::format(" ({} %)", done_ * 100 / total_);
+  }
+  if (unit_ == "B" && seconds > 0.1)
+    line +=
+        fmt::format(", {}/s", format_bytes(static_cast<u64>(static_cast<double>(done_) / seconds)));
+  fmt::print(stderr, "{}{}: {}{}", terminal_ ? "\r\033[K" : "", label_, line,
+             terminal_ && !last ? "" : "\n");
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+void Progress::finish() {
+  if (enabled_ && terminal_ && drawn_) draw(true);
+  enabled_ = false;
+}
+
+}  // namespace latchkey::cli

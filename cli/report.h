@@ -1,0 +1,55 @@
+#pragma once
+// What a verb says: one answer on standard output (human text, or one JSON object), errors and
+// progress on standard error.
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "base/env.h"
+#include "base/text.h"
+#include "cli/exit_codes.h"
+
+namespace latchkey::cli {
+
+// Options that every verb has.
+struct Common {
+  bool json = false;
+  bool quiet = false;
+  std::string verb;  // words joined by _: the member of the JSON object
+};
+
+// {"__header":{"version":"1"},VERB:body} and a newline.
+void print_json(const Common& common, const nlohmann::json& body);
+// "latchkey: SUBJECT: sentence" on standard error, and with --json an object with an `error`
+// member.
+Exit report_error(const Common& common, std::string_view subject, const Error& error);
+Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence);
+
+std::string rfc3339(u64 realtime_ns);
+
+// A line that says how far a long job is: redrawn on a terminal, else printed every few seconds.
+class Progress {
+ public:
+  Progress(const Common& common, std::string label);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void update(u64 done, u64 total, std::string_view unit);  // unit "B" prints bytes
+  void finish();
+
+ private:
+  void draw(bool last);
+
+  bool enabled_;
+  bool terminal_;
+  std::string label_;
+  u64 started_ns_;
+  u64 drawn_ns_ = 0;
+  u64 done_ = 0;
+  u64 total_ = 0;
+  std::string unit_;
+  bool drawn_ = false;
+};
+
+}  // namespace latchkey::cli

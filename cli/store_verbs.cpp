@@ -1,0 +1,203 @@
+// mkfs, info, check.
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/hex.h"
+#include "cli/verbs.h"
+#include "crypto/backends.h"
+#include "crypto/xts.h"
+#include "engine/store.h"
+
+namespace latchkey::cli {
+
+using nlohmann::json;
+
+namespace {
+
+// A store of ours is recognised by opening it; anything else by its signature.
+Result<std::string> recognised(const std::string& image, engine::Device& device) {
+  engine::OpenOptions options;
+  options.read_only = true;
+  auto store = engine::Store::open(device, options, system_env());
+  if (store) return std::string("a latchkey store");
+  if (store.error().code == Errc::format_version)
+    return std::string("a latchkey store of another version");
+  return engine::foreign_signature(image);
+}
+
+}  // namespace
+
+Exit run_mkfs(const Common& common, const MkfsArgs& args) {
+  engine::OpenDeviceOptions options;
+  options.create_size = args.size;
+  options.force = args.force;
+  auto device = open_image(args.image, options);
+  if (!device) return report_error(common, args.image, device.error());
+  if (!args.force) {
+    auto found = recognised(args.image, **device);
+    if (!found) return report_error(common, args.image, found.error());
+    if (!found->empty()) {
+      const std::string sentence =
+          fmt::format("holds {}; nothing was changed; -f overwrites it", *found);
+      report_usage(common, args.image, sentence);
+      return Exit::busy;
+    }
+  }
+  volume::MkfsOptions mkfs;
+  mkfs.extent_bytes_max = static_cast<u32>(std::min<u64>(args.extent, kGiB));
+  mkfs.node_bytes = static_cast<u32>(std::min<u64>(args.node, kGiB));
+  mkfs.label = args.label;
+  if (auto made = volume::Volume::mkfs(**device, mkfs, system_env()); !made)
+    return report_error(common, args.image, made.error());
+  const engine::DeviceInfo& info = (*device)->info();
+  if (common.json) {
+    print_json(common, {{"image", args.image},
+                        {"size_bytes", info.size_bytes},
+                        {"kind", info.kind},
+                        {"direct_io", info.direct},
+                        {"extent_bytes_max", mkfs.extent_bytes_max},
+                        {"node_bytes", mkfs.node_bytes}});
+  } else if (!common.quiet) {
+    fmt::print("{}: an empty store of {} on a {} ({} I/O), extents up to {}\n", args.image,
+               format_bytes(info.size_bytes), info.kind, info.direct ? "direct" : "buffered",
+               format_bytes(mkfs.extent_bytes_max));
+  }
+  return Exit::ok;
+}
+
+namespace {
+
+json machine_facts() {
+  // The arena decides its kind when it is first used.
+  {
+    auto probe = SecretBytes::create(64);
+  }
+  const ArenaStatus arena = arena_status();
+  json facts;
+  facts["secrets"] = {{"kind", arena.kind == ArenaKind::memfd_secret ? "memfd_secret" : "locked"},
+                      {"reason", arena.reason}};
+  facts["xts_kernel"] = crypto::xts_kernel();
+  facts["xts_kernels"] = json::array();
+  for (const crypto::KernelInfo& kernel : crypto::xts_kernels())
+    facts["xts_kernels"].push_back({{"name", kernel.name}, {"usable", kernel.usable}});
+  facts["backends"] = json::array();
+  for (const crypto::BackendInfo& backend : crypto::probe_backends())
+    facts["backends"].push_back(
+        {{"name", backend.name}, {"usable", backend.usable}, {"reason", backend.reason}});
+  return facts;
+}
+
+void print_machine(const json& facts) {
+  fmt::print("secrets    {}", facts["secrets"]["kind"].get<std::string>());
+  const auto reason = facts["secrets"]["reason"].get<std::string>();
+  fmt::print("{}\n", reason.empty() ? "" : " (" + reason + ")");
+  fmt::print("xts        {} in use; this machine has:", facts["xts_kernel"].get<std::string>());
+  for (const json& kernel : facts["xts_kernels"])
+    if (kernel["usable"].get<bool>()) fmt::print(" {}", kernel["name"].get<std::string>());
+  fmt::print("\n");
+  for (const json& backend : facts["backends"])
+    fmt::print("backend    {}: {}\n", backend["name"].get<std::string>(),
+               backend["usable"].get<bool>()
+                   ? "usable"
+                   : "unavailable (" + backend["reason"].get<std::string>() + ")");
+}
+
+void print_store(const json& store) {
+  fmt::print("volume     {}{}\n", store["volume_id"].get<std::string>(),
+             store["label"].get<std::string>().empty()
+                 ? ""
+                 : " (" + store["label"].get<std::string>() + ")");
+  fmt::print("device     {}, {}, {} I/O\n", store["kind"].get<std::string>(),
+             format_bytes(store["size_bytes"].get<u64>()),
+             store["direct_io"].get<bool>() ? "direct" : "buffered");
+  fmt::print("format     nodes of {}, extents up to {}, generation {}\n",
+             format_bytes(store["node_bytes"].get<u64>()),
+             format_bytes(store["extent_bytes_max"].get<u64>()), store["generation"].get<u64>());
+  fmt::print("space      {} used, {} available\n", format_bytes(store["used_bytes"].get<u64>()),
+             format_bytes(store["available_bytes"].get<u64>()));
+}
+
+}  // namespace
+
+Exit run_info(const Common& common, const InfoArgs& args) {
+  json body = machine_facts();
+  if (!args.image.empty()) {
+    volume::VolumeOptions options;
+    options.read_only = true;
+    auto opened = open_volume(args.image, options);
+    if (!opened) return report_error(common, args.image, opened.error());
+    const volume::VolumeFacts facts = opened->volume->facts();
+    const engine::DeviceInfo& device = opened->device->info();
+    body["store"] = {{"image", args.image},
+                     {"kind", device.kind},
+                     {"direct_io", device.direct},
+                     {"volume_id", to_hex(facts.store.volume_id)},
+                     {"label", facts.store.label},
+                     {"size_bytes", facts.store.size_bytes},
+                     {"node_bytes", facts.store.node_bytes},
+                     {"extent_bytes_max", u64{facts.store.extent_blocks_max} * engine::kBlockBytes},
+                     {"generation", facts.store.generation},
+                     {"used_bytes", facts.space.blocks_used * engine::kBlockBytes},
+                     {"available_bytes", facts.space.blocks_available * engine::kBlockBytes},
+                     {"features",
+                      {{"compatible", facts.store.features_compat},
+                       {"read_only_compatible", facts.store.features_ro_compat},
+                       {"incompatible", facts.store.features_incompat}}}};
+    if (auto closed = opened->volume->close(); !closed)
+      return report_error(common, args.image, closed.error());
+  }
+  if (common.json) {
+    print_json(common, body);
+  } else {
+    if (body.contains("store")) print_store(body["store"]);
+    print_machine(body);
+  }
+  return Exit::ok;
+}
+
+int run_check(const Common& common, const CheckArgs& args) {
+  static constexpr int kErrorsLeft = 4, kCouldNotLook = 8;
+  engine::OpenDeviceOptions device_options;
+  device_options.read_only = true;
+  auto device = open_image(args.image, device_options);
+  if (!device) {
+    report_error(common, args.image, device.error());
+    return kCouldNotLook;
+  }
+  Progress progress(common, "check");
+  engine::CheckOptions options;
+  options.data = args.data;
+  options.progress = [&](u64 done, u64 total) { progress.update(done, total, "blocks"); };
+  auto result = volume::check_volume(**device, options, system_env());
+  progress.finish();
+  if (!result) {
+    report_error(common, args.image, result.error());
+    return result.error().code == Errc::damaged || result.error().code == Errc::malformed
+               ? kErrorsLeft
+               : kCouldNotLook;
+  }
+  const bool clean = result->findings.empty();
+  if (common.json) {
+    json errors = json::array();
+    for (const engine::Finding& finding : result->findings)
+      errors.push_back({{"what", finding.what}, {"where", finding.where}});
+    print_json(common, {{"clean", clean},
+                        {"errors", errors},
+                        {"nodes", result->nodes},
+                        {"extents", result->extents},
+                        {"data_blocks", result->data_blocks},
+                        {"inodes", result->inodes},
+                        {"directories", result->directories}});
+  } else {
+    for (const engine::Finding& finding : result->findings)
+      fmt::print("{}: {}\n", finding.where, finding.what);
+    fmt::print("{}: {}; {} nodes, {} extent records, {} data blocks, {} files and directories\n",
+               args.image, clean ? "clean" : fmt::format("{} errors", result->findings.size()),
+               result->nodes, result->extents, result->data_blocks, result->inodes);
+  }
+  return clean ? 0 : kErrorsLeft;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,76 @@
+#pragma once
+// The verbs. main.cpp parses words into these structs (CLI11 stays there: it compiles slowly); each
+// function does the work, speaks through report.h and returns the exit code.
+
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "cli/report.h"
+#include "cli/target.h"
+
+namespace latchkey::cli {
+
+struct MkfsArgs {
+  std::string image;
+  u64 size = 0;        // 0: the image exists
+  bool force = false;  // over anything recognised
+  u64 extent = 128 * kKiB;
+  u64 node = 16 * kKiB;
+  std::string label;
+};
+Exit run_mkfs(const Common& common, const MkfsArgs& args);
+
+struct InfoArgs {
+  std::string image;  // may be empty: this machine only
+};
+Exit run_info(const Common& common, const InfoArgs& args);
+
+struct CheckArgs {
+  std::string image;
+  bool data = false;  // read every data block too
+};
+// fsck's bits: 0 clean, 4 errors left, 8 could not look, 16 usage.
+int run_check(const Common& common, const CheckArgs& args);
+
+Exit run_key_generate(const Common& common, const std::string& file);
+Exit run_key_id(const Common& common, const KeySource& key);
+
+struct PathArgs {
+  std::string target;  // IMG:/path
+  KeySource key;
+  bool recursive = false;
+  bool detailed = false;  // ls -l
+};
+Exit run_policy_set(const Common& common, const PathArgs& args);
+Exit run_ls(const Common& common, const PathArgs& args);
+Exit run_rm(const Common& common, const PathArgs& args);
+Exit run_map(const Common& common, const PathArgs& args);
+
+struct CopyArgs {
+  std::string source;
+  std::string destination;
+  KeySource key;
+  bool recursive = false;
+};
+Exit run_put(const Common& common, const CopyArgs& args);
+Exit run_get(const Common& common, const CopyArgs& args);
+
+struct BenchArgs {
+  std::string image;
+  u64 size = 1 * kGiB;
+  std::vector<u64> extents{128 * kKiB};
+  u32 rounds = 5;
+};
+Exit run_bench(const Common& common, const BenchArgs& args);
+
+struct TortureArgs {
+  std::string image;
+  std::string mode = "soft";
+  u32 seconds = 30;
+  u32 writers = 4;
+  u64 seed = 1;
+};
+Exit run_torture(const Common& common, const TortureArgs& args);
+
+}  // namespace latchkey::cli

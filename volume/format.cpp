@@ -1,0 +1,87 @@
+#include "volume/format.h"
+
+#include <cstring>
+
+#include "base/checksum.h"
+
+namespace latchkey::volume {
+
+InodeDisk encode(const Attributes& attributes) {
+  InodeDisk disk{};
+  disk.version = 1;
+  disk.kind = static_cast<u8>(attributes.kind);
+  disk.mode = attributes.mode;
+  disk.uid = attributes.uid;
+  disk.gid = attributes.gid;
+  disk.links = attributes.links;
+  disk.size = attributes.size;
+  disk.mtime_ns = static_cast<u64>(attributes.mtime_ns);
+  disk.ctime_ns = static_cast<u64>(attributes.ctime_ns);
+  if (attributes.encrypted) {
+    disk.encrypted = 1;
+    disk.contents_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
+    disk.names_mode = static_cast<u8>(crypto::Mode::aes_256_cts);
+    disk.policy_flags = 3;
+    disk.key_id = attributes.key_id.bytes;
+    disk.nonce = attributes.nonce.bytes;
+  }
+  return disk;
+}
+
+Result<Attributes> decode_inode(Bytes value) {
+  if (value.size() != sizeof(InodeDisk))
+    return fail(Errc::malformed, "an inode item has a wrong size");
+  const auto disk = load_disk<InodeDisk>(value);
+  Attributes attributes;
+  const bool kind_known = disk.kind == static_cast<u8>(FileKind::regular) ||
+                          disk.kind == static_cast<u8>(FileKind::directory);
+  const bool policy_known =
+      disk.encrypted == 0 || (disk.encrypted == 1 && disk.contents_mode == 1 &&
+                              disk.names_mode == 4 && disk.policy_flags == 3);
+  if (disk.version != 1 || !kind_known || !policy_known || disk.size > (u64{1} << 62))
+    return fail(Errc::malformed, "an inode item is malformed");
+  attributes.kind = static_cast<FileKind>(disk.kind);
+  attributes.mode = disk.mode;
+  attributes.uid = disk.uid;
+  attributes.gid = disk.gid;
+  attributes.links = disk.links;
+  attributes.size = disk.size;
+  attributes.mtime_ns = static_cast<i64>(disk.mtime_ns.get());
+  attributes.ctime_ns = static_cast<i64>(disk.ctime_ns.get());
+  attributes.encrypted = disk.encrypted != 0;
+  attributes.key_id.bytes = disk.key_id;
+  attributes.nonce.bytes = disk.nonce;
+  return attributes;
+}
+
+std::vector<std::byte> encode_entry(const Entry& entry) {
+  std::vector<std::byte> value(sizeof(EntryDisk) + entry.stored.size());
+  const EntryDisk disk{entry.inode, static_cast<u8>(entry.kind),
+                       static_cast<u8>(entry.stored.size())};
+  store_disk(value, disk);
+  std::memcpy(value.data() + sizeof disk, entry.stored.data(), entry.stored.size());
+  return value;
+}
+
+Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
+  if (value.size() < sizeof(EntryDisk))
+    return fail(Errc::malformed, "a directory entry is malformed");
+  const auto disk = load_disk<EntryDisk>(value);
+  const bool kind_known = disk.kind == static_cast<u8>(FileKind::regular) ||
+                          disk.kind == static_cast<u8>(FileKind::directory);
+  if (!kind_known || disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
+    return fail(Errc::malformed, "a directory entry is malformed");
+  Entry entry;
+  entry.key = key;
+  entry.inode = disk.inode;
+  entry.kind = static_cast<FileKind>(disk.kind);
+  const Bytes name = value.subspan(sizeof disk);
+  entry.stored.assign(reinterpret_cast<const char*>(name.data()), name.size());
+  return entry;
+}
+
+u64 entry_offset(std::string_view stored) {
+  return hash64(std::as_bytes(std::span(stored))) & ~(kEntrySlots - 1);
+}
+
+}  // namespace latchkey::volume

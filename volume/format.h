@@ -1,0 +1,81 @@
+#pragma once
+// Records of a subvolume tree (docs/disk_format.md). The key's object is the inode number, but for
+// the volume's own records, whose object is below kRootInode.
+
+#include "base/disk.h"
+#include "engine/types.h"
+#include "volume/types.h"
+
+namespace latchkey::volume {
+
+inline constexpr u8 kInodeType = 1;  // (inode, 1, 0): InodeDisk
+inline constexpr u8 kBackType = 2;   // (inode, 2, parent): BackDisk and the stored name
+inline constexpr u8 kEntryType = 3;  // (directory, 3, hash and slot): EntryDisk and the stored name
+inline constexpr u8 kMapType = 4;    // (inode, 4, file offset): extent::MapDisk
+inline constexpr u8 kCounterType =
+    10;  // (kCounterObject, 10, 0): Le64, no inode number from here on is used
+inline constexpr u8 kOrphanType = 11;  // (kOrphanObject, 11, inode): nothing; unlinked but open
+
+inline constexpr u64 kCounterObject = 1;
+inline constexpr u64 kOrphanObject = 2;
+inline constexpr u64 kInodeChunk = 1024;  // inode numbers that the counter is ahead by
+
+// fscrypt's v2 policy in effect: contents AES-256-XTS, names AES-256-CTS, padding 32.
+struct InodeDisk {
+  u8 version;  // 1
+  u8 kind;     // FileKind
+  u8 encrypted;
+  u8 contents_mode, names_mode, policy_flags;  // 1, 4, 3 if encrypted
+  Le16 reserved0;
+  Le32 mode, uid, gid, links;
+  Le64 size;
+  Le64 mtime_ns, ctime_ns;
+  std::array<std::byte, 16> key_id;
+  std::array<std::byte, 16> nonce;
+  std::array<u8, 16> reserved1;
+};
+LK_DISK_STRUCT(InodeDisk, 96);
+LK_DISK_FIELD(InodeDisk, size, 24);
+LK_DISK_FIELD(InodeDisk, key_id, 48);
+
+struct EntryDisk {
+  Le64 inode;
+  u8 kind;
+  u8 name_size;
+};
+LK_DISK_STRUCT(EntryDisk, 10);
+
+struct BackDisk {
+  u8 name_size;
+};
+LK_DISK_STRUCT(BackDisk, 1);
+
+// What an inode item says.
+struct Attributes {
+  FileKind kind = FileKind::regular;
+  u32 mode = 0, uid = 0, gid = 0, links = 1;
+  u64 size = 0;
+  i64 mtime_ns = 0, ctime_ns = 0;
+  bool encrypted = false;
+  crypto::KeyId key_id;
+  crypto::Nonce nonce;
+};
+InodeDisk encode(const Attributes& attributes);
+Result<Attributes> decode_inode(Bytes value);
+
+struct Entry {
+  engine::Key key;
+  InodeNumber inode = 0;
+  FileKind kind = FileKind::regular;
+  std::string stored;  // the name's bytes on disk
+};
+std::vector<std::byte> encode_entry(const Entry& entry);
+Result<Entry> decode_entry(const engine::Key& key, Bytes value);
+
+// Names are found by hash; the low byte tells names of one hash apart.
+u64 entry_offset(std::string_view stored);
+inline constexpr u64 kEntrySlots = 256;
+
+inline engine::Key inode_key(InodeNumber inode) { return {inode, kInodeType, 0}; }
+
+}  // namespace latchkey::volume

@@ -1,0 +1,42 @@
+#pragma once
+// What writeback knows of a file: pages that it takes, and a place that hears where they went. The
+// volume's inodes implement it.
+//
+// Threads: one flush of a file at a time; the caller of flush() holds the file's flush lock (D5: a
+// range is under one writeout at a time).
+
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/store.h"
+#include "extent/map.h"
+#include "keymgr/keyring.h"
+
+namespace latchkey::writeback {
+
+struct DirtyPage {
+  u64 index = 0;                    // in the file, in pages of 4096
+  const std::byte* data = nullptr;  // stable and unchanged until sealed()
+};
+
+class DirtyFile {
+ public:
+  virtual ~DirtyFile() = default;
+  // What its data is encrypted under; nullptr: a clear file.
+  virtual const keymgr::Lease* lease() const = 0;
+  virtual crypto::KeyId key_id() const = 0;
+  // Moves up to `pages_max` dirty pages into flight, ascending from `from` on, with their reserved
+  // space; they are closed to writers until sealed().
+  virtual std::vector<DirtyPage> take(u64 from, u32 pages_max, engine::Reservation& space) = 0;
+  virtual void sealed(std::span<const DirtyPage> pages) = 0;
+  // The pages' data is on the device: enters it into the map.
+  virtual Result<void> insert(engine::Transaction& transaction,
+                              const std::vector<extent::MapEntry>& fresh) = 0;
+  // The end of their flight. On an error they are dirty again and `space` is theirs; under no_key
+  // they are the file's to drop.
+  virtual void finished(std::span<const DirtyPage> pages, const Result<void>& result,
+                        engine::Reservation&& space) = 0;
+};
+
+}  // namespace latchkey::writeback
