@@ -140,20 +140,20 @@ class Checker {
     FreeSpace& space = *state_.space;
     u64 used = 0;
     for (u64 block = 0; block < space.blocks_total(); ++block) {
-      const bool slot = block % kRegionBlocks < 2;
       auto is_used = space.is_used(block);
-      if (!is_used) {
-        found(is_used.error().what, at(block), true);
+      if (!is_used) {  // damage() has it
         block += kRegionBlocks - block % kRegionBlocks - 1;
         continue;
       }
-      const bool wanted = slot || reachable_[block];
+      const bool wanted = space.is_reserved(block) || reachable_[block];
       used += *is_used ? 1 : 0;
       if (*is_used && !wanted)
         found("a block is marked used but nothing refers to it", at(block), true);
       if (!*is_used && wanted) found("a block in use is marked free", at(block), true);
     }
-    if (used != space.blocks_used())
+    for (const FreeSpace::Damage& damage : space.damage())
+      found(damage.error.what, at(damage.error.at / kBlockBytes), true);
+    if (space.damage().empty() && used != space.blocks_used())
       found(fmt::format("the superblock counts {} used blocks, the bitmaps {}", space.blocks_used(),
                         used),
             "superblock", true);

@@ -1,6 +1,8 @@
 // Group commit: freeze the running generation, write its nodes and bitmap slots, flush, write one
 // superblock set, flush (E3). Whoever needs it does it; the others wait.
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "engine/io_buffer.h"
 #include "engine/store_state.h"
@@ -52,9 +54,9 @@ std::optional<Error> StoreState::failure() {
   return failed;
 }
 
-Result<void> StoreState::write_frozen(
-    const Forest::Frozen& frozen, const std::vector<std::unique_ptr<FreeSpace::SlotWrite>>& slots,
-    const Superblock& next) {
+Result<void> StoreState::write_frozen(const Forest::Frozen& frozen,
+                                      const std::vector<FreeSpace::SlotWrite>& slots,
+                                      const Superblock& next) {
   Batch batch;
   batch.ops.reserve(frozen.nodes.size() * 2 + slots.size());
   for (const Forest::Frozen::Write& write : frozen.nodes)
@@ -62,8 +64,8 @@ Result<void> StoreState::write_frozen(
   LK_TRY(IoBuffer images, IoBuffer::create(slots.size() * kBlockBytes));
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const MutableBytes image = images.bytes().subspan(i * kBlockBytes, kBlockBytes);
-    store_disk(image, slots[i]->slot);
-    batch.add(slots[i]->block, image);
+    std::ranges::copy(slots[i].image, image.begin());
+    batch.add(slots[i].block, image);
   }
   LK_TRYV(batch.run(*commit_io));
   LK_TRYV(flush_sync(*commit_io));
@@ -73,7 +75,7 @@ Result<void> StoreState::write_frozen(
 
 Result<void> StoreState::write_generation(bool force) {
   Forest::Frozen frozen;
-  std::vector<std::unique_ptr<FreeSpace::SlotWrite>> slots;
+  std::vector<FreeSpace::SlotWrite> slots;
   Superblock next;
   {
     Lock lock(commit_mutex);
@@ -89,7 +91,7 @@ Result<void> StoreState::write_generation(bool force) {
     next.root = frozen.root;
     next.node_count = forest->node_count();
     Lock space_lock(space_mutex);
-    slots = space->slots_to_write(frozen.generation);
+    LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
   }
   LK_TRYV(write_frozen(frozen, slots, next));

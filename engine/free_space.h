@@ -2,9 +2,13 @@
 // Free space: one bitmap of device blocks in fixed places, so that a commit allocates nothing for
 // it and opening a large store walks nothing (design S5).
 //
-// The device is cut into regions of kRegionBlocks. The first two blocks of a region are the two
-// slots of its bitmap; a commit writes the slot with the older generation, for the regions it
-// touched. Loading a region takes the newest slot whose generation is at most the recovered one.
+// The device is cut into regions (space_layout.h). Each has three slots for its bitmap. The slot
+// map of a generation says, for every region, which slot is meant; it lies in the place of its
+// generation modulo three. A commit of g writes, for each region that it touched, the slot that
+// neither g - 1 nor g - 2 means, and the map; so a torn commit harms nothing of the two before it,
+// what it left behind is named by nobody, and a slot that is named and does not verify is damage,
+// without doubt. A format writes no slots: a region that the map calls never written holds the
+// reserved places only.
 //
 // A block is, in memory, in one of these states:
 //   free        may be allocated
@@ -12,12 +16,23 @@
 //   used        referred to by the running transaction's trees: used in the next commit
 //   pinned(f)   freed in transaction f: free in the next commit, not allocated before f + 1 is
 //   durable
-//               and no reader pins a transaction <= f (E2)
+//               and no reader pins a transaction <= f (E2). Blocks that were allocated and freed in
+//               the same transaction and never reached the device's committed state are free at
+//               once.
+// After recovery at g, blocks that g - 1 used and g does not are pinned(g): the previous superblock
+// set still names them.
 //
-// A slot that does not verify is either the torn write of a commit that never came to be, whose
-// first sector then names a later generation or the old one, or rot. If its header says that it
-// could be the needed one, or says nothing, the region is not trusted: nothing is allocated from it
-// and nothing freed in it (a leak, told by check) until a repair.
+// Damage. A region whose slot cannot be read or does not verify gives nothing and takes nothing
+// back: releases into it succeed, but the blocks are lost until a repair, and its slot is left as
+// it is. The counts then call as much of it lost as may have been free, so free never promises too
+// much; what was promised before may no longer be there, and allocate() fails with that region's
+// error. damage() lists all that was met, for check. What is only needed to find the pins of the
+// recovered generation is listed, but does no harm: those blocks may be reused one commit early. If
+// the map itself is damaged recover() fails, and of what is below only the counts, release() (lost)
+// and damage() work: enough to read.
+//
+// Memory: 16 KiB for each region in use, of which limit_loaded() keeps at most so many that are not
+// in use by pinned or allocated blocks; 16 bytes and some for any other.
 //
 // Locking: the owner (Store) has its own Mutex around every call; nothing here waits but for the
 // reading of a region that is not loaded.
@@ -25,31 +40,42 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "base/disk.h"
 #include "base/result.h"
+#include "engine/free_region.h"
 #include "engine/free_space_format.h"
-#include "engine/io_buffer.h"
+#include "engine/io.h"
+#include "engine/slot_map.h"
+#include "engine/space_layout.h"
 #include "engine/types.h"
 
 namespace latchkey::engine {
 
 class FreeSpace {
  public:
-  // Reads one block; used for regions that are loaded on demand.
+  // Reads one block into aligned memory; used for the map and for regions, loaded on demand.
   using ReadBlock = std::function<Result<void>(u64 block, MutableBytes into)>;
 
-  // `reserved_places`: blocks that are always used; the bitmap slots are added by itself.
+  // `reserved_places`: blocks that are always used (superblocks); its own it finds beside them. At
+  // least kRegionBlocksMin blocks; the places are a function of the size, or nothing is found
+  // again.
   FreeSpace(u64 device_blocks, std::vector<BlockRun> reserved_places, ReadBlock read_block);
 
-  // A fresh store: everything free but the reserved places; every region is written by the next
-  // commit, in both slots.
+  // A fresh store of generation 0: everything free but the reserved places.
   void format();
-  // A store recovered at `generation` of which `used_blocks` are used (from the superblock).
-  void recover(u64 generation, u64 used_blocks);
+  // A store recovered at `generation` of which `used_blocks` are used (from the superblock: what
+  // blocks_used() said beside slots_to_write()). Reads two blocks for each TiB, and no region.
+  // Errors: damaged, malformed (the counts disagree), io.
+  Result<void> recover(u64 generation, u64 used_blocks);
 
-  // Neighbouring free blocks, at most `wanted`, at least `count_min` (else no_space). Nodes ask for
-  // count_min == wanted. `hint`: a block to look from; kNowhere is the cursor of the last call.
+  // Neighbouring free blocks, at most `wanted`, at least `count_min` (else no_space), become
+  // allocated. `hint`: a block to look from; kNowhere is the cursor. Runs of one size (count_min ==
+  // wanted > 1: nodes) come from the end of the device, others one after the other from its
+  // beginning, so that writers in sequence get long runs. A run is inside one region. Errors:
+  // no_space; damaged, malformed, io if it is for damage that nothing is found.
   struct Want {
     u32 wanted = 1;
     u32 count_min = 1;
@@ -58,65 +84,98 @@ class FreeSpace {
   Result<BlockRun> allocate(Want want);
   void cancel(BlockRun run);     // allocated -> free
   void mark_used(BlockRun run);  // allocated -> used
-  // used -> pinned(transaction). damaged: a block was not used; nothing is changed then.
+  // used -> pinned(transaction). Changes nothing on an error: malformed (a block is not used: the
+  // tree that was followed here is damaged, or the bitmap).
   Result<void> release(BlockRun run, u64 transaction);
-  // used -> free at once: a node made and dropped in one transaction.
+  // used -> free at once: a node made and dropped in one transaction
   void release_unwritten(BlockRun run);
   // Everything pinned in transactions <= `transaction` becomes free.
   void unpin_through(u64 transaction);
 
-  // The slots a commit of `generation` must write: one block each. The regions are clean after.
+  // The blocks a commit of `generation` must write: one image each, of the state as it is now. The
+  // regions are clean after. `generation` is one more than that of the last call or of recover(),
+  // and the commit of that one is durable: after a failed commit there is no next.
   struct SlotWrite {
-    u64 block = 0;
-    BitmapSlotDisk slot;
+    u64 block;
+    std::vector<std::byte> image;  // kBlockBytes
   };
-  std::vector<std::unique_ptr<SlotWrite>> slots_to_write(u64 generation);
+  Result<std::vector<SlotWrite>> slots_to_write(u64 generation);
 
-  u64 blocks_total() const { return device_blocks_; }
-  u64 blocks_used() const { return used_; }  // reserved places included
-  u64 blocks_free() const { return device_blocks_ - used_ - pinned_ - allocated_; }
+  u64 blocks_total() const { return layout_.blocks_total(); }
+  u64 blocks_used() const { return used_; }  // used, reserved places included
+  u64 blocks_free() const;                   // free now
   u64 blocks_pinned() const { return pinned_; }
   u64 blocks_allocated() const { return allocated_; }
-  // For check: as the next commit would write it. damaged: the region's bitmap is not trusted.
-  Result<bool> is_used(u64 block);
+  u64 blocks_lost() const { return lost_; }  // in damaged regions, see above
+  u64 blocks_reserved() const { return layout_.blocks_reserved(); }  // of those used
+
+  Result<bool> is_used(u64 block);  // for check: as the next commit would write it
+  bool is_reserved(u64 block) const { return layout_.is_reserved(block); }
+
+  struct Damage {
+    u32 region;
+    Error error;  // `at` is the device offset of the slot or map block
+  };
+  const std::vector<Damage>& damage() const { return damage_; }
+  void limit_loaded(u32 regions) { loaded_max_ = regions; }
+  u32 regions_loaded() const { return loaded_; }
 
  private:
-  struct Region {
-    std::vector<u64> used;  // bits of the next commit
-    std::vector<u64> busy;  // used, allocated or pinned
-    u32 free_count = 0;     // bits of busy that are clear
-    bool dirty = false;
-    bool both_slots = false;  // format: write the two of them
-    bool trusted = true;
-    u64 slot_generation[2] = {0, 0};
+  using Run = RegionBitmap::Run;
+  struct RegionState {
+    std::unique_ptr<FreeRegion> loaded;
+    bool damaged = false;
+    bool pins_known = false;  // it has been loaded since recovery
   };
-  struct Found {
-    u32 first = 0;
-    u32 count = 0;
+  struct Search {
+    Want want;
+    u32 start_region = 0;
+    u32 start_position = 0;
+    FreeRegion::Scan scan = FreeRegion::Scan::upwards;
   };
 
-  u32 region_count() const;
-  u32 region_bits(u32 region) const;
-  Result<Region*> load(u32 index);
-  void set_reserved(u32 index, Region& region) const;
-  static bool test(const std::vector<u64>& bits, u32 bit) {
-    return (bits[bit / 64] >> (bit % 64)) & 1;
-  }
-  static void set(std::vector<u64>& bits, u32 first, u32 count, bool value);
-  Found find_run(const Region& region, u32 bits, u32 from, u32 wanted) const;
-  // Splits at region borders.
-  void each_part(BlockRun run, const std::function<void(Region&, u32 first, u32 count)>& fn);
-  void make_free(BlockRun run);
+  void reset();
+  Result<SlotMap> read_map(u64 generation);
+  Result<void> read_slot(u32 region, u8 slot, u64 generation_max, FreeRegion& into);
+  Result<FreeRegion*> region(u32 index);  // loads it
+  Result<void> load(u32 index, FreeRegion& into);
+  Result<void> pin_recovered(u32 index, FreeRegion& into);
+  Result<void> recover_map(u64 generation, u64 used_blocks);
+  void mark_damaged(u32 index, const Error& error);
+  FreeRegion& loaded_region(u64 block);
+  BlockRun device_run(u32 index, Run run) const;
+  void became_free(u32 index);  // the search for runs of one size may return to it
+  void forget_idle_regions();
 
-  u64 device_blocks_;
-  std::vector<BlockRun> reserved_places_;
+  Search plan_search(const Want& want) const;
+  std::optional<BlockRun> find(const Search& search);
+  // Calls visit(region, run) for each region's part, until one returns false.
+  template <class Visit>
+  bool each_part(BlockRun run, Visit visit) const;
+
+  SpaceLayout layout_;
   ReadBlock read_block_;
-  std::vector<std::unique_ptr<Region>> regions_;
-  std::map<u64, std::vector<BlockRun>> pinned_runs_;  // by transaction
-  u64 generation_ = 0;                                // recovered
-  u64 used_ = 0, pinned_ = 0, allocated_ = 0;
-  u64 data_cursor_ = 0;
-  u64 node_cursor_ = 0;
+  std::vector<RegionState> regions_;
+  SlotMap map_;                                // of the last commit or the one being written
+  std::vector<u8> previous_slots_;             // what the map before it means
+  std::optional<SlotMap> recovered_previous_;  // until its pins are gone
+  u64 recovered_generation_ = 0;
+  bool map_damaged_ = false;
+
+  u64 used_ = 0;
+  u64 pinned_ = 0;
+  u64 pinned_unloaded_ = 0;  // part of pinned_: in regions not loaded since recovery
+  u64 allocated_ = 0;
+  u64 lost_ = 0;
+  std::map<u64, std::vector<BlockRun>> pins_;  // by transaction
+  u64 unpinned_through_ = 0;
+
+  u64 data_cursor_ = 0;   // block
+  u32 whole_region_ = 0;  // where runs of one size are looked for first
+  u32 loaded_ = 0;
+  u32 loaded_max_ = 1024;
+  u64 use_clock_ = 0;
+  std::vector<Damage> damage_;
 };
 
 }  // namespace latchkey::engine

@@ -1,27 +1,59 @@
 #pragma once
-// A slot of a region's bitmap on disk: one block. Bit i is block first + i of the region; 1 is
-// used.
+// What free space looks like on disk: bitmap slots and slot maps (docs/disk_format.md, "Free
+// space"). Both are one block; neither knows the volume, since nothing but a map of the recovered
+// generation leads to a slot, and maps of a former volume have been overwritten by the first
+// commits.
 
 #include "base/checksum.h"
 #include "base/disk.h"
+#include "engine/types.h"
 
 namespace latchkey::engine {
 
-inline constexpr u32 kRegionBlocks = 32256;  // 126 MiB; (4096 - 64) * 8 bits
-inline constexpr u32 kBitmapBytes = kRegionBlocks / 8;
+inline constexpr u32 kBitmapHeaderBytes = 64;
+inline constexpr u32 kRegionBlocks = 32256;  // 126 MiB: (4096 - 64) * 8 bits
+inline constexpr u32 kRegionBlocksMin = 64;  // a shorter rest of the device stays unused
+inline constexpr u32 kSlotsPerRegion = 3;
+inline constexpr u32 kMapRegions = 8064;  // (4096 - 64) * 2 entries: 992 GiB
+inline constexpr u32 kMapPlaces = 3;      // generation modulo 3
 
+inline constexpr std::array<char, 8> kBitmapMagic = {'l', 'k', 'b', 'i', 't', 'm', 'a', 'p'};
+inline constexpr std::array<char, 8> kSlotMapMagic = {'l', 'k', 's', 'l', 't', 'm', 'a', 'p'};
+
+// Header of a bitmap slot; kRegionBlocks bits follow. Bit i % 8 of byte i / 8 (least significant
+// first) is 1 when block i of the region is used, reserved, or past the end of the device.
 struct BitmapSlotDisk {
-  Le32 magic;
+  std::array<char, 8> magic;
   Le32 region;
-  Le64 generation;  // of the commit that wrote it
-  Le32 used;        // bits that are set
-  std::array<u8, 12> reserved;
+  Le32 used_count;    // bits set, without those past the end
+  Le64 generation;    // of the commit that wrote it
+  Le64 reserved;      // zero
   Checksum checksum;  // of the block with this field zero
-  std::array<std::byte, kBitmapBytes> bits;
 };
-LK_DISK_STRUCT(BitmapSlotDisk, 4096);
+LK_DISK_STRUCT(BitmapSlotDisk, kBitmapHeaderBytes);
+LK_DISK_FIELD(BitmapSlotDisk, generation, 16);
 LK_DISK_FIELD(BitmapSlotDisk, checksum, 32);
-LK_DISK_FIELD(BitmapSlotDisk, bits, 64);
-inline constexpr u32 kBitmapMagic = 0x4d424b4c;  // "LKBM"
+
+// Header of a block of the slot map; kMapRegions entries of four bits follow, the even region in
+// the low half of its byte. Bits 0 and 1 of an entry: the slot that holds the region as of
+// `generation` (kSlotNone: never written, the region holds nothing but reserved places). Bits 2 and
+// 3: FreeClass.
+struct SlotMapDisk {
+  std::array<char, 8> magic;
+  Le32 index;         // which block of the map: its first region is index * kMapRegions
+  Le32 freed_blocks;  // blocks that were used in generation - 1 and are not in this one; whole
+                      // device
+  Le64 generation;
+  Le64 used_blocks;   // whole device
+  Checksum checksum;  // of the block with this field zero
+};
+LK_DISK_STRUCT(SlotMapDisk, kBitmapHeaderBytes);
+LK_DISK_FIELD(SlotMapDisk, generation, 16);
+LK_DISK_FIELD(SlotMapDisk, checksum, 32);
+
+inline constexpr u8 kSlotNone = 3;
+
+// How much of a region is free, so that a full store is searched without reading full regions.
+enum class FreeClass : u8 { none = 0, under_eighth = 1, under_half = 2, half = 3 };
 
 }  // namespace latchkey::engine

@@ -17,8 +17,12 @@ namespace {
 constexpr u32 kCommitQueueDepth = 64;
 constexpr u64 kDirtyNodesMax = 1024;
 
-std::vector<BlockRun> superblock_runs(u64 device_bytes) {
-  std::vector<BlockRun> runs;
+// The first 64 KiB stay zero: where others look for boot code, partition tables and file systems,
+// the bits of a bitmap could pass for one.
+constexpr u32 kHeadBlocks = 16;
+
+std::vector<BlockRun> places_taken(u64 device_bytes) {
+  std::vector<BlockRun> runs = {{0, kHeadBlocks}};
   for (u32 place = 0; place < 4; ++place)
     runs.push_back({superblock_place(place, device_bytes), 1});
   return runs;
@@ -39,9 +43,11 @@ Result<void> check_options(const FormatOptions& options, const DeviceInfo& info)
 
 // An older store's superblocks would win by their generation.
 Result<void> wipe_superblocks(Io& io, u64 device_bytes) {
-  LK_TRY(IoBuffer zeros, IoBuffer::create(kBlockBytes));
+  LK_TRY(IoBuffer zeros, IoBuffer::create(kHeadBlocks * kBlockBytes));
+  LK_TRYV(write_sync(io, 0, zeros.bytes()));
   for (u32 place = 0; place < 4; ++place)
-    LK_TRYV(write_sync(io, superblock_place(place, device_bytes) * kBlockBytes, zeros.bytes()));
+    LK_TRYV(write_sync(io, superblock_place(place, device_bytes) * kBlockBytes,
+                       zeros.bytes().first(kBlockBytes)));
   return flush_sync(io);
 }
 
@@ -107,7 +113,7 @@ void build(StoreState& state, const Superblock& superblock) {
   state.cache = std::make_unique<NodeCache>(
       NodeCache::Options{superblock.volume_id, superblock.node_bytes, state.options.cache_bytes},
       read);
-  state.space = std::make_unique<FreeSpace>(blocks, superblock_runs(superblock.size_bytes), read);
+  state.space = std::make_unique<FreeSpace>(blocks, places_taken(superblock.size_bytes), read);
   state.forest =
       std::make_unique<Forest>(Forest::Options{superblock.volume_id, superblock.node_bytes},
                                *state.cache, *state.space, state.space_mutex);
@@ -165,7 +171,8 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     return fail(Errc::format_version, "the store has a feature with which it can only be read");
   build(*state, *superblock);
   state->forest->recover(superblock->root, superblock->generation, superblock->node_count);
-  state->space->recover(superblock->generation, superblock->used_blocks);
+  const auto recovered = state->space->recover(superblock->generation, superblock->used_blocks);
+  if (!recovered && !state->read_only) return std::unexpected(recovered.error());
   state->running = superblock->generation + 1;
   state->node_count = superblock->node_count;
   {
@@ -174,9 +181,6 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   }
   LK_TRY(const NodePtr root, state->cache->get(superblock->root, kRootTree));
   (void)root;
-  // One more generation at once: with it durable, what the recovered one freed may be used again
-  // (E2).
-  if (!state->read_only) LK_TRYV(state->commit_through(superblock->generation + 1, true));
   return std::unique_ptr<Store>(new Store(std::move(state)));
 }
 

@@ -62,8 +62,7 @@ struct StoreState {
   Result<void> commit_through(u64 transaction, bool force) LK_EXCLUDES(commit_mutex);
   Result<void> write_generation(bool force);
   Result<void> write_frozen(const Forest::Frozen& frozen,
-                            const std::vector<std::unique_ptr<FreeSpace::SlotWrite>>& slots,
-                            const Superblock& next);
+                            const std::vector<FreeSpace::SlotWrite>& slots, const Superblock& next);
   void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
 };

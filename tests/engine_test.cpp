@@ -280,12 +280,41 @@ TEST_F(EngineTest, any_one_superblock_copy_may_rot) {
     }
     store = open_store(*device_);
     EXPECT_TRUE(*store->view().get(kFirstSubvolume, {1, 1, 1}));
-    ASSERT_TRUE(put(*store, {2, 1, 1}, {}));
-    ASSERT_TRUE(store->commit());
+    for (u64 i = 0; i < 2; ++i) {  // both sets are written again
+      ASSERT_TRUE(put(*store, {2, 1, i}, {}));
+      ASSERT_TRUE(store->commit());
+    }
     expect_clean(*store);
-    EXPECT_TRUE(check_store(*store, {})->notes.empty());  // the twin was written again
+    EXPECT_TRUE(check_store(*store, {})->notes.empty());
     store.reset();
   }
+}
+
+TEST_F(EngineTest, rot_in_free_space_is_found_by_check_and_never_ends_in_a_wrong_write) {
+  make();
+  auto store = open_store(*device_);
+  ASSERT_TRUE(put(*store, {1, 1, 1}, bytes_of(1, 10)));
+  ASSERT_TRUE(store->commit());
+  store.reset();
+  // 64 MiB: one region, its slots in blocks 17 to 19, the map in 20 to 25 (docs/disk_format.md).
+  for (u64 block = 17; block < 20; ++block) device_->flip_bit(block * kBlockBytes + 200, 3);
+  store = open_store(*device_);
+  EXPECT_TRUE(*store->view().get(kFirstSubvolume, {1, 1, 1}));
+  const auto result = check_store(*store, {});
+  ASSERT_TRUE(result);
+  ASSERT_EQ(result->findings.size(), 1U);
+  EXPECT_EQ(result->findings[0].what, "a free space bitmap does not match its checksum");
+  const auto written = put(*store, {1, 1, 2}, bytes_of(1, 10));
+  EXPECT_FALSE(written && store->commit());
+  store.reset();
+
+  for (u64 block = 20; block < 26; ++block) device_->flip_bit(block * kBlockBytes + 200, 3);
+  EXPECT_EQ(Store::open(*device_, {}, system_env()).error().code, Errc::damaged);
+  OpenOptions options;
+  options.read_only = true;
+  store = open_store(*device_, options);
+  EXPECT_TRUE(*store->view().get(kFirstSubvolume, {1, 1, 1}));
+  EXPECT_EQ(check_store(*store, {})->findings.size(), 1U);
 }
 
 TEST_F(EngineTest, what_is_no_store_is_refused_by_its_reason) {

@@ -1,0 +1,81 @@
+#pragma once
+// One region of free space in memory: the state of each of its blocks.
+//
+//   taken  used  pinned  committed
+//     0     0      0         0      free
+//     1     0      0         0      allocated
+//     1     1      0        any     used
+//     1     0      1        any     pinned
+//
+// `committed` is the bitmap as the last commit wrote it, or is writing it now. A free or allocated
+// block is never committed: it would be overwritten while a superblock still leads to it (E1).
+// Transitions LK_CHECK the state that they start from. Not thread-safe.
+
+#include <vector>
+
+#include "base/result.h"
+#include "engine/region_bitmap.h"
+
+namespace latchkey::engine {
+
+class FreeRegion {
+ public:
+  using Run = RegionBitmap::Run;
+  enum class Scan : u8 { upwards, from_top };
+
+  // Everything free but `reserved`.
+  FreeRegion(u32 blocks, const std::vector<Run>& reserved);
+
+  // Takes over a slot. Errors: damaged (not a slot of `region`), malformed (well checksummed
+  // nonsense, or newer than generation_max). `at` goes into them.
+  Result<void> load_slot(Bytes block, u32 region, u64 generation_max, u64 at);
+  // Pins what the loaded slot of the generation before had and this one has not.
+  void pin_difference(const FreeRegion& before);
+  std::vector<Run> pinned_runs() const;
+  // The image for the commit of `generation`; from here on that is the committed state.
+  void encode_slot(MutableBytes block, u32 region, u64 generation);
+
+  void allocate(Run run);        // free -> allocated
+  void cancel(Run run);          // allocated -> free
+  void mark_used(Run run);       // allocated -> used
+  void pin(Run run);             // used -> pinned
+  void unpin(Run run);           // pinned -> free; not what is still committed
+  void drop_unwritten(Run run);  // used -> free; not what is committed
+
+  bool can_release(Run run) const;  // all used, none of it reserved
+  bool is_used(u32 position) const { return used_.test(position); }
+  u32 blocks() const { return blocks_; }
+  u32 free() const { return blocks_ - taken_count_; }
+  u32 used_count() const { return used_count_; }
+  u32 pinned_count() const { return pinned_count_; }
+  u32 used_and_not_in(const FreeRegion& other) const;
+  u32 freed_since_commit() const;  // committed and not used any more
+  // Nothing but what a slot on disk says.
+  bool idle() const { return taken_count_ == used_count_ && !dirty_; }
+  bool dirty() const { return dirty_; }
+
+  // No free run is longer.
+  u32 longest() const { return longest_; }
+  // A run of `enough` free blocks, or the longest there is (perhaps none). Upwards: the first at or
+  // after `from`, then from the start. From the top: among the highest; `from` says nothing.
+  Run find(Scan scan, u32 from, u32 enough);
+
+  u64 last_use = 0;  // the owner's, to choose what to forget
+
+ private:
+  void give_back(Run run);
+
+  u32 blocks_;
+  u32 taken_count_ = 0;
+  u32 used_count_ = 0;
+  u32 pinned_count_ = 0;
+  u32 longest_;
+  bool dirty_ = false;  // used_ differs, or did, from what the last commit wrote
+  std::vector<Run> reserved_;
+  RegionBitmap taken_;
+  RegionBitmap used_;
+  RegionBitmap pinned_;
+  RegionBitmap committed_;
+};
+
+}  // namespace latchkey::engine

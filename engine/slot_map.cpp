@@ -1,0 +1,92 @@
+#include "engine/slot_map.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace latchkey::engine {
+
+Checksum block_checksum(Bytes block, std::size_t field_offset) {
+  LK_CHECK(block.size() == kBlockBytes && field_offset + sizeof(Checksum) <= kBlockBytes);
+  std::array<std::byte, kBlockBytes> copy;
+  std::copy(block.begin(), block.end(), copy.begin());
+  std::fill_n(copy.begin() + static_cast<std::ptrdiff_t>(field_offset), sizeof(Checksum),
+              std::byte{0});
+  return checksum128(copy);
+}
+
+FreeClass free_class(u32 free_blocks, u32 region_blocks) {
+  if (free_blocks == 0) return FreeClass::none;
+  if (free_blocks < region_blocks / 8) return FreeClass::under_eighth;
+  if (free_blocks < region_blocks / 2) return FreeClass::under_half;
+  return FreeClass::half;
+}
+
+u32 free_blocks_max(FreeClass free, u32 region_blocks) {
+  switch (free) {
+    case FreeClass::none:
+      return 0;
+    case FreeClass::under_eighth:
+      return region_blocks / 8;
+    case FreeClass::under_half:
+      return region_blocks / 2;
+    case FreeClass::half:
+      return region_blocks;
+  }
+  return region_blocks;
+}
+
+void SlotMap::encode(u32 index, MutableBytes block) const {
+  LK_CHECK(block.size() == kBlockBytes);
+  std::fill(block.begin(), block.end(), std::byte{0});
+  SlotMapDisk header{};
+  header.magic = kSlotMapMagic;
+  header.index = index;
+  header.freed_blocks = freed_blocks;
+  header.generation = generation;
+  header.used_blocks = used_blocks;
+  store_disk(block, header);
+
+  const std::size_t first = std::size_t{index} * kMapRegions;
+  const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
+  for (std::size_t i = 0; i < count; ++i) {
+    const Entry& entry = entries[first + i];
+    const auto bits = static_cast<u8>(entry.slot | (static_cast<u8>(entry.free) << 2));
+    block[kBitmapHeaderBytes + i / 2] |= std::byte(i % 2 == 0 ? bits : bits << 4);
+  }
+  header.checksum = block_checksum(block, offsetof(SlotMapDisk, checksum));
+  store_disk(block, header);
+}
+
+Result<void> SlotMap::decode(u32 index, u64 expected_generation, Bytes block, u64 at) {
+  LK_CHECK(block.size() == kBlockBytes);
+  const auto header = load_disk<SlotMapDisk>(block);
+  if (header.magic != kSlotMapMagic ||
+      header.checksum != block_checksum(block, offsetof(SlotMapDisk, checksum)))
+    return fail(Errc::damaged, "a block of the slot map does not match its checksum", at);
+  if (header.index != index)
+    return fail(Errc::damaged, "a block of the slot map lies in the wrong place", at);
+  if (header.generation != expected_generation)
+    return fail(Errc::not_found, "a block of the slot map is of another generation", at);
+  if (index == 0) {
+    generation = header.generation;
+    used_blocks = header.used_blocks;
+    freed_blocks = header.freed_blocks;
+  } else if (header.used_blocks != used_blocks || header.freed_blocks != freed_blocks) {
+    return fail(Errc::malformed, "blocks of the slot map disagree", at);
+  }
+
+  const std::size_t first = std::size_t{index} * kMapRegions;
+  const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
+  for (std::size_t i = 0; i < kMapRegions; ++i) {
+    const auto byte = std::to_integer<u8>(block[kBitmapHeaderBytes + i / 2]);
+    const auto bits = static_cast<u8>(i % 2 == 0 ? byte & 15 : byte >> 4);
+    if (i < count)
+      entries[first + i] = {static_cast<u8>(bits & 3), static_cast<FreeClass>(bits >> 2)};
+    else if (bits != 0)
+      return fail(Errc::malformed, "the slot map names regions past the end of the device", at);
+  }
+  return {};
+}
+
+}  // namespace latchkey::engine
