@@ -180,6 +180,11 @@ class CommandLine {
     sub->add_option("--writers", torture_.writers, "threads (default 4)")
         ->check(CLI::Range(1, 256));
     sub->add_option("--seed", torture_.seed, "of all choices (default 1)");
+
+    sub =
+        verb(&app_, "session", "session", "hold a volume open and obey commands on standard input",
+             call(run_session, session_));
+    sub->add_option("image", session_.image, "device or image file with a store")->required();
   }
 
   CLI::App app_;
@@ -196,11 +201,10 @@ class CommandLine {
   CopyArgs copy_;
   BenchArgs bench_;
   TortureArgs torture_;
+  SessionArgs session_;
 };
 
 }  // namespace
 }  // namespace latchkey::cli
 
-int main(int argc, char** argv) {
-  return latchkey::cli::CommandLine().run(argc, argv);
-}
+int main(int argc, char** argv) { return latchkey::cli::CommandLine().run(argc, argv); }

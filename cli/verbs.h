@@ -73,4 +73,10 @@ struct TortureArgs {
 };
 Exit run_torture(const Common& common, const TortureArgs& args);
 
+struct SessionArgs {
+  std::string image;
+};
+// Holds a volume open and obeys commands on standard input (session.cpp lists them).
+Exit run_session(const Common& common, const SessionArgs& args);
+
 }  // namespace latchkey::cli

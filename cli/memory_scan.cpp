@@ -1,0 +1,116 @@
+#include "cli/memory_scan.h"
+
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "base/secret.h"
+
+namespace latchkey::cli {
+
+namespace {
+
+constexpr std::size_t kStep = 4;  // compilers keep nothing of ours at odd addresses
+constexpr std::size_t kBounceBytes = kMiB;
+
+struct Mapping {
+  u64 first = 0, end = 0;
+  bool readable = false, secret = false;
+};
+
+std::vector<Mapping> mappings() {
+  std::vector<Mapping> list;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    Mapping mapping;
+    unsigned long first = 0, end = 0;
+    char access[5] = {};
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &first, &end, access) != 3) continue;
+    mapping.first = first;
+    mapping.end = end;
+    mapping.readable = access[0] == 'r';
+    mapping.secret = line.contains("secretmem");
+    if (!line.contains("[vvar") && !line.contains("[vsyscall")) list.push_back(mapping);
+  }
+  return list;
+}
+
+}  // namespace
+
+u64 MemoryScan::hash(const std::byte* eight) {
+  u64 word;
+  std::memcpy(&word, eight, 8);
+  return (word * 0x9e3779b97f4a7c15U) >> 48;
+}
+
+void MemoryScan::add(const std::string& group, Bytes secret) {
+  auto it = std::ranges::find(groups_, group);
+  if (it == groups_.end()) it = groups_.insert(groups_.end(), group);
+  const auto number = static_cast<u32>(it - groups_.begin());
+  for (std::size_t at = 0; at + 16 <= secret.size(); at += 16) {
+    Needle needle;
+    needle.group = number;
+    env_.random(needle.mask);
+    for (std::size_t i = 0; i < 16; ++i) needle.masked[i] = secret[at + i] ^ needle.mask[i];
+    const u64 bit = hash(secret.data() + at);
+    filter_[bit / 64] |= u64{1} << (bit % 64);
+    needles_.push_back(needle);
+  }
+  burn_stack_and_registers();
+}
+
+void MemoryScan::look(const std::byte* data, std::size_t size) {
+  for (std::size_t at = 0; at + 16 <= size; at += kStep) {
+    const u64 bit = hash(data + at);
+    if (((filter_[bit / 64] >> (bit % 64)) & 1) == 0) continue;
+    for (Needle& needle : needles_) {
+      bool same = true;
+      for (std::size_t i = 0; same && i < 16; ++i)
+        same = (data[at + i] ^ needle.mask[i]) == needle.masked[i];
+      if (same) needle.now = needle.ever = true;
+    }
+  }
+}
+
+Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
+  for (Needle& needle : needles_) needle.now = false;
+  burn_stack_and_registers();
+  // The bounce buffer holds copies of what was looked at: not looked at itself.
+  void* bounce = ::mmap(nullptr, kBounceBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (bounce == MAP_FAILED) return fail(Errc::no_memory, "no memory for a scan");
+  const u64 own = reinterpret_cast<u64>(bounce);
+  for (const Mapping& mapping : mappings()) {
+    if (!mapping.readable) continue;
+    if (mapping.secret) {
+      look(reinterpret_cast<const std::byte*>(mapping.first), mapping.end - mapping.first);
+      continue;
+    }
+    for (u64 at = mapping.first; at < mapping.end; at += kBounceBytes - 64) {
+      const u64 size = std::min<u64>(kBounceBytes, mapping.end - at);
+      if (at < own + kBounceBytes && own < at + size) continue;
+      iovec local{bounce, size};
+      iovec remote{reinterpret_cast<void*>(at), size};
+      const ssize_t got = ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
+      if (got > 0) look(static_cast<const std::byte*>(bounce), static_cast<std::size_t>(got));
+    }
+  }
+  wipe(bounce, kBounceBytes);
+  ::munmap(bounce, kBounceBytes);
+  std::vector<Group> result;
+  for (const std::string& name : groups_) result.push_back({name});
+  for (const Needle& needle : needles_) {
+    Group& group = result[needle.group];
+    ++group.needles;
+    group.found_now += needle.now ? 1 : 0;
+    group.found_ever += needle.ever ? 1 : 0;
+  }
+  return result;
+}
+
+}  // namespace latchkey::cli

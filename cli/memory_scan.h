@@ -1,0 +1,49 @@
+#pragma once
+// Looks for secrets in this process's own memory. Nothing outside a process can read memfd_secret,
+// so the process looks itself: at the arena with plain loads, at every other mapping through
+// process_vm_readv.
+//
+// The needles must not be hits themselves: each is kept masked with random bytes, and what is found
+// first is a hash of eight bytes.
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "base/result.h"
+
+namespace latchkey::cli {
+
+class MemoryScan {
+ public:
+  explicit MemoryScan(Env& env) : env_(env) {}
+
+  // Adds every 16-byte piece of `secret` under the group's name.
+  void add(const std::string& group, Bytes secret);
+
+  struct Group {
+    std::string name;
+    u64 needles = 0;
+    u64 found_now = 0;   // needles with at least one hit in the last scan
+    u64 found_ever = 0;  // in any scan: a needle never found proves nothing
+  };
+  Result<std::vector<Group>> scan();
+
+ private:
+  struct Needle {
+    std::array<std::byte, 16> masked;
+    std::array<std::byte, 16> mask;
+    u32 group = 0;
+    bool now = false, ever = false;
+  };
+  void look(const std::byte* data, std::size_t size);
+  static u64 hash(const std::byte* eight);
+
+  Env& env_;
+  std::vector<std::string> groups_;
+  std::vector<Needle> needles_;
+  std::vector<u64> filter_ = std::vector<u64>(1024);  // 65536 bits
+};
+
+}  // namespace latchkey::cli
