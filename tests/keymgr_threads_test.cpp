@@ -397,7 +397,10 @@ TEST_P(Stress, everything_at_once) {
         removed += start->removal->commit().has_value();
       }
     });
+  // A second, and on a busy machine as long as it takes until everything has happened.
   pause_ms(1000);
+  for (int i = 0; i < 300 && (wiped == 0 || removed == 0 || (with_hard && cut == 0)); ++i)
+    pause_ms(100);
   stop = true;
   for (auto& thread : threads) thread.join();
   EXPECT_GT(leased.load(), 0u) << "seed " << seed;

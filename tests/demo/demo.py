@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The main job on real input: an encrypted store on a loop device, a real tree in and out, the key removed
-while writers write, a check, and the price of encryption.  ./run demo calls it after the build."""
+"""The main job on real input: an encrypted store on a loop device, a real tree in and out, the key
+removed while writers write, a check, and the price of encryption. ./run demo calls it."""
 import hashlib
 import json
 import mmap
@@ -112,9 +112,10 @@ def blocks_of(paths, tails=False):
 
 
 def search(device, heads, samples):
-    """Block heads at block borders, samples anywhere; returns how many of each are on the device."""
+    """Block heads at block borders, samples anywhere: how many of each are on the device."""
     found_heads, found_samples = set(), set()
-    with open(device.image, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+    with open(device.image, "rb") as file, \
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         at = 0
         while True:
             try:
@@ -149,7 +150,7 @@ def samples_of(paths, rng, count):
 def store_a_tree(device, folder, key):
     tree, back, part = folder / "tree", folder / "back", folder / "part"
     total, count = collect(tree)
-    say(f"2. a real tree: {count} files, {total / 1e6:.0f} MB, from /usr/include, /usr/share, /usr/lib")
+    say(f"2. a real tree: {count} files, {total / 1e6:.0f} MB, of /usr/include, share and lib")
     latchkey("policy", "set", "--key-file", key, f"{device.path}:/vault")
     start = time.monotonic()
     latchkey("put", "-q", "-r", "--key-file", key, tree, f"{device.path}:/vault/tree")
@@ -187,8 +188,8 @@ def store_a_tree(device, folder, key):
     say(f"   raw device: {heads} of {len(secret_heads)} plaintext blocks and {samples} of "
         f"{len(secret_samples)} samples and names of the vault found")
     open_found = search(device, open_heads, open_samples)
-    say(f"   the same search finds {open_found[0]} of {len(open_heads)} blocks and {open_found[1]} of "
-        f"{len(open_samples)} samples and names of the plain directory")
+    say(f"   the same search finds {open_found[0]} of {len(open_heads)} blocks and {open_found[1]} "
+        f"of {len(open_samples)} samples and names of the plain directory")
     if heads or samples or open_found != (len(open_heads), len(open_samples)):
         raise Failed("the raw device holds what it must not, or the search is blind")
     return total
@@ -300,10 +301,10 @@ def main():
         after = [remove_under_writers(device, key, inside) for inside in (False, True)]
         check = answer("check", "check", device.path)
         expect(check["clean"], check)
-        say(f"4. closed, opened again, checked: clean; {check['nodes']} nodes, {check['extents']} extent "
-            f"records, {check['inodes']} files and directories")
+        say(f"4. closed, opened again, checked: clean; {check['nodes']} nodes, {check['extents']} "
+            f"extent records, {check['inodes']} files and directories")
         say("5. throughput of encrypted writeback beside the same engine in clear, alternating")
-        row = answer("bench", "bench", "-q", "--size", "512M", "--rounds", "5", device.path)["rows"][0]
+        row = answer("bench", "bench", "-q", "--size", "512M", device.path)["rows"][0]
         say(f"   sealed {row['sealed_mib_s']:.0f} MiB/s, clear {row['clear_mib_s']:.0f} MiB/s, "
             f"ratio {row['ratio']:.3f} at {row['extent_bytes'] // 1024} KiB extents")
         say(f"demo: all of it held, in {time.monotonic() - start:.0f} s; "

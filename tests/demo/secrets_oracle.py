@@ -1,5 +1,5 @@
-"""What a master key's secrets look like in memory, computed outside of latchkey with the standard library:
-HKDF-SHA512 states, extent keys and AES-256 round keys (FIPS 180-4, RFC 5869, FIPS 197)."""
+"""What a master key's secrets look like in memory, computed outside of latchkey with the standard
+library: HKDF-SHA512 states, extent keys and AES-256 round keys (FIPS 180-4, RFC 5869, FIPS 197)."""
 import hashlib
 import hmac
 import struct
