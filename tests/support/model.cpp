@@ -1,0 +1,182 @@
+#include "tests/support/model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace latchkey::tests {
+
+namespace {
+
+std::string parent_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+Result<void> read_below(const ModelReader& reader, const std::string& path,
+                        ModelContents& contents) {
+  LK_TRY(const auto entries, reader.list(path));
+  for (const ModelReader::Entry& entry : entries) {
+    const std::string below = path.empty() ? entry.name : path + "/" + entry.name;
+    if (contents.contains(below)) return fail(Errc::exists, "a directory lists a name twice");
+    if (entry.directory) {
+      contents[below] = std::nullopt;
+      LK_TRYV(read_below(reader, below, contents));
+    } else {
+      LK_TRY(contents[below], reader.read(below));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<ModelContents> read_tree(const ModelReader& reader) {
+  ModelContents contents;
+  LK_TRYV(read_below(reader, "", contents));
+  return contents;
+}
+
+Model::Tree& Model::next_tree() { return trees_.emplace_back(Tree(trees_.back())); }
+
+void Model::add(const std::string& path, Node node) {
+  const std::string parent = parent_of(path);
+  LK_CHECK(!exists(path) && (parent.empty() || is_directory(parent)));
+  Tree& tree = next_tree();
+  node.named_at = first_call_ + trees_.size() - 1;
+  tree.emplace(path, std::move(node));
+}
+
+void Model::create(const std::string& path) { add(path, {std::make_shared<FileHistory>()}); }
+
+void Model::mkdir(const std::string& path) { add(path, {}); }
+
+void Model::unlink(const std::string& path) {
+  LK_CHECK(exists(path) && !is_directory(path));
+  next_tree().erase(path);
+}
+
+void Model::rmdir(const std::string& path) {
+  LK_CHECK(is_empty(path));
+  next_tree().erase(path);
+}
+
+FileHistory& Model::file(const std::string& path) {
+  LK_CHECK(exists(path) && !is_directory(path));
+  return *trees_.back().at(path).file;
+}
+
+void Model::write(const std::string& path, u64 offset, Bytes bytes) {
+  file(path).write(offset, bytes);
+}
+
+void Model::append(const std::string& path, Bytes bytes) {
+  file(path).write(file(path).size(), bytes);
+}
+
+void Model::truncate(const std::string& path, u64 size) { file(path).truncate(size); }
+
+void Model::fsync(const std::string& path) {
+  file(path).acknowledge();
+  u64 call = 0;
+  for (std::string name = path; !name.empty(); name = parent_of(name))
+    call = std::max(call, trees_.back().at(name).named_at);
+  durable_through(call);
+}
+
+void Model::sync() {
+  durable_through(first_call_ + trees_.size() - 1);
+  for (auto& [path, node] : trees_.back())
+    if (node.file) node.file->acknowledge();
+}
+
+void Model::durable_through(u64 call) {
+  if (call <= first_call_) return;
+  trees_.erase(trees_.begin(), trees_.begin() + static_cast<std::ptrdiff_t>(call - first_call_));
+  first_call_ = call;
+}
+
+bool Model::is_directory(const std::string& path) const {
+  const auto it = trees_.back().find(path);
+  return it != trees_.back().end() && !it->second.file;
+}
+
+bool Model::is_empty(const std::string& path) const {
+  LK_CHECK(is_directory(path));
+  return std::ranges::none_of(
+      trees_.back(), [&](const auto& entry) { return entry.first.starts_with(path + "/"); });
+}
+
+u64 Model::size(const std::string& path) const { return trees_.back().at(path).file->size(); }
+
+std::vector<std::string> Model::files() const {
+  std::vector<std::string> paths;
+  for (const auto& [path, node] : trees_.back())
+    if (node.file) paths.push_back(path);
+  return paths;
+}
+
+std::vector<std::string> Model::directories() const {
+  std::vector<std::string> paths;
+  for (const auto& [path, node] : trees_.back())
+    if (!node.file) paths.push_back(path);
+  return paths;
+}
+
+std::optional<std::string> Model::names_differ(const Tree& tree, const ModelContents& contents) {
+  for (const auto& [path, node] : tree) {
+    const auto it = contents.find(path);
+    if (it == contents.end()) return fmt::format("{} is missing", path);
+    if (it->second.has_value() != (node.file != nullptr))
+      return fmt::format("{} is a {}", path, it->second ? "file" : "directory");
+  }
+  for (const auto& [path, bytes] : contents)
+    if (!tree.contains(path)) return fmt::format("{} is there and should not", path);
+  return std::nullopt;
+}
+
+std::optional<std::string> Model::compare_live(const ModelContents& contents) const {
+  if (auto wrong = names_differ(trees_.back(), contents)) return wrong;
+  for (const auto& [path, node] : trees_.back()) {
+    if (!node.file) continue;
+    const std::vector<std::byte> expected = node.file->latest();
+    const std::vector<std::byte>& bytes = *contents.at(path);
+    if (bytes.size() != expected.size())
+      return fmt::format("{} has {} bytes instead of {}", path, bytes.size(), expected.size());
+    const auto differ = std::ranges::mismatch(bytes, expected);
+    if (differ.in1 != bytes.end())
+      return fmt::format("{} is wrong from byte {} on", path, differ.in1 - bytes.begin());
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Model::compare_recovered(const ModelContents& contents) const {
+  std::optional<std::string> names, inside;
+  for (const Tree& tree : trees_) {
+    names = names_differ(tree, contents);
+    if (names) continue;
+    inside.reset();
+    for (const auto& [path, node] : tree) {
+      if (!node.file) continue;
+      const auto wrong = node.file->explain(*contents.at(path));
+      if (!wrong) continue;
+      inside = fmt::format("{}: {}", path, *wrong);
+      break;
+    }
+    if (!inside) return std::nullopt;
+  }
+  if (inside) return inside;  // the names of some tree agree
+  return fmt::format("the names are of none of {} trees; of the last, {}", trees_.size(), *names);
+}
+
+void Model::adopt(const ModelContents& contents) {
+  Tree tree;
+  for (const auto& [path, bytes] : contents)
+    tree[path] = bytes ? Node{std::make_shared<FileHistory>(*bytes)} : Node{};
+  trees_ = {std::move(tree)};
+  first_call_ = 0;
+}
+
+}  // namespace latchkey::tests

@@ -1,0 +1,87 @@
+#pragma once
+// A file system without a disk: what a volume holds while it runs, and what it may hold after a
+// crash.
+//
+//   - Names change in the order of the calls: after a crash the tree is what it was after some
+//   call,
+//     not before the last one that is durable. Every call on names is there whole or not at all.
+//   - Contents follow FileHistory, each file on its own. fsync acknowledges the file, its name and
+//   the
+//     directories above it; sync everything.
+//
+// A call that the power may interrupt is told to the model before it is made: then it may be there.
+// A call that fails otherwise is not told. Paths are "a/b/c", the root is "". Misuse (a parent that
+// does not exist) is an LK_CHECK. Not thread-safe.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "tests/support/file_history.h"
+
+namespace latchkey::tests {
+
+// How the model looks at a volume.
+struct ModelReader {
+  struct Entry {
+    std::string name;
+    bool directory = false;
+  };
+  std::function<Result<std::vector<Entry>>(const std::string& path)> list;
+  std::function<Result<std::vector<std::byte>>(const std::string& path)> read;
+};
+
+// A whole tree as it was read: by path, nothing for a directory.
+using ModelContents = std::map<std::string, std::optional<std::vector<std::byte>>>;
+Result<ModelContents> read_tree(const ModelReader& reader);
+
+class Model {
+ public:
+  Model() : trees_(1) {}
+
+  void create(const std::string& path);
+  void mkdir(const std::string& path);
+  void unlink(const std::string& path);
+  void rmdir(const std::string& path);
+  void write(const std::string& path, u64 offset, Bytes bytes);
+  void append(const std::string& path, Bytes bytes);
+  void truncate(const std::string& path, u64 size);
+  void fsync(const std::string& path);
+  void sync();
+
+  bool exists(const std::string& path) const { return trees_.back().contains(path); }
+  bool is_directory(const std::string& path) const;
+  bool is_empty(const std::string& path) const;  // a directory
+  u64 size(const std::string& path) const;
+  std::vector<std::string> files() const;
+  std::vector<std::string> directories() const;  // without the root
+
+  // While the volume runs: nothing if the tree is what the calls have made; else the difference.
+  std::optional<std::string> compare_live(const ModelContents& contents) const;
+  // After a crash: nothing if it may have left that.
+  std::optional<std::string> compare_recovered(const ModelContents& contents) const;
+  // Goes on from there: what was recovered is durable.
+  void adopt(const ModelContents& contents);
+
+ private:
+  struct Node {
+    std::shared_ptr<FileHistory> file;  // null: a directory
+    u64 named_at = 0;                   // number of the call that made the name
+  };
+  using Tree = std::map<std::string, Node>;
+
+  Tree& next_tree();  // a copy of the last, for a call on names
+  void add(const std::string& path, Node node);
+  FileHistory& file(const std::string& path);
+  void durable_through(u64 call);
+  static std::optional<std::string> names_differ(const Tree& tree, const ModelContents& contents);
+
+  std::vector<Tree> trees_;  // after each call on names, from the durable one on
+  u64 first_call_ = 0;       // number of trees_[0]
+};
+
+}  // namespace latchkey::tests
