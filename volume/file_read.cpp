@@ -1,5 +1,5 @@
 // Reading: pages from the cache where they are, else ciphertext through a borrowed ring, verified,
-// then opened in place.
+// then opened straight into the caller's memory.
 
 #include <algorithm>
 #include <cstring>
@@ -13,6 +13,9 @@ namespace latchkey::volume {
 
 namespace {
 
+constexpr u64 kChunkBytes = 512 * kKiB;  // read at a time; a ring's buffer holds it
+constexpr u64 kBounceBytes = 64 * kKiB;
+
 // One contiguous piece of the device that becomes blocks of the file.
 struct Piece {
   u64 first_block = 0;  // of the file
@@ -20,6 +23,8 @@ struct Piece {
   std::optional<extent::Context> context;
   MutableBytes buffer;
   engine::Op op;
+
+  u64 device_offset(u64 block) const { return (record.run.block + block) * engine::kBlockBytes; }
 };
 
 Result<void> look_up(const engine::View& view, InodeNumber inode, extent::FileRange range,
@@ -48,16 +53,30 @@ Result<void> read_pieces(engine::Io& io, std::vector<Piece>& pieces) {
     piece.buffer = io.buffer().subspan(at, size);
     at += size;
     piece.op.kind = engine::OpKind::read;
-    piece.op.offset = piece.record.run.block * engine::kBlockBytes;
+    piece.op.offset = piece.device_offset(0);
     piece.op.data = piece.buffer;
     piece.op.done = [](engine::Op&) {};
     io.submit(piece.op);
   }
   while (io.pending() != 0) LK_TRYV(io.tick(io.pending()));
-  for (const Piece& piece : pieces)
+  for (const Piece& piece : pieces) {
     if (piece.op.result < 0)
       return fail_os(Errc::io, static_cast<i32>(-piece.op.result), "data cannot be read",
                      piece.op.offset);
+    const i64 bad = extent::first_mismatch(piece.buffer, piece.record.checksums);
+    if (bad >= 0)
+      return fail(Errc::damaged, "data does not match its checksum",
+                  piece.device_offset(static_cast<u64>(bad)));
+  }
+  return {};
+}
+
+// A file's blocks are encrypted as the file is, whatever the records say.
+Result<void> expect_context(const Piece& piece, const Inode& inode) {
+  const bool encrypted = inode.encrypted();
+  if (encrypted != piece.context.has_value() ||
+      (encrypted && piece.context->key_id != inode.key_id()))
+    return fail(Errc::damaged, "an extent is not encrypted as its file is", piece.device_offset(0));
   return {};
 }
 
@@ -68,32 +87,33 @@ Result<void> read_pieces(engine::Io& io, std::vector<Piece>& pieces) {
 Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBytes into) {
   const u64 blocks = into.size() / kPageBytes;
   std::vector<bool> cached(blocks);
-  bool all = true;
+  u64 missing = 0;
   for (u64 i = 0; i < blocks; ++i) {
-    cached[i] = inode.copy_page(first_block + i, 0, into.subspan(i * kPageBytes, kPageBytes));
-    all = all && cached[i];
-    if (!cached[i]) std::memset(into.data() + i * kPageBytes, 0, kPageBytes);
+    const MutableBytes block = into.subspan(i * kPageBytes, kPageBytes);
+    cached[i] = inode.copy_page(first_block + i, 0, block);
+    if (cached[i]) continue;
+    ++missing;
+    std::memset(block.data(), 0, kPageBytes);
   }
-  if (all) return {};
+  if (missing == 0) return {};
+  // Until the end: the lease is not taken away under a read, nor are its blocks reused.
   SharedLock lease(inode.lease_lock);
-  // Pages that were not in memory a moment ago are in the tree by now.
   const engine::ReadPin pin = store->pin();
+  // Pages that were not in memory a moment ago are in the tree by now.
   std::vector<Piece> pieces;
   LK_TRYV(look_up(store->view(), inode.number(), {first_block, blocks}, pieces));
   if (pieces.empty()) return {};
   const engine::BorrowedIo io = store->borrow_io();
-  const auto read = read_pieces(*io, pieces);
-  if (!read) return read;
+  LK_TRYV(read_pieces(*io, pieces));
+  bool opened = false;
   for (const Piece& piece : pieces) {
-    const i64 bad = extent::first_mismatch(piece.buffer, piece.record.checksums);
-    if (bad >= 0)
-      return fail(Errc::damaged, "data does not match its checksum",
-                  (piece.record.run.block + static_cast<u64>(bad)) * engine::kBlockBytes);
+    LK_TRYV(expect_context(piece, inode));
     std::optional<keymgr::SlotPin> slot;
     if (piece.context && !options.clear_cipher) {
       LK_TRY(keymgr::SlotPin got,
              slots->get(inode.key_lease, piece.context->key_id, piece.context->nonce));
       slot.emplace(std::move(got));
+      opened = true;
     }
     for (u32 unit = 0; unit < piece.record.run.count; ++unit) {
       const u64 index = piece.first_block - first_block + unit;
@@ -106,46 +126,51 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
         std::memcpy(target.data(), block.data(), kPageBytes);
     }
   }
-  burn_stack_and_registers();
+  if (opened) burn_stack_and_registers();
   return {};
 }
 
-Result<u64> Volume::State::read(Handle& handle, u64 offset, MutableBytes into) {
-  Inode& inode = *handle.inode;
-  LK_TRYV(unlock_inode(inode));
+Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
   const u64 size = inode.size();
   if (offset >= size) return u64{0};
-  into = into.first(std::min<u64>(into.size(), size - offset));
-  static constexpr u64 kChunk = 512 * kKiB;  // half of a ring's buffer
-  std::optional<engine::IoBuffer> bounce;
-  for (u64 done = 0; done < into.size();) {
-    const u64 at = offset + done;
-    const u64 in_block = at % kPageBytes;
-    const u64 part = std::min(kChunk - in_block, into.size() - done);
-    const u64 whole = (in_block + part + kPageBytes - 1) / kPageBytes * kPageBytes;
-    if (in_block == 0 && part == whole) {
-      LK_TRYV(read_blocks(inode, at / kPageBytes, into.subspan(done, part)));
-    } else {
-      if (!bounce) {
-        LK_TRY(auto buffer, engine::IoBuffer::create(kChunk));
-        bounce.emplace(std::move(buffer));
-      }
-      LK_TRYV(read_blocks(inode, at / kPageBytes, bounce->bytes().first(whole)));
-      std::memcpy(into.data() + done, bounce->bytes().data() + in_block, part);
+  const u64 wanted = std::min<u64>(into.size(), size - offset);
+  alignas(64) std::array<std::byte, kBounceBytes> bounce;
+  bool bounced = false;
+  Result<void> result;
+  u64 done = 0;
+  while (result && done < wanted) {
+    const u64 in_block = (offset + done) % kPageBytes;
+    const u64 block = (offset + done) / kPageBytes;
+    const u64 left = wanted - done;
+    // Whole blocks go where the caller wants them, the last one too where he has room for it.
+    const u64 whole = std::min((left + kPageBytes - 1) / kPageBytes * kPageBytes,
+                               (into.size() - done) / kPageBytes * kPageBytes);
+    if (in_block == 0 && whole != 0) {
+      const u64 chunk = std::min(whole, kChunkBytes);
+      result = read_blocks(inode, block, into.subspan(done, chunk));
+      if (result) done += std::min(chunk, left);
+      continue;
     }
+    const u64 part = std::min(left, kBounceBytes - in_block);
+    const u64 blocks = (in_block + part + kPageBytes - 1) / kPageBytes;
+    bounced = true;
+    result = read_blocks(inode, block, MutableBytes(bounce).first(blocks * kPageBytes));
+    if (!result) break;
+    std::memcpy(into.data() + done, bounce.data() + in_block, part);
     done += part;
   }
-  if (bounce && inode.attributes().encrypted) wipe(bounce->bytes());
-  return into.size();
+  if (bounced && inode.encrypted()) wipe(bounce);
+  // What came before the error is told first; the next read meets it again.
+  if (!result && done == 0) return std::unexpected(result.error());
+  return done;
 }
 
 Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
   LK_TRY(const auto handle, state_->find(id));
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   if (!handle->flags.read) return fail(Errc::bad_handle, "the handle is not open for reading");
-  if (handle->inode->lost_data)
-    return fail(Errc::io, "data of this file was lost when its key was removed");
-  return state_->read(*handle, offset, into);
+  LK_TRYV(state_->ready(*handle));
+  return state_->read(*handle->inode, offset, into);
 }
 
 }  // namespace latchkey::volume

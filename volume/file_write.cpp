@@ -1,5 +1,5 @@
-// Writing, truncating, flushing. The order of a write (design 6): room in the cache, space on the
-// device, the key's gate, the copy.
+// Writing and truncating. The order of a write (design 6): room in the cache, space on the device,
+// the key's gate, the copy.
 
 #include <algorithm>
 #include <cstring>
@@ -11,68 +11,9 @@ namespace latchkey::volume {
 
 namespace {
 
-constexpr u64 kFileBytesMax = u64{1} << 62;
-constexpr u64 kPagesAtOnce = 256;  // of one reservation and one pass of the gate
+constexpr u64 kPagesAtOnce = 512;  // of one reservation and one pass of the gate: 2 MiB
 constexpr u32 kRecordsAPage = 4;   // map entry and its cut neighbours, extent record, inode item
 constexpr u32 kRecordBytesAPage = 220;
-
-}  // namespace
-
-void Volume::State::pages_gone(u64 count) {
-  Lock lock(dirty_mutex);
-  pages_in_memory -= count;
-  dirty_changed.notify_all();
-}
-
-void Volume::State::wait_for_room() {
-  const u64 limit = options.dirty_bytes_max / kPageBytes;
-  for (;;) {
-    {
-      Lock lock(dirty_mutex);
-      if (pages_in_memory < limit) {
-        if (pages_in_memory * 2 >= limit) dirty_changed.notify_all();
-        return;
-      }
-      dirty_changed.notify_all();
-      if (!workers.empty()) {
-        dirty_changed.wait_for(dirty_mutex, 50'000'000);
-        // A store that has stopped takes nothing any more; the write will say so.
-        if (store->failure()) return;
-        continue;
-      }
-    }
-    for (const InodePtr& inode : dirty_inodes())
-      if (!flush(*inode)) return;
-  }
-}
-
-Result<void> Volume::State::flush_locked(Inode& inode) {
-  SharedLock lease(inode.lease_lock);
-  u64 transaction = 0;
-  auto flushed = pipeline->flush(inode, transaction);
-  if (transaction > inode.last_transaction) inode.last_transaction = transaction;
-  return flushed;
-}
-
-Result<void> Volume::State::flush(Inode& inode) {
-  if (!pipeline) return {};
-  Lock lock(inode.flush_mutex);
-  return flush_locked(inode);
-}
-
-Result<void> Volume::State::tell_errors(Handle& handle) {
-  Inode& inode = *handle.inode;
-  if (inode.error_pending.exchange(false)) {
-    Lock lock(inode.mutex);
-    return std::unexpected(inode.error);
-  }
-  if (inode.lost_data) return fail(Errc::io, "data of this file was lost when its key was removed");
-  if (auto failure = store->failure(); failure && !handle.stop_told.exchange(true))
-    return std::unexpected(*failure);
-  return {};
-}
-
-namespace {
 
 // The part of [offset, offset + from.size()) that lies in page `index`.
 struct PagePart {
@@ -86,141 +27,148 @@ PagePart part_of(u64 index, u64 offset, Bytes from) {
   return {start - index * kPageBytes, from.subspan(start - offset, end - start)};
 }
 
+// What the device has of a write's first and last page, where those are not written whole.
+struct Edges {
+  alignas(64) std::array<std::byte, 2 * kPageBytes> bytes;
+  std::array<u64, 2> index{};
+  std::array<bool, 2> there{};
+
+  Bytes of(u64 page) const {
+    for (u32 i = 0; i < 2; ++i)
+      if (there[i] && index[i] == page) return Bytes(bytes).subspan(i * kPageBytes, kPageBytes);
+    return {};
+  }
+  ~Edges() {
+    if (there[0] || there[1]) wipe(bytes);
+  }
+};
+
 }  // namespace
 
-// With write_mutex held; the piece touches at most kPagesAtOnce pages.
-Result<void> Volume::State::write_at(Handle& handle, u64 offset, Bytes from) {
-  Inode& inode = *handle.inode;
+// The piece touches at most kPagesAtOnce pages. Nobody else writes this file meanwhile, but a flush
+// may take its pages.
+Result<void> Volume::State::write_piece(Inode& inode, u64 offset, Bytes from, bool use_reserve) {
   const u64 first = offset / kPageBytes;
   const u64 count = (offset + from.size() - 1) / kPageBytes - first + 1;
-  const bool encrypted = inode.attributes().encrypted;
   LK_TRYV(unlock_inode(inode));
-  wait_for_room();
-  LK_TRY(engine::Reservation space, store->reserve({count, static_cast<u32>(count * kRecordsAPage),
-                                                    static_cast<u32>(count * kRecordBytesAPage)}));
-  // Pages that are only partly written need what the device has; nobody else writes this file now.
-  LK_TRY(auto base, engine::IoBuffer::create(2 * kPageBytes));
-  std::array<bool, 2> have_base{};
-  const std::array<u64, 2> edges{first, first + count - 1};
-  for (u32 i = 0; i < 2; ++i) {
-    if (part_of(edges[i], offset, from).bytes.size() == kPageBytes) continue;
-    if (edges[i] * kPageBytes >= inode.size()) continue;
-    LK_TRYV(read_blocks(inode, edges[i], base.bytes().subspan(i * kPageBytes, kPageBytes)));
-    have_base[i] = true;
+  LK_TRY(Room room, take_room(count));
+  Edges edges;
+  edges.index = {first, first + count - 1};
+  for (u32 i = 0; i < (count == 1 ? 1U : 2U); ++i) {
+    const bool whole = part_of(edges.index[i], offset, from).bytes.size() == kPageBytes;
+    if (whole || edges.index[i] * kPageBytes >= inode.size()) continue;
+    LK_TRYV(read_blocks(inode, edges.index[i],
+                        MutableBytes(edges.bytes).subspan(i * kPageBytes, kPageBytes)));
+    edges.there[i] = true;
   }
-  SharedLock lease(inode.lease_lock);
-  std::optional<keymgr::GatePass> pass;
-  if (encrypted) {
-    LK_TRY(keymgr::GatePass entered, keymgr::GatePass::enter(inode.key_lease));
-    pass.emplace(std::move(entered));
+  // Dirty pages have their space already. Those that a flush takes in the meantime need new space:
+  // then the rest is reserved and the copy goes on.
+  u64 wanted = inode.pages_without_space(first, count);
+  for (u64 index = first; index < first + count; wanted = first + count - index) {
+    engine::Reservation space;
+    if (wanted != 0) {
+      LK_TRY(space, store->reserve({wanted, static_cast<u32>(wanted * kRecordsAPage),
+                                    wanted * kRecordBytesAPage},
+                                   use_reserve));
+    }
+    SharedLock lease(inode.lease_lock);
+    std::optional<keymgr::GatePass> pass;
+    if (inode.encrypted()) {
+      LK_TRY(keymgr::GatePass entered, keymgr::GatePass::enter(inode.key_lease));
+      pass.emplace(std::move(entered));
+    }
+    const i64 now = static_cast<i64>(env.realtime_ns());
+    for (; index < first + count; ++index) {
+      const PagePart part = part_of(index, offset, from);
+      if (!inode.write_page({index, part.in_page, part.bytes, edges.of(index), now}, room, space))
+        break;
+    }
   }
-  const i64 now = static_cast<i64>(env.realtime_ns());
-  u64 fresh = 0;
-  for (u64 index = first; index < first + count; ++index) {
-    const PagePart part = part_of(index, offset, from);
-    const u32 edge = index == first ? 0 : 1;
-    const Bytes old = (index == first || index == first + count - 1) && have_base[edge]
-                          ? Bytes(base.bytes()).subspan(edge * kPageBytes, kPageBytes)
-                          : Bytes{};
-    if (inode.write_page(index, part.in_page, part.bytes, old, space, now)) ++fresh;
-  }
-  Lock lock(dirty_mutex);
-  pages_in_memory += fresh;
   return {};
 }
 
-Result<u64> Volume::write(HandleId id, u64 offset, Bytes from) {
-  State& state = *state_;
-  LK_TRY(const auto handle, state.find(id));
+// `offset`: none for the end of the file. Answers where it was written.
+Result<u64> Volume::State::write(HandleId id, std::optional<u64> offset, Bytes from) {
+  LK_TRY(const auto handle, find(id));
   if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
-  if (state.options.read_only) return fail(Errc::read_only, "the volume is open read-only");
-  LK_TRYV(state.tell_errors(*handle));
-  if (offset > kFileBytesMax - from.size()) return fail(Errc::too_big, "a file is too big");
-  Lock writer(handle->inode->write_mutex);
+  LK_TRYV(must_be_writable());
+  LK_TRYV(ready(*handle));
+  if (auto failure = store->failure()) {
+    handle->stop_told = true;
+    return std::unexpected(*failure);
+  }
+  Inode& inode = *handle->inode;
+  Lock writer(inode.write_mutex);
+  if (!offset || handle->flags.append) offset = inode.size();
+  if (*offset > kFileBytesMax || from.size() > kFileBytesMax - *offset)
+    return fail(Errc::too_big, "a file is too big");
+  const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);
   for (u64 done = 0; done < from.size();) {
-    const u64 piece = std::min<u64>(from.size() - done, (kPagesAtOnce - 1) * kPageBytes);
-    LK_TRYV(state.write_at(*handle, offset + done, from.subspan(done, piece)));
+    const u64 piece = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
+    LK_TRYV(write_piece(inode, *offset + done, from.subspan(done, piece), false));
     done += piece;
   }
+  return *offset;
+}
+
+Result<u64> Volume::write(HandleId id, u64 offset, Bytes from) {
+  LK_TRYV(state_->write(id, offset, from));
   return from.size();
 }
 
-Result<u64> Volume::append(HandleId id, Bytes from) {
-  State& state = *state_;
-  LK_TRY(const auto handle, state.find(id));
-  if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
-  if (state.options.read_only) return fail(Errc::read_only, "the volume is open read-only");
-  LK_TRYV(state.tell_errors(*handle));
-  Lock writer(handle->inode->write_mutex);
-  const u64 offset = handle->inode->size();
-  if (offset > kFileBytesMax - from.size()) return fail(Errc::too_big, "a file is too big");
-  for (u64 done = 0; done < from.size();) {
-    const u64 piece = std::min<u64>(from.size() - done, (kPagesAtOnce - 1) * kPageBytes);
-    LK_TRYV(state.write_at(*handle, offset + done, from.subspan(done, piece)));
-    done += piece;
-  }
-  return offset;
-}
+Result<u64> Volume::append(HandleId id, Bytes from) { return state_->write(id, {}, from); }
 
 Result<void> Volume::truncate(HandleId id, u64 size) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
   if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
-  LK_TRYV(state.tell_errors(*handle));
+  LK_TRYV(state.must_be_writable());
+  LK_TRYV(state.ready(*handle));
   if (size > kFileBytesMax) return fail(Errc::too_big, "a file is too big");
-  return state.truncate(*handle->inode, size);
+  return state.truncate(handle->inode, size);
 }
 
 // The tail of the last page is zeroed as a write of its own, so that what lay there never comes
-// back when the file grows again; then the map beyond goes and the size with it, in one
-// transaction.
-Result<void> Volume::State::truncate(Inode& inode, u64 size) {
-  Lock writer(inode.write_mutex);
-  const u64 old_size = inode.size();
+// back when the file grows again; then the map beyond goes and the size with it.
+Result<void> Volume::State::truncate(const InodePtr& inode, u64 size) {
+  Lock writer(inode->write_mutex);
+  const u64 old_size = inode->size();
   if (size == old_size) return {};
+  LK_TRYV(unlock_inode(*inode));
   if (size < old_size && size % kPageBytes != 0) {
+    static constexpr std::array<std::byte, kPageBytes> kZeros{};
     const u64 tail = std::min(kPageBytes - size % kPageBytes, old_size - size);
-    const std::vector<std::byte> zeros(tail);
-    Handle self;
-    self.inode = std::shared_ptr<Inode>(&inode, [](Inode*) {});
-    LK_TRYV(write_at(self, size, zeros));
+    LK_TRYV(write_piece(*inode, size, Bytes(kZeros).first(tail), true));
   }
   // Dirty data goes down first: the size in the tree must not run ahead of it.
-  LK_TRYV(flush(inode));
-  Lock flush_lock(inode.flush_mutex);
+  if (size != 0) LK_TRYV(flush(inode));
+  Lock flush_lock(inode->flush_mutex);
+  inode->drop_pages((size + kPageBytes - 1) / kPageBytes);
+  return cut_map(*inode, size);
+}
+
+// From the end in bounded steps, the size along with them: whatever commit is the last one before a
+// crash, the file ends where its map ends.
+Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
+  static constexpr std::size_t kEntriesAtOnce = 64;
   const u64 first_gone = (size + kPageBytes - 1) / kPageBytes;
-  inode.drop_pages(first_gone);
-  static constexpr u64 kEntriesAtOnce = 64;
   for (bool more = true; more;) {
     LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(auto entries, map_entries(transaction, inode.number(),
-                                     {first_gone, kFileBytesMax / kPageBytes - first_gone}));
-    more = entries.size() > kEntriesAtOnce;
-    // From the end, so that after a crash the file has a hole nowhere.
-    if (more) entries.erase(entries.begin(), entries.end() - kEntriesAtOnce);
-    const u64 from = more ? entries.front().file_block : first_gone;
-    LK_TRYV(apply(transaction, inode.number(),
-                  extent::punch(entries, {from, kFileBytesMax / kPageBytes - from})));
-    if (more) continue;
-    Attributes attributes = inode.attributes();
-    attributes.size = size;
-    attributes.mtime_ns = attributes.ctime_ns = static_cast<i64>(env.realtime_ns());
-    LK_TRYV(put_inode(transaction, inode.number(), attributes));
-    inode.set_attributes(attributes);
-    inode.set_size(size);
+    LK_TRY(auto entries, last_entries(transaction, inode.number(), first_gone, kEntriesAtOnce));
+    more = entries.size() == kEntriesAtOnce;
+    const u64 from = more ? std::max(first_gone, entries.back().file_block) : first_gone;
+    std::ranges::reverse(entries);
+    LK_TRYV(
+        apply(transaction, inode.number(), extent::punch(entries, {from, kFileBlocksMax - from})));
+    inode.set_size(more ? from * kPageBytes : size);
+    const i64 now = static_cast<i64>(env.realtime_ns());
+    const Attributes item = inode.change(
+        [&](Attributes& attributes) { attributes.mtime_ns = attributes.ctime_ns = now; });
+    LK_TRYV(put_inode(transaction, inode.number(), item));
     inode.last_transaction = transaction.id();
   }
   return {};
-}
-
-Result<void> Volume::fsync(HandleId id) {
-  State& state = *state_;
-  LK_TRY(const auto handle, state.find(id));
-  const auto flushed = handle->directory ? Result<void>{} : state.flush(*handle->inode);
-  LK_TRYV(state.tell_errors(*handle));
-  LK_TRYV(flushed);
-  return state.store->commit();
 }
 
 }  // namespace latchkey::volume

@@ -1,4 +1,6 @@
-// Inodes in memory and the handles on them.
+// Opening and closing; what an inode and its map look like from outside.
+
+#include <algorithm>
 
 #include "base/check.h"
 #include "extent/context.h"
@@ -6,192 +8,152 @@
 
 namespace latchkey::volume {
 
-Result<InodePtr> Volume::State::get(InodeNumber number) {
-  {
-    Lock lock(table_mutex);
-    if (const auto it = inodes.find(number); it != inodes.end()) return it->second;
-  }
-  LK_TRY(const Attributes attributes, get_inode(store->view(), number));
-  Lock lock(table_mutex);
-  const auto [it, fresh] = inodes.try_emplace(number);
-  if (fresh) it->second = std::make_shared<Inode>(number, attributes, *this);
-  return it->second;
+namespace {
+
+constexpr int kRacesMax = 1000;  // an open that meets so many unlinks in a row gives up
+
+}  // namespace
+
+Result<void> Volume::State::must_be_writable() const {
+  if (!writable()) return fail(Errc::read_only, "the volume is open read-only");
+  return {};
 }
 
-void Volume::State::return_lease(Inode& inode) {
-  bool last = false;
-  {
-    ExclusiveLock lock(inode.lease_lock);
-    if (!inode.key_lease.held()) return;
-    last = keyring.release(inode.key_lease);
-  }
-  if (last) slots->evict_key(inode.key_id());
-}
-
-void Volume::State::forget_if_idle(const InodePtr& inode) {
-  {
-    Lock lock(table_mutex);
-    if (inode->handles != 0 || !inode->clean()) return;
-    const auto it = inodes.find(inode->number());
-    if (it == inodes.end() || it->second != inode) return;
-    inodes.erase(it);
-  }
-  return_lease(*inode);
-}
-
-// Takes the lease that the inode's data needs; one that a removal has cut off is given back first.
-Result<void> Volume::State::unlock_inode(Inode& inode) {
-  const Attributes attributes = inode.attributes();
-  if (!attributes.encrypted) return {};
-  {
-    SharedLock lock(inode.lease_lock);
-    if (inode.key_lease.held() && !inode.key_lease.cut_off()) return {};
-  }
-  ExclusiveLock lock(inode.lease_lock);
-  if (inode.key_lease.held() && !inode.key_lease.cut_off()) return {};
-  if (inode.key_lease.held()) keyring.release(inode.key_lease);
-  return keyring.lease(attributes.key_id, inode.number(), inode.key_lease);
-}
-
-Result<std::shared_ptr<Handle>> Volume::State::find(HandleId id) {
+Result<HandlePtr> Volume::State::find(HandleId id) {
   Lock lock(table_mutex);
   const auto it = handles.find(static_cast<u64>(id));
   if (it == handles.end()) return fail(Errc::bad_handle, "there is no such handle");
   return it->second;
 }
 
-HandleId Volume::State::add_handle(std::shared_ptr<Handle> handle) {
+HandleId Volume::State::add_handle(HandlePtr handle) {
+  handle->since_ns = env.realtime_ns();
+  handle->losses = handle->inode->losses;
+  const u64 errors = handle->inode->errors;
+  handle->errors_told = handle->inode->error_untold && errors != 0 ? errors - 1 : errors;
   Lock lock(table_mutex);
   const u64 id = next_handle++;
+  handle->inode->handle_ids.push_back(id);
   handles.emplace(id, std::move(handle));
   return HandleId{id};
 }
 
-std::vector<InodePtr> Volume::State::dirty_inodes() {
+void Volume::State::drop_handle(HandleId id) {
   Lock lock(table_mutex);
-  std::vector<InodePtr> dirty;
-  for (const auto& [number, inode] : inodes)
-    if (!inode->clean()) dirty.push_back(inode);
-  return dirty;
+  const auto it = handles.find(static_cast<u64>(id));
+  if (it == handles.end()) return;
+  std::erase(it->second->inode->handle_ids, static_cast<u64>(id));
+  handles.erase(it);
 }
 
-namespace {
-
-// Counts an open of the inode before anybody can forget it.
-struct OpenCount {
-  Inode* inode;
-  bool kept = false;
-  ~OpenCount() {
-    if (!kept) --inode->handles;
+// A busy file's lease lets nobody new in: the key itself must be there (compat: the lease will do).
+Result<void> Volume::State::pass_door(Inode& inode) {
+  if (!inode.encrypted()) return {};
+  keymgr::Lease door;
+  const auto opened = keyring.lease(inode.key_id(), inode.number(), door);
+  if (!opened) {
+    SharedLock lock(inode.lease_lock);
+    const bool busy = inode.key_lease.held() && !inode.key_lease.cut_off();
+    if (options.compat_fscrypt && busy) return {};
+    return opened;
   }
-};
-
-}  // namespace
+  const auto unlocked = unlock_inode(inode);
+  if (keyring.release(door)) slots->evict_key(inode.key_id());
+  return unlocked;
+}
 
 Result<HandleId> Volume::open_file(Caller caller, InodeNumber directory, std::string_view name,
                                    OpenFlags flags, u32 mode, std::string path) {
   State& state = *state_;
-  auto entry = state.find_entry(directory, name);
-  InodeNumber number = 0;
-  if (entry) {
-    if (flags.create && flags.exclusive) return fail(Errc::exists, "there is such a name already");
-    if (entry->kind == FileKind::directory) return fail(Errc::is_dir, "is a directory");
-    number = entry->inode;
-  } else if (flags.create && entry.error().code == Errc::not_found) {
-    LK_TRY(number, state.make(caller, directory, name, FileKind::regular, mode));
-  } else {
-    return std::unexpected(entry.error());
+  if (flags.write) LK_TRYV(state.must_be_writable());
+  for (int races = 0;; ++races) {
+    const auto entry = state.find_entry(directory, name);
+    InodeNumber number = 0;
+    if (entry) {
+      if (flags.create && flags.exclusive)
+        return fail(Errc::exists, "there is such a name already");
+      if (entry->kind == FileKind::directory) return fail(Errc::is_dir, "is a directory");
+      number = entry->inode;
+    } else if (flags.create && entry.error().code == Errc::not_found) {
+      const auto made = state.make(caller, directory, name, FileKind::regular, mode);
+      const bool late = !made && made.error().code == Errc::exists && !flags.exclusive;
+      if (late && races < kRacesMax) continue;
+      if (!made) return std::unexpected(made.error());
+      number = *made;
+    } else {
+      return std::unexpected(entry.error());
+    }
+    auto used = state.use(number);
+    if (!used && used.error().code == Errc::not_found && races < kRacesMax) continue;
+    LK_TRY(State::Use use, std::move(used));
+    if (use->attributes().kind != FileKind::regular)
+      return fail(Errc::malformed, "a directory entry and its inode do not agree");
+    auto handle = std::make_shared<Handle>();
+    handle->inode = use.inode();
+    handle->flags = flags;
+    handle->uid = caller.uid;
+    handle->path = std::move(path);
+    // Before the door, so that who is inside is always listed.
+    const HandleId id = state.add_handle(std::move(handle));
+    auto opened = state.pass_door(*use);
+    if (opened && flags.truncate && flags.write) opened = state.truncate(use.inode(), 0);
+    if (!opened) {
+      state.drop_handle(id);
+      return std::unexpected(opened.error());
+    }
+    use.keep();
+    return id;
   }
-  LK_TRY(const InodePtr inode, state.get(number));
-  {
-    Lock lock(state.table_mutex);
-    // It may have been forgotten since: then what the table holds now is the inode.
-    state.inodes.try_emplace(number, inode);
-    if (state.inodes.at(number) != inode) return fail(Errc::busy, "the file is changing");
-    ++inode->handles;
-  }
-  OpenCount count{inode.get()};
-  const Attributes attributes = inode->attributes();
-  if (attributes.encrypted) {
-    // A busy file's lease does not let anybody new in: the key itself must be there.
-    keymgr::Lease door;
-    const auto opened = state.keyring.lease(attributes.key_id, number, door);
-    const bool through = !opened && state.options.compat_fscrypt && inode->key_lease.held();
-    if (!opened && !through) return std::unexpected(opened.error());
-    auto unlocked = through ? Result<void>{} : state.unlock_inode(*inode);
-    if (door.held()) state.keyring.release(door);
-    LK_TRYV(unlocked);
-  }
-  if (flags.truncate && flags.write) LK_TRYV(state.truncate(*inode, 0));
-  auto handle = std::make_shared<Handle>();
-  handle->inode = inode;
-  handle->flags = flags;
-  handle->uid = caller.uid;
-  handle->path = std::move(path);
-  handle->since_ns = state.env.realtime_ns();
-  count.kept = true;
-  return state.add_handle(std::move(handle));
 }
 
 Result<HandleId> Volume::open_directory(Caller caller, InodeNumber directory, std::string path) {
   State& state = *state_;
-  LK_TRY(const Attributes attributes, state.directory_attributes(directory));
-  LK_TRY(const InodePtr inode, state.get(directory));
-  {
-    Lock lock(state.table_mutex);
-    state.inodes.try_emplace(directory, inode);
-    if (state.inodes.at(directory) != inode) return fail(Errc::busy, "the directory is changing");
-    ++inode->handles;
-  }
+  LK_TRY(State::Use use, state.use(directory));
+  if (use->attributes().kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   // A locked directory can be opened: it lists no-key names.
-  if (attributes.encrypted) (void)state.unlock_inode(*inode);
+  (void)state.unlock_inode(*use);
   auto handle = std::make_shared<Handle>();
-  handle->inode = inode;
+  handle->inode = use.keep();
   handle->uid = caller.uid;
   handle->path = std::move(path);
-  handle->since_ns = state.env.realtime_ns();
   handle->directory = true;
   return state.add_handle(std::move(handle));
 }
 
 Result<void> Volume::close_handle(HandleId id) {
   State& state = *state_;
-  std::shared_ptr<Handle> handle;
-  bool last = false;
+  LK_TRY(const HandlePtr handle, state.find(id));
   {
+    // Of two closes of one handle one finds it here.
     Lock lock(state.table_mutex);
-    const auto it = state.handles.find(static_cast<u64>(id));
-    if (it == state.handles.end()) return fail(Errc::bad_handle, "there is no such handle");
-    handle = std::move(it->second);
-    state.handles.erase(it);
-    last = handle->inode->handles == 1;
+    if (state.handles.erase(static_cast<u64>(id)) == 0)
+      return fail(Errc::bad_handle, "there is no such handle");
+    std::erase(handle->inode->handle_ids, static_cast<u64>(id));
   }
-  const InodePtr inode = handle->inode;
-  Result<void> result;
-  if (last && inode->unlinked) {
-    Lock flush(inode->flush_mutex);
-    inode->drop_pages(0);
-    --inode->handles;
-    result = state.reap(inode->number());
-  } else {
-    const Attributes attributes = inode->attributes();
-    const bool leaving =
-        last && attributes.encrypted &&
-        state.keyring.status(attributes.key_id, 0).state != keymgr::KeyState::present;
-    // The last one out of a key that is being removed flushes before its lease goes.
-    if (leaving && inode->key_lease.held() && !inode->key_lease.cut_off())
-      result = state.flush(*inode);
-    if (auto told = state.tell_errors(*handle); !told && result) result = told;
-    --inode->handles;
-    if (last) inode->lost_data = false;
-    if (leaving && !result) {
-      // What cannot be written now never can be: the key goes.
-      Lock flush(inode->flush_mutex);
-      inode->drop_pages(0);
-    }
+  const auto ended = state.end_use(handle->inode);
+  LK_TRYV(state.tell_errors(*handle));
+  return ended;
+}
+
+Result<void> Volume::State::ready(Handle& handle) {
+  LK_TRYV(unlock_inode(*handle.inode));
+  if (handle.losses != handle.inode->losses)
+    return fail(Errc::io, "data of this file was lost when its key was removed");
+  return {};
+}
+
+Result<void> Volume::State::tell_errors(Handle& handle) {
+  Inode& inode = *handle.inode;
+  const u64 errors = inode.errors;
+  if (handle.errors_told.exchange(errors) != errors) {
+    inode.error_untold = false;
+    return std::unexpected(inode.last_error());
   }
-  state.forget_if_idle(inode);
-  return result;
+  if (handle.losses != inode.losses && !handle.loss_told.exchange(true))
+    return fail(Errc::io, "data of this file was lost when its key was removed");
+  if (auto failure = store->failure(); failure && !handle.stop_told.exchange(true))
+    return std::unexpected(*failure);
+  return {};
 }
 
 namespace {
@@ -215,16 +177,13 @@ Stat to_stat(InodeNumber number, const Attributes& attributes) {
 
 Result<Stat> Volume::stat(InodeNumber number) {
   State& state = *state_;
-  std::optional<Attributes> attributes;
-  {
-    Lock lock(state.table_mutex);
-    if (const auto it = state.inodes.find(number); it != state.inodes.end())
-      attributes = it->second->attributes();
-  }
-  if (!attributes) {
+  Attributes attributes;
+  if (const InodePtr inode = state.in_memory(number)) {
+    attributes = inode->attributes();
+  } else {
     LK_TRY(attributes, get_inode(state.store->view(), number));
   }
-  Stat stat = to_stat(number, *attributes);
+  Stat stat = to_stat(number, attributes);
   LK_TRYV(state.store->view().scan(engine::kFirstSubvolume, {number, kMapType, 0},
                                    {number, kMapType, ~u64{0}},
                                    [&](const engine::Key& key, Bytes value) {
@@ -245,10 +204,10 @@ Result<Stat> Volume::stat(HandleId id) {
 Result<std::vector<MapRow>> Volume::map(HandleId id) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
-  LK_TRYV(state.flush(*handle->inode));
+  if (handle->directory) return fail(Errc::is_dir, "is a directory");
+  LK_TRYV(state.flush(handle->inode));
   const engine::View view = state.store->view();
-  LK_TRY(const auto entries,
-         map_entries(view, handle->inode->number(), {0, (u64{1} << 62) / kPageBytes}));
+  LK_TRY(const auto entries, map_entries(view, handle->inode->number(), {0, kFileBlocksMax}));
   std::vector<MapRow> rows;
   for (const extent::MapEntry& entry : entries) {
     for (u32 done = 0; done < entry.blocks;) {

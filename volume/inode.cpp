@@ -4,22 +4,33 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "base/secret.h"
+#include "writeback/plan.h"
 
 namespace latchkey::volume {
 
-Inode::~Inode() { LK_CHECK_MSG(!key_lease.held(), "an inode is forgotten with its key's lease"); }
+Inode::~Inode() {
+  LK_CHECK_MSG(!key_lease.held(), "an inode is forgotten with its key's lease");
+  drop_pages(0);
+}
 
 Attributes Inode::attributes() const {
   Lock lock(mutex);
   return attributes_;
 }
 
-void Inode::set_attributes(const Attributes& attributes) {
+Attributes Inode::change(const std::function<void(Attributes&)>& fn) {
   Lock lock(mutex);
   const u64 size = attributes_.size;
-  attributes_ = attributes;
+  fn(attributes_);
   attributes_.size = size;
+  Attributes item = attributes_;
+  item.size = tree_size_;
+  return item;
+}
+
+bool Inode::encrypted() const {
+  Lock lock(mutex);
+  return attributes_.encrypted;
 }
 
 u64 Inode::size() const {
@@ -43,12 +54,12 @@ bool Inode::clean() const {
   return pages_.empty();
 }
 
-bool Inode::has_page(u64 index) const {
+Error Inode::last_error() const {
   Lock lock(mutex);
-  return pages_.contains(index);
+  return error_;
 }
 
-u64 Inode::clean_pages(u64 first, u64 count) const {
+u64 Inode::pages_without_space(u64 first, u64 count) const {
   Lock lock(mutex);
   u64 dirty = 0;
   for (auto it = pages_.lower_bound(first); it != pages_.end() && it->first < first + count; ++it)
@@ -60,50 +71,43 @@ bool Inode::copy_page(u64 index, u64 offset, MutableBytes into) const {
   Lock lock(mutex);
   const auto it = pages_.find(index);
   if (it == pages_.end()) return false;
-  std::memcpy(into.data(), it->second.data.bytes().data() + offset, into.size());
+  std::memcpy(into.data(), it->second.data + offset, into.size());
   return true;
 }
 
-void Inode::wait_sealed(u64 index) {
-  for (;;) {
-    const auto it = pages_.find(index);
-    if (it == pages_.end() || !it->second.sealing) return;
-    sealed_.wait(mutex);
-  }
-}
-
-bool Inode::write_page(u64 index, u64 offset, Bytes from, Bytes base, engine::Reservation& space,
-                       i64 now_ns) {
+bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& space) {
   Lock lock(mutex);
-  wait_sealed(index);
-  const auto [it, fresh] = pages_.try_emplace(index);
-  Page& page = it->second;
-  if (fresh) {
-    auto buffer = engine::IoBuffer::create(kPageBytes);
-    LK_CHECK_MSG(buffer, "no memory for a page within the dirty limit");
-    page.data = std::move(*buffer);
-    if (!base.empty()) std::memcpy(page.data.bytes().data(), base.data(), kPageBytes);
+  auto it = pages_.find(write.index);
+  // D5: closed to writers while it is being sealed, and only then.
+  while (it != pages_.end() && it->second.sealing) {
+    sealed_.wait(mutex);
+    it = pages_.find(write.index);
   }
-  std::memcpy(page.data.bytes().data() + offset, from.data(), from.size());
-  attributes_.size = std::max(attributes_.size, index * kPageBytes + offset + from.size());
-  attributes_.mtime_ns = attributes_.ctime_ns = now_ns;
-  if (page.dirty) return fresh;
-  page.dirty = true;
+  const bool dirty = it != pages_.end() && it->second.dirty;
+  if (!dirty && space.data_blocks() == 0) return false;
+  if (it == pages_.end()) {
+    it = pages_.try_emplace(write.index).first;
+    it->second.data = room.take();
+    if (!write.base.empty()) std::memcpy(it->second.data, write.base.data(), kPageBytes);
+  }
+  std::memcpy(it->second.data + write.offset, write.from.data(), write.from.size());
+  attributes_.size =
+      std::max(attributes_.size, write.index * kPageBytes + write.offset + write.from.size());
+  attributes_.mtime_ns = attributes_.ctime_ns = write.now_ns;
+  if (dirty) return true;
+  it->second.dirty = true;
   ++dirty_pages_;
-  const u64 tree_share = space.data_blocks() == 0 ? 0 : space.tree_blocks() / space.data_blocks();
-  space_.merge(space.take(1, tree_share));
-  return fresh;
+  space_.merge(writeback::take_share(space, 1));
+  return true;
 }
 
 void Inode::drop_if_clean(Pages::iterator page) {
   if (page->second.dirty || page->second.in_flight) return;
-  if (attributes_.encrypted) wipe(page->second.data.bytes());
+  memory_.give_back(page->second.data);
   pages_.erase(page);
-  budget_.pages_gone(1);
 }
 
-u64 Inode::drop_pages(u64 first) {
-  Lock lock(mutex);
+u64 Inode::drop(u64 first) {
   u64 dropped = 0;
   for (auto it = pages_.lower_bound(first); it != pages_.end();) {
     LK_CHECK_MSG(!it->second.in_flight, "pages are dropped under the flush lock only");
@@ -112,29 +116,49 @@ u64 Inode::drop_pages(u64 first) {
     drop_if_clean(it++);
   }
   dirty_pages_ -= dropped;
-  const u64 tree_share =
-      space_.data_blocks() == 0 ? 0 : space_.tree_blocks() / space_.data_blocks();
-  const engine::Reservation gone = space_.take(dropped, tree_share * dropped);
+  const engine::Reservation gone = writeback::take_share(space_, dropped);
   return dropped * kPageBytes;
 }
 
-const keymgr::Lease* Inode::lease() const { return attributes_.encrypted ? &key_lease : nullptr; }
+u64 Inode::drop_pages(u64 first) {
+  Lock lock(mutex);
+  return drop(first);
+}
+
+u64 Inode::lose_pages() {
+  Lock lock(mutex);
+  const u64 lost = drop(0);
+  attributes_.size = tree_size_;
+  return lost;
+}
+
+const keymgr::Lease* Inode::lease() const { return encrypted() ? &key_lease : nullptr; }
+
+crypto::KeyId Inode::key_id() const {
+  Lock lock(mutex);
+  return attributes_.key_id;
+}
 
 std::vector<writeback::DirtyPage> Inode::take(u64 from, u32 pages_max, engine::Reservation& space) {
   Lock lock(mutex);
   std::vector<writeback::DirtyPage> taken;
+  if (from != 0 && attributes_.size > flight_size_) {
+    // The file has grown since the last take. If it grew inside of its last page, then what comes
+    // after must not land before that page does, which this flush has passed by.
+    const auto tail = pages_.find(flight_size_ / kPageBytes);
+    if (tail != pages_.end() && tail->first < from && tail->second.dirty) return taken;
+  }
+  flight_size_ = attributes_.size;
   for (auto it = pages_.lower_bound(from); it != pages_.end() && taken.size() < pages_max; ++it) {
     Page& page = it->second;
     // One flush at a time: what is in flight now is its other batch, which ends before `from`.
     if (!page.dirty || page.in_flight) continue;
     page.dirty = false;
     page.in_flight = page.sealing = true;
-    taken.push_back({it->first, page.data.bytes().data()});
+    taken.push_back({it->first, page.data});
   }
   dirty_pages_ -= taken.size();
-  const u64 tree_share =
-      space_.data_blocks() == 0 ? 0 : space_.tree_blocks() / space_.data_blocks();
-  space.merge(space_.take(taken.size(), tree_share * taken.size()));
+  space.merge(writeback::take_share(space_, taken.size()));
   return taken;
 }
 
@@ -145,17 +169,14 @@ void Inode::sealed(std::span<const writeback::DirtyPage> pages) {
 }
 
 Result<void> Inode::insert(engine::Transaction& transaction,
-                           const std::vector<extent::MapEntry>& fresh) {
-  for (const extent::MapEntry& entry : fresh) {
-    const extent::FileRange range{entry.file_block, entry.blocks};
-    LK_TRY(const auto old, map_entries(transaction, number_, range));
-    LK_TRYV(apply(transaction, number_, extent::replace(old, range, {entry})));
-  }
+                           std::span<const extent::MapEntry> fresh) {
+  LK_TRYV(replace_entries(transaction, number_, fresh));
   Attributes now;
   {
     Lock lock(mutex);
-    tree_size_ =
-        std::max(tree_size_, std::min(attributes_.size, fresh.back().file_end() * kPageBytes));
+    // Of a page that has grown since it was taken, only the old part is on the device: take() sees
+    // to it that nothing beyond such a page comes here before the page does.
+    tree_size_ = std::max(tree_size_, std::min(flight_size_, fresh.back().file_end() * kPageBytes));
     now = attributes_;
     now.size = tree_size_;
   }
@@ -168,6 +189,7 @@ void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<v
   Lock lock(mutex);
   for (const writeback::DirtyPage& done : pages) {
     const auto it = pages_.find(done.index);
+    LK_CHECK(it != pages_.end() && it->second.in_flight);
     it->second.in_flight = false;
     if (!result && !it->second.dirty) {
       it->second.dirty = true;
@@ -177,64 +199,13 @@ void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<v
   }
   if (result) return;
   space_.merge(std::move(space));
-  error = result.error();
-  error_pending = true;
-}
-
-// --- records -----------------------------------------------------------------------------------
-
-Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeNumber inode,
-                                                  extent::FileRange range) {
-  std::vector<extent::MapEntry> entries;
-  Result<void> wrong;
-  const auto add = [&](const engine::Key& key, Bytes value) {
-    auto entry = extent::decode_map(key.offset, value);
-    if (!entry) {
-      wrong = std::unexpected(entry.error());
-      return false;
-    }
-    if (entry->file_end() > range.first_block && entry->file_block < range.end())
-      entries.push_back(*entry);
-    return true;
-  };
-  LK_TRY(const auto before, view.at_or_before(engine::kFirstSubvolume,
-                                              {inode, kMapType, range.first_block * kPageBytes}));
-  const bool has_before = before && before->key.object == inode && before->key.type == kMapType;
-  if (has_before) add(before->key, before->value);
-  const u64 first = has_before ? before->key.offset + 1 : range.first_block * kPageBytes;
-  if (range.blocks != 0)
-    LK_TRYV(view.scan(engine::kFirstSubvolume, {inode, kMapType, first},
-                      {inode, kMapType, (range.end() - 1) * kPageBytes}, add));
-  LK_TRYV(wrong);
-  return entries;
-}
-
-Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
-                   const extent::MapEdit& edit) {
-  for (const u64 block : edit.erase)
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {inode, kMapType, block * kPageBytes}));
-  for (const extent::MapEntry& entry : edit.put) {
-    const extent::MapDisk disk = extent::encode(entry);
-    LK_TRYV(transaction.put(engine::kFirstSubvolume,
-                            {inode, kMapType, entry.file_block * kPageBytes},
-                            std::as_bytes(std::span(&disk, 1))));
+  if (space_.data_blocks() > dirty_pages_) {
+    // Pages that were written again meanwhile had brought space of their own.
+    const auto spare = writeback::take_share(space_, space_.data_blocks() - dirty_pages_);
   }
-  for (const extent::DiskRun& run : edit.release)
-    LK_TRYV(transaction.release_extent({run.block, run.blocks}));
-  return {};
-}
-
-Result<void> put_inode(engine::Transaction& transaction, InodeNumber inode,
-                       const Attributes& attributes) {
-  const InodeDisk disk = encode(attributes);
-  return transaction.put(engine::kFirstSubvolume, inode_key(inode),
-                         std::as_bytes(std::span(&disk, 1)));
-}
-
-Result<Attributes> get_inode(const engine::View& view, InodeNumber inode) {
-  LK_TRY(const auto record, view.get(engine::kFirstSubvolume, inode_key(inode)));
-  if (!record) return fail(Errc::not_found, "there is no such file");
-  return decode_inode(record->value);
+  error_ = result.error();
+  error_untold = true;
+  ++errors;
 }
 
 }  // namespace latchkey::volume

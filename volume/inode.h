@@ -1,38 +1,29 @@
 #pragma once
-// An inode in memory: kept while a handle is open on it, or while it is dirty. Its unlocked part is
-// the lease of its key and its pages.
+// An inode in memory: kept while somebody uses it (an open handle, an operation) or it is dirty.
+// Its unlocked part is the lease of its key and its pages.
 //
 // Locks, in order: write_mutex (one writer or truncate at a time) -> flush_mutex (one flush at a
 // time, truncate and unlink included) -> lease_lock (shared by reads, writes and flushes; exclusive
-// where the lease comes or goes) -> the engine's forest -> mutex (pages and attributes; a leaf but
-// for the gate's and the keyring's own).
+// where the lease comes or goes) -> the engine's forest -> mutex (pages and attributes).
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 
 #include "base/mutex.h"
-#include "engine/io_buffer.h"
 #include "engine/store.h"
 #include "keymgr/keyring.h"
-#include "volume/format.h"
+#include "volume/map_records.h"
+#include "volume/page_memory.h"
 #include "writeback/dirty_file.h"
 
 namespace latchkey::volume {
 
-inline constexpr u64 kPageBytes = 4096;
-
-// Told of every page that becomes dirty or clean: the bound on dirty memory.
-class DirtyBudget {
- public:
-  virtual ~DirtyBudget() = default;
-  virtual void pages_gone(u64 count) = 0;
-};
-
 class Inode final : public writeback::DirtyFile {
  public:
-  Inode(InodeNumber number, const Attributes& attributes, DirtyBudget& budget)
-      : number_(number), attributes_(attributes), tree_size_(attributes.size), budget_(budget) {}
+  Inode(InodeNumber number, const Attributes& attributes, PageMemory& memory)
+      : number_(number), memory_(memory), attributes_(attributes), tree_size_(attributes.size) {}
   ~Inode() override;
 
   InodeNumber number() const { return number_; }
@@ -45,73 +36,86 @@ class Inode final : public writeback::DirtyFile {
   // Under lease_lock.
   keymgr::Lease key_lease;
 
-  // --- pages and attributes, each takes `mutex` itself ------------------------------------------
+  // Under the volume's table lock. `users` counts handles and operations under way.
+  u32 users = 0;
+  std::vector<u64> handle_ids;
+
+  std::atomic<bool> unlinked{false};      // set under the volume's table lock
+  std::atomic<u64> last_transaction{0};   // that changed it
+  std::atomic<u32> losses{0};             // how often dirty pages were dropped that were not to be
+  std::atomic<u64> errors{0};             // failed writeouts; each handle hears of the last one
+  std::atomic<bool> error_untold{false};  // no handle has heard of the last one
+
+  // --- pages and attributes: each takes `mutex` itself ------------------------------------------
   Attributes attributes() const LK_EXCLUDES(mutex);
-  void set_attributes(const Attributes& attributes) LK_EXCLUDES(mutex);  // not the size
+  // Changes anything but the size; returns what the inode item has to say. Inside of a transaction,
+  // so that the last change is also the last item.
+  Attributes change(const std::function<void(Attributes&)>& fn) LK_EXCLUDES(mutex);
+  bool encrypted() const LK_EXCLUDES(mutex);
   u64 size() const LK_EXCLUDES(mutex);
-  void set_size(u64 size) LK_EXCLUDES(mutex);  // truncate, with everything beyond it dropped
+  // By truncate: everything beyond it is dropped, in memory and in the tree.
+  void set_size(u64 size) LK_EXCLUDES(mutex);
   u64 dirty_bytes() const LK_EXCLUDES(mutex);
   bool clean() const LK_EXCLUDES(mutex);
-  bool has_page(u64 index) const LK_EXCLUDES(mutex);
-  // Pages of [first, first + count) that are not dirty: each needs space before a write.
-  u64 clean_pages(u64 first, u64 count) const LK_EXCLUDES(mutex);
+  Error last_error() const LK_EXCLUDES(mutex);
+
+  // Pages of [first, first + count) that need space before a write: all but the dirty ones.
+  u64 pages_without_space(u64 first, u64 count) const LK_EXCLUDES(mutex);
   // Copies what is in memory of page `index`; false: it is not there.
   bool copy_page(u64 index, u64 offset, MutableBytes into) const LK_EXCLUDES(mutex);
-  // Writes inside one page. `base` is the page's content on the device, used if it is not in
-  // memory. Takes a block of `space` if it becomes dirty. True: the page is new in memory.
-  bool write_page(u64 index, u64 offset, Bytes from, Bytes base, engine::Reservation& space,
-                  i64 now_ns) LK_EXCLUDES(mutex);
-  // Drops pages from `first` on, in memory only; returns how many dirty bytes went.
+
+  // A write inside one page.
+  struct PageWrite {
+    u64 index = 0;
+    u64 offset = 0;  // in the page
+    Bytes from;
+    Bytes base;  // the page's content on the device where it is not all written; empty: zeros
+    i64 now_ns = 0;
+  };
+  // Takes a page of `room` if it has none, a block of `space` if it was not dirty. False: `space`
+  // has none left, nothing was written.
+  bool write_page(const PageWrite& write, Room& room, engine::Reservation& space)
+      LK_EXCLUDES(mutex);
+
+  // Drops pages from `first` on that nobody wants any more; returns how many dirty bytes went.
+  // Under the flush lock.
   u64 drop_pages(u64 first) LK_EXCLUDES(mutex);
+  // Drops pages that somebody wanted: the file is again what the tree says.
+  u64 lose_pages() LK_EXCLUDES(mutex);
 
   // --- writeback::DirtyFile ---------------------------------------------------------------------
   const keymgr::Lease* lease() const override;
-  crypto::KeyId key_id() const override { return attributes_.key_id; }
+  crypto::KeyId key_id() const override;
   std::vector<writeback::DirtyPage> take(u64 from, u32 pages_max,
                                          engine::Reservation& space) override LK_EXCLUDES(mutex);
   void sealed(std::span<const writeback::DirtyPage> pages) override LK_EXCLUDES(mutex);
   Result<void> insert(engine::Transaction& transaction,
-                      const std::vector<extent::MapEntry>& fresh) override LK_EXCLUDES(mutex);
+                      std::span<const extent::MapEntry> fresh) override LK_EXCLUDES(mutex);
   void finished(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
                 engine::Reservation&& space) override LK_EXCLUDES(mutex);
 
-  std::atomic<u64> last_transaction{0};  // that changed it
-  std::atomic<u32> handles{0};           // open; changes under the volume's table lock
-  std::atomic<bool> unlinked{false};
-  std::atomic<bool> lost_data{false};      // hard removal took dirty pages: EIO until closed
-  std::atomic<bool> error_pending{false};  // a writeback error that nobody has been told yet
-  Error error{Errc::io};                   // under mutex
-
  private:
   struct Page {
-    engine::IoBuffer data;
+    std::byte* data = nullptr;
     bool dirty = false;
     bool in_flight = false;
     bool sealing = false;
   };
   using Pages = std::map<u64, Page>;
+  u64 drop(u64 first) LK_REQUIRES(mutex);
   void drop_if_clean(Pages::iterator page) LK_REQUIRES(mutex);
-  void wait_sealed(u64 index) LK_REQUIRES(mutex);
 
   const InodeNumber number_;
-  Attributes
-      attributes_;  // key id and encrypted never change after set_policy; the rest under mutex
-  u64 tree_size_;   // what the inode item says; never ahead of the data in the tree (D5)
-  DirtyBudget& budget_;
-  CondVar sealed_;
+  PageMemory& memory_;
+  CondVar sealed_;  // with mutex
+
+  Attributes attributes_ LK_GUARDED_BY(mutex);
+  u64 tree_size_ LK_GUARDED_BY(mutex);        // what the inode item says (D5)
+  u64 flight_size_ LK_GUARDED_BY(mutex) = 0;  // the size when pages were last taken
   Pages pages_ LK_GUARDED_BY(mutex);
   u64 dirty_pages_ LK_GUARDED_BY(mutex) = 0;
   engine::Reservation space_ LK_GUARDED_BY(mutex);  // of the dirty pages
+  Error error_ LK_GUARDED_BY(mutex){Errc::io};
 };
-
-// Reads the entries that touch the range, in order.
-Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeNumber inode,
-                                                  extent::FileRange range);
-// Applies an edit of the map and releases what it no longer refers to.
-Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
-                   const extent::MapEdit& edit);
-Result<void> put_inode(engine::Transaction& transaction, InodeNumber inode,
-                       const Attributes& attributes);
-Result<Attributes> get_inode(const engine::View& view, InodeNumber inode);
 
 }  // namespace latchkey::volume

@@ -12,15 +12,17 @@ Result<crypto::KeyId> Volume::add_key(Caller caller, SecretBytes&& secret) {
 }
 
 std::vector<Holder> Volume::State::holders(const crypto::KeyId& id) {
-  Lock lock(table_mutex);
   std::vector<Holder> list;
-  for (const auto& [number, handle] : handles) {
-    const Attributes attributes = handle->inode->attributes();
-    if (!attributes.encrypted || attributes.key_id != id) continue;
-    list.push_back({handle->path, handle->uid, HandleId{number}, handle->inode->dirty_bytes(),
-                    handle->since_ns});
+  {
+    Lock lock(table_mutex);
+    for (const auto& [number, handle] : handles) {
+      const Attributes attributes = handle->inode->attributes();
+      if (!attributes.encrypted || attributes.key_id != id) continue;
+      list.push_back({handle->path, handle->uid, HandleId{number}, handle->inode->dirty_bytes(),
+                      handle->since_ns});
+    }
   }
-  std::ranges::sort(list, {}, [](const Holder& holder) { return holder.handle; });
+  std::ranges::sort(list, {}, &Holder::handle);
   return list;
 }
 
@@ -66,43 +68,70 @@ class Phases {
 
 }  // namespace
 
-// Each inode that holds a lease of the key: flushed if nobody has it open, or dropped and counted.
-void Volume::State::settle_inodes(keymgr::Removal& removal, RemovalReport& report) {
+// The inodes in memory that hold a lease of the key: its own list says which, so the cost grows
+// with them and not with what else is in memory.
+std::vector<InodePtr> Volume::State::owners(keymgr::Removal& removal) {
   static constexpr u32 kOwnersAtOnce = 256;
-  u64 cursor = 0;
-  for (;;) {
-    const std::vector<u64> owners = removal.owners(cursor, kOwnersAtOnce);
-    if (owners.empty()) break;
-    for (const u64 owner : owners) {
-      InodePtr inode;
-      {
-        Lock lock(table_mutex);
-        if (const auto it = inodes.find(owner); it != inodes.end()) inode = it->second;
-      }
-      if (!inode) continue;  // an operation on names, over in a moment
-      if (removal.row().dirty == keymgr::Dirty::drop) {
-        Lock flush_lock(inode->flush_mutex);
-        const u64 dropped = inode->drop_pages(0);
-        const u64 lost = inode->unlinked ? 0 : dropped;
-        if (lost != 0) {
-          report.bytes_lost += lost;
-          ++report.files_lost;
-          inode->lost_data = inode->handles != 0;
-        }
-        return_lease(*inode);
-      } else if (inode->handles == 0) {
-        const u64 dirty = inode->dirty_bytes();
-        if (flush(*inode)) {
-          report.bytes_flushed += dirty;
-        } else {
-          // A broken device does not keep a key alive.
-          Lock flush_lock(inode->flush_mutex);
-          report.bytes_lost += inode->drop_pages(0);
-          ++report.files_lost;
-        }
-      }
-      forget_if_idle(inode);
+  std::vector<InodePtr> found;
+  for (u64 cursor = 0;;) {
+    const std::vector<u64> numbers = removal.owners(cursor, kOwnersAtOnce);
+    if (numbers.empty()) return found;
+    Lock lock(table_mutex);
+    for (const u64 number : numbers) {
+      // One that is not there is an operation's own lease, over in a moment.
+      const auto it = inodes.find(number);
+      if (it != inodes.end() && (found.empty() || found.back() != it->second))
+        found.push_back(it->second);
     }
+  }
+}
+
+// What nobody uses is flushed with one commit, then its leases go; who is inside does the same at
+// the last close. A broken device does not keep a key alive: what it does not take is lost.
+void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& report) {
+  std::vector<InodePtr> idle;
+  {
+    std::vector<InodePtr> all = owners(removal);
+    Lock lock(table_mutex);
+    std::ranges::copy_if(all, std::back_inserter(idle),
+                         [](const InodePtr& inode) LK_NO_ANALYSIS { return inode->users == 0; });
+  }
+  const Flushed flushed = flush_many(idle, true);
+  report.bytes_flushed = flushed.pages * kPageBytes;
+  for (const InodePtr& inode : flushed.failed) {
+    Lock flush_lock(inode->flush_mutex);
+    if (!key_is_leaving(*inode)) continue;  // added again meanwhile: nothing is in a hurry
+    const u64 lost = inode->lose_pages();
+    if (lost == 0) continue;
+    ++inode->losses;
+    ++report.files_lost;
+    report.bytes_lost += lost;
+  }
+  if (flushed.pages != 0 && !store->commit()) {
+    report.bytes_lost += std::exchange(report.bytes_flushed, 0);
+    report.files_lost += idle.size() - flushed.failed.size();
+  }
+  for (const InodePtr& inode : idle) forget_if_idle(inode);
+}
+
+// The secret is gone: dirty pages under it are dropped and counted, the leases given back. An inode
+// that has leased the key anew, because it was added again, keeps its pages: they can be sealed.
+void Volume::State::drop_cut_off(keymgr::Removal& removal, RemovalReport& report) {
+  for (const InodePtr& inode : owners(removal)) {
+    {
+      Lock flush_lock(inode->flush_mutex);
+      ExclusiveLock lease_lock(inode->lease_lock);
+      if (!inode->key_lease.cut_off()) continue;
+      const u64 lost = inode->unlinked ? 0 : inode->lose_pages();
+      if (inode->unlinked) inode->drop_pages(0);
+      keyring.release(inode->key_lease);
+      if (lost != 0) {
+        ++inode->losses;
+        ++report.files_lost;
+        report.bytes_lost += lost;
+      }
+    }
+    forget_if_idle(inode);
   }
 }
 
@@ -126,24 +155,21 @@ Result<RemovalReport> Volume::remove_key(Caller caller, const crypto::KeyId& id,
   LK_CHECK(row.claim_first);
   LK_TRY(const auto committed, removal.commit());
   report.other_users = committed.others_remain;
+  report.state = committed.state;
   phases.end("commit");
-  if (committed.others_remain) {
-    report.state = committed.state;
-    return report;
-  }
-  state.settle_inodes(removal, report);
-  phases.end(row.dirty == keymgr::Dirty::drop ? "drop" : "flush");
-  if (row.dirty != keymgr::Dirty::drop) {
-    if (report.bytes_flushed != 0) LK_TRYV(state.store->commit());
-    phases.end("durable");
+  if (committed.others_remain) return report;
+  if (committed.state == keymgr::KeyState::absent) state.slots->evict_key(id);
+  if (row.dirty == keymgr::Dirty::drop) {
+    state.drop_cut_off(removal, report);
+    phases.end("drop");
+  } else {
+    state.flush_leaving(removal, report);
+    phases.end("flush");
   }
   report.holders = state.holders(id);
   report.files_busy = !report.holders.empty() && row.stays == keymgr::Stays::master;
   report.state = state.keyring.status(id, caller.uid).state;
-  if (report.state == keymgr::KeyState::absent) {
-    state.slots->evict_key(id);
-    phases.end("evict");
-  }
+  phases.end("report");
   return report;
 }
 

@@ -1,4 +1,4 @@
-// Making, opening and closing a volume; its workers; orphans.
+// Making, opening and closing a volume.
 
 #include <algorithm>
 
@@ -6,6 +6,12 @@
 #include "volume/state.h"
 
 namespace latchkey::volume {
+
+namespace {
+
+constexpr u64 kPagesMin = 256;  // of dirty memory: less than 1 MiB is not worth a bound
+
+}  // namespace
 
 Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, Env& env) {
   engine::FormatOptions format;
@@ -36,15 +42,35 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
 Volume::Volume(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Volume::~Volume() = default;
 
+Volume::State::State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in)
+    : device(device_in),
+      options(options_in),
+      env(env_in),
+      memory(std::max(kPagesMin, options_in.dirty_bytes_max / kPageBytes)) {}
+
 Volume::State::~State() {
   stop_workers();
-  Lock lock(table_mutex);
-  handles.clear();
-  for (auto& [number, inode] : inodes) {
-    inode->drop_pages(0);
+  drop_everything();
+}
+
+// As a crash would, but for the secrets: all leases, all keys.
+void Volume::State::drop_everything() {
+  std::unordered_map<InodeNumber, InodePtr> gone;
+  {
+    Lock lock(table_mutex);
+    handles.clear();
+    gone.swap(inodes);
+  }
+  for (const auto& [number, inode] : gone) {
+    {
+      Lock flush_lock(inode->flush_mutex);
+      inode->drop_pages(0);
+    }
     return_lease(*inode);
   }
-  inodes.clear();
+  const std::vector<crypto::KeyId> keys = keyring.list();
+  keyring.remove_everything();
+  for (const crypto::KeyId& key : keys) slots->evict_key(key);
 }
 
 Result<std::unique_ptr<Volume>> Volume::open(engine::Device& device, const VolumeOptions& options,
@@ -78,7 +104,6 @@ Result<void> Volume::State::start() {
            store->view().get(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0}));
     if (!counter || counter->value.size() != sizeof(Le64))
       return fail(Errc::malformed, "the store has no counter of inode numbers");
-    Lock lock(table_mutex);
     next_inode = inode_limit = load_disk<Le64>(counter->value);
   }
   LK_TRYV(get_inode(store->view(), kRootInode));
@@ -89,73 +114,12 @@ Result<void> Volume::State::start() {
   return {};
 }
 
-void Volume::State::stop_workers() {
-  {
-    Lock lock(dirty_mutex);
-    stopping = true;
-    dirty_changed.notify_all();
-  }
-  for (std::thread& worker : workers) worker.join();
-  workers.clear();
-}
-
-// Flushes what is dirty once half of the limit is reached, and commits now and then.
-void Volume::State::work() {
-  const u64 limit_pages = options.dirty_bytes_max / kPageBytes;
-  const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
-  u64 last_commit = env.monotonic_ns();
-  for (;;) {
-    {
-      Lock lock(dirty_mutex);
-      if (!stopping && pages_in_memory * 2 < limit_pages)
-        dirty_changed.wait_for(dirty_mutex, interval_ns == 0 ? kForever : interval_ns / 4);
-      if (stopping) return;
-      const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
-      if (pages_in_memory * 2 < limit_pages && !due) continue;
-    }
-    bool moved = false;
-    for (const InodePtr& inode : dirty_inodes()) {
-      if (!inode->flush_mutex.try_lock()) continue;  // somebody flushes it already
-      const u64 before = inode->dirty_bytes();
-      const auto flushed = flush_locked(*inode);  // its error is kept for the handles
-      inode->flush_mutex.unlock();
-      moved = moved || (flushed && before != 0);
-      forget_if_idle(inode);
-    }
-    if (interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns) {
-      last_commit = env.monotonic_ns();
-      (void)store->commit();  // sticky: whoever calls fsync hears of it
-    } else if (!moved) {
-      Lock lock(dirty_mutex);
-      if (!stopping) dirty_changed.wait_for(dirty_mutex, 10'000'000);
-    }
-  }
-}
-
 Result<void> Volume::close() {
   State& state = *state_;
   state.stop_workers();
-  Result<void> first;
-  for (const InodePtr& inode : state.dirty_inodes())
-    if (auto flushed = state.flush(*inode); !flushed && first) first = flushed;
+  auto first = state.flush_many(state.dirty_inodes(), true).result;
   if (auto closed = state.store->close(); !closed && first) first = closed;
-  Lock lock(state.table_mutex);
-  state.handles.clear();
-  for (auto& [number, inode] : state.inodes) {
-    inode->drop_pages(0);
-    state.return_lease(*inode);
-  }
-  state.inodes.clear();
-  return first;
-}
-
-Result<void> Volume::sync() {
-  Result<void> first;
-  for (const InodePtr& inode : state_->dirty_inodes()) {
-    if (auto flushed = state_->flush(*inode); !flushed && first) first = flushed;
-    state_->forget_if_idle(inode);
-  }
-  LK_TRYV(state_->store->commit());
+  state.drop_everything();
   return first;
 }
 
@@ -169,49 +133,8 @@ VolumeFacts Volume::facts() const {
     facts.extents_sealed = state_->pipeline->counters().extents;
     facts.bytes_sealed = state_->pipeline->counters().bytes;
   }
-  Lock lock(state_->dirty_mutex);
-  facts.dirty_bytes = state_->pages_in_memory * kPageBytes;
+  facts.dirty_bytes = state_->memory.used() * kPageBytes;
   return facts;
-}
-
-// --- orphans: unlinked while open, reaped at the last close or at the next open ------------------
-
-Result<void> Volume::State::reap_orphans() {
-  std::vector<InodeNumber> orphans;
-  LK_TRYV(store->view().scan(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, 0},
-                             {kOrphanObject, kOrphanType, ~u64{0}},
-                             [&](const engine::Key& key, Bytes) {
-                               orphans.push_back(key.offset);
-                               return true;
-                             }));
-  for (const InodeNumber inode : orphans) LK_TRYV(reap(inode));
-  return {};
-}
-
-// Its blocks in bounded steps, then the inode and the orphan record in one.
-Result<void> Volume::State::reap(InodeNumber inode) {
-  static constexpr std::size_t kEntriesAtOnce = 64;
-  for (;;) {
-    LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
-    LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    std::vector<extent::MapEntry> entries;
-    LK_TRYV(transaction.scan(engine::kFirstSubvolume, {inode, kMapType, 0},
-                             {inode, kMapType, ~u64{0}}, [&](const engine::Key& key, Bytes value) {
-                               if (auto entry = extent::decode_map(key.offset, value))
-                                 entries.push_back(*entry);
-                               return entries.size() < kEntriesAtOnce;
-                             }));
-    extent::MapEdit edit;
-    for (const extent::MapEntry& entry : entries) {
-      edit.erase.push_back(entry.file_block);
-      edit.release.push_back({entry.disk_block, entry.blocks});
-    }
-    LK_TRYV(apply(transaction, inode, edit));
-    if (entries.size() == kEntriesAtOnce) continue;
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, inode_key(inode)));
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, inode}));
-    return {};
-  }
 }
 
 }  // namespace latchkey::volume

@@ -1,14 +1,17 @@
 #pragma once
-// What is behind Volume. Lock order: a directory's names_mutex (one for the volume) -> an inode's
-// locks (inode.h) -> table_mutex (a leaf) and dirty_mutex (a leaf).
+// What is behind Volume.
+//
+// Lock order: a directory's lock -> an inode's locks (inode.h) -> the engine's forest ->
+// table_mutex -> an inode's `mutex` -> PageMemory's.
 
-#include <deque>
+#include <array>
+#include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "base/env.h"
 #include "base/mutex.h"
-#include "base/wait.h"
 #include "keymgr/slots.h"
 #include "volume/inode.h"
 #include "volume/volume.h"
@@ -25,8 +28,12 @@ struct Handle {
   std::string path;
   u64 since_ns = 0;
   bool directory = false;
+  u32 losses = 0;                      // of the inode when this was opened
+  std::atomic<u64> errors_told{0};     // of the inode's errors
+  std::atomic<bool> loss_told{false};  // by fsync or close
   std::atomic<bool> stop_told{false};  // D4: it heard once that the volume stopped
 };
+using HandlePtr = std::shared_ptr<Handle>;
 
 // A directory's names while its key is held: derived for one operation, wiped after it.
 struct NameAccess {
@@ -38,82 +45,164 @@ struct NameAccess {
   Result<std::string> shown(std::string_view stored) const;  // plain or no-key name
 };
 
-struct Volume::State final : DirtyBudget {
-  State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in)
-      : device(device_in), options(options_in), env(env_in) {}
-  ~State() override;
+Result<void> check_name(std::string_view name);
+
+// The locks of one or two directories: of the shards that they fall into, in order.
+class DirectoryLocks {
+ public:
+  static constexpr u32 kShards = 64;
+  using Shards = std::array<Mutex, kShards>;
+  DirectoryLocks(Shards& shards, InodeNumber a) : DirectoryLocks(shards, a, a) {}
+  DirectoryLocks(Shards& shards, InodeNumber a, InodeNumber b);
+  ~DirectoryLocks();
+  DirectoryLocks(const DirectoryLocks&) = delete;
+  DirectoryLocks& operator=(const DirectoryLocks&) = delete;
+
+ private:
+  Mutex* first_;
+  Mutex* second_ = nullptr;
+};
+
+struct Volume::State {
+  class Use;
+
+  State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in);
+  ~State();
 
   engine::Device& device;
   const VolumeOptions options;
   Env& env;
   std::unique_ptr<engine::Store> store;
-  std::unique_ptr<writeback::Pipeline> pipeline;
+  std::unique_ptr<writeback::Pipeline> pipeline;  // none where nothing is written
   keymgr::Keyring keyring;
   std::unique_ptr<keymgr::SlotTable> slots;
+  PageMemory memory;
 
-  // One operation on names at a time: creates, unlinks, renames see a directory that stands still.
-  Mutex names_mutex;
+  DirectoryLocks::Shards directories;  // changes of a directory's names exclude each other
 
-  Mutex table_mutex LK_AFTER(names_mutex);
+  Mutex table_mutex;
   std::unordered_map<InodeNumber, InodePtr> inodes LK_GUARDED_BY(table_mutex);
-  std::unordered_map<u64, std::shared_ptr<Handle>> handles LK_GUARDED_BY(table_mutex);
+  std::unordered_map<u64, HandlePtr> handles LK_GUARDED_BY(table_mutex);
   u64 next_handle LK_GUARDED_BY(table_mutex) = 1;
-  InodeNumber next_inode LK_GUARDED_BY(table_mutex) = kRootInode + 1;
-  InodeNumber inode_limit LK_GUARDED_BY(table_mutex) = 0;  // the counter on disk
+  // Inodes that left the table, by number: who read one from the tree meanwhile reads it again.
+  static constexpr u32 kForgottenShards = 64;
+  std::array<u64, kForgottenShards> forgotten LK_GUARDED_BY(table_mutex){};
 
-  Mutex dirty_mutex;
-  CondVar dirty_changed;
-  u64 pages_in_memory LK_GUARDED_BY(dirty_mutex) = 0;
-  bool stopping LK_GUARDED_BY(dirty_mutex) = false;
+  // Numbers are handed out inside of a transaction, which excludes other ones.
+  InodeNumber next_inode = kRootInode + 1;
+  InodeNumber inode_limit = 0;  // the counter on disk
+
+  Mutex worker_mutex;
+  bool stopping LK_GUARDED_BY(worker_mutex) = false;
+  // Why the last round of writeback got nothing down: who waits for room hears of it.
+  std::optional<Error> stuck LK_GUARDED_BY(worker_mutex);
   std::vector<std::thread> workers;
+
+  bool writable() const { return pipeline != nullptr; }
+  Result<void> must_be_writable() const;
 
   // --- open.cpp
   Result<void> start();
-  void stop_workers();
-  void work();
   Result<void> reap_orphans();
+  void drop_everything();  // handles, pages, leases
+
+  // --- inode_table.cpp
+  // Counts a user of the inode, which is in memory then. not_found: there is none, or it is
+  // unlinked.
+  Result<Use> use(InodeNumber number);
+  InodePtr in_memory(InodeNumber number);  // or nullptr
+  // Ends a use. The last one of an unlinked inode reaps it; the last one of a key that is being
+  // removed flushes and lets the lease go. Reports what that met.
+  Result<void> end_use(const InodePtr& inode);
+  void forget_if_idle(const InodePtr& inode);  // no user, clean: out of the table, lease returned
+  std::vector<InodePtr> dirty_inodes();        // by number
+  Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
+  void return_lease(Inode& inode);
+  bool key_is_leaving(Inode& inode);
+  Result<void> reap(Inode& inode);
   Result<void> reap(InodeNumber inode);
 
-  // --- inodes (handles.cpp)
-  Result<InodePtr> get(InodeNumber number);    // in memory, or read and put there
-  void forget_if_idle(const InodePtr& inode);  // no handle, clean: out of the table, lease returned
-  Result<std::shared_ptr<Handle>> find(HandleId id);
-  HandleId add_handle(std::shared_ptr<Handle> handle);
-  std::vector<InodePtr> dirty_inodes();
-  Result<void> unlock_inode(Inode& inode);  // takes its lease if it needs one and has none
-  void return_lease(Inode& inode);
+  // --- handles.cpp
+  Result<HandlePtr> find(HandleId id);
+  HandleId add_handle(HandlePtr handle);
+  void drop_handle(HandleId id);
+  Result<void> pass_door(Inode& inode);
+  Result<void> ready(Handle& handle);        // its key is there and nothing of it was lost
+  Result<void> tell_errors(Handle& handle);  // what fsync and close say, once for each handle
 
-  // --- writeback (file_write.cpp)
-  Result<void> flush(Inode& inode);  // with flush_mutex held by nobody
-  Result<void> flush_locked(Inode& inode) LK_REQUIRES(inode.flush_mutex);
-  void pages_gone(u64 count) override;
-  void wait_for_room();
-  Result<void> tell_errors(Handle& handle);
-  Result<void> write_at(Handle& handle, u64 offset, Bytes from);
-  Result<void> truncate(Inode& inode, u64 size);
+  // --- flush.cpp
+  Result<void> flush(const InodePtr& inode);
+  // Flushes each, many files in one write. `wait`: also those that somebody else flushes just now.
+  // Returns those that failed, and the first error.
+  struct Flushed {
+    u64 pages = 0;
+    std::vector<InodePtr> failed;
+    Result<void> result;
+  };
+  Flushed flush_many(std::span<const InodePtr> list, bool wait);
+  Result<Room> take_room(u64 pages);
+  void stop_workers();
+  void work();
+  bool should_stop();
 
-  // --- reading (file_read.cpp)
+  // --- file_write.cpp
+  Result<u64> write(HandleId id, std::optional<u64> offset, Bytes from);
+  Result<void> write_piece(Inode& inode, u64 offset, Bytes from, bool use_reserve)
+      LK_REQUIRES(inode.write_mutex);
+  Result<void> truncate(const InodePtr& inode, u64 size);
+  Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
+
+  // --- file_read.cpp
   Result<void> read_blocks(Inode& inode, u64 first_block, MutableBytes into);
-  Result<u64> read(Handle& handle, u64 offset, MutableBytes into);
+  Result<u64> read(Inode& inode, u64 offset, MutableBytes into);
 
-  // --- names (names.cpp)
+  // --- names.cpp
   Result<NameAccess> names_of(InodeNumber directory, const Attributes& attributes);
   Result<Attributes> directory_attributes(InodeNumber directory);
   Result<std::optional<Entry>> find_stored(const engine::View& view, InodeNumber directory,
                                            std::string_view stored);
   Result<Entry> find_entry(InodeNumber directory, std::string_view name);
   Result<std::vector<DirEntry>> list(InodeNumber directory);
+
+  // --- directory.cpp
   Result<InodeNumber> make(Caller caller, InodeNumber directory, std::string_view name,
                            FileKind kind, u32 mode);
   Result<void> remove_name(InodeNumber directory, std::string_view name, FileKind kind);
-  Result<InodeNumber> new_number(u64& counter_to_put);
-  Result<void> change_attributes(InodeNumber inode,
-                                 const std::function<Result<void>(Attributes&)>& fn);
+  Result<InodeNumber> new_number(engine::Transaction& transaction);
+  Result<void> change_attributes(InodeNumber inode, const std::function<void(Attributes&)>& fn);
 
-  // --- keys (keys.cpp)
+  // --- keys.cpp
   std::vector<Holder> holders(const crypto::KeyId& id);
-  void settle_inodes(keymgr::Removal& removal, RemovalReport& report);
+  std::vector<InodePtr> owners(keymgr::Removal& removal);
+  void flush_leaving(keymgr::Removal& removal, RemovalReport& report);
+  void drop_cut_off(keymgr::Removal& removal, RemovalReport& report);
   KeyReport key_report(const crypto::KeyId& id, u32 uid);
+};
+
+// One user of an inode, ended by the destructor or, where errors matter, by end().
+class Volume::State::Use {
+ public:
+  Use() = default;
+  Use(State& state, InodePtr inode) : state_(&state), inode_(std::move(inode)) {}
+  Use(Use&& other) noexcept = default;
+  Use& operator=(Use&& other) noexcept {
+    std::swap(state_, other.state_);
+    std::swap(inode_, other.inode_);
+    return *this;
+  }
+  ~Use() { (void)end(); }
+  const InodePtr& inode() const { return inode_; }
+  Inode& operator*() const { return *inode_; }
+  Inode* operator->() const { return inode_.get(); }
+  InodePtr keep() { return std::move(inode_); }  // somebody else ends it
+  Result<void> end() {
+    if (inode_ == nullptr) return {};
+    return state_->end_use(std::exchange(inode_, nullptr));
+  }
+
+ private:
+  State* state_ = nullptr;
+  InodePtr inode_;
 };
 
 }  // namespace latchkey::volume

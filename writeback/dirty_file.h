@@ -26,13 +26,17 @@ class DirtyFile {
   // What its data is encrypted under; nullptr: a clear file.
   virtual const keymgr::Lease* lease() const = 0;
   virtual crypto::KeyId key_id() const = 0;
-  // Moves up to `pages_max` dirty pages into flight, ascending from `from` on, with their reserved
-  // space; they are closed to writers until sealed().
+  // Moves up to `pages_max` dirty pages into flight, ascending from `from` on, and adds their
+  // reserved space to `space`; they are closed to writers until sealed(). A flush begins with
+  // `from` 0 and goes on where the last take ended. It gives nothing where taking more would let
+  // the size in the tree run ahead of the data (D5).
   virtual std::vector<DirtyPage> take(u64 from, u32 pages_max, engine::Reservation& space) = 0;
   virtual void sealed(std::span<const DirtyPage> pages) = 0;
-  // The pages' data is on the device: enters it into the map.
+  // The pages' data is on the device: enters it into the map. In the order of the takes; after an
+  // error no later take of that flush is inserted. A failure has changed nothing unless the store
+  // has stopped.
   virtual Result<void> insert(engine::Transaction& transaction,
-                              const std::vector<extent::MapEntry>& fresh) = 0;
+                              std::span<const extent::MapEntry> fresh) = 0;
   // The end of their flight. On an error they are dirty again and `space` is theirs; under no_key
   // they are the file's to drop.
   virtual void finished(std::span<const DirtyPage> pages, const Result<void>& result,

@@ -1,6 +1,6 @@
 #include "writeback/pipeline.h"
 
-#include <optional>
+#include <array>
 #include <utility>
 
 #include "base/check.h"
@@ -12,27 +12,45 @@ namespace latchkey::writeback {
 namespace {
 
 constexpr u32 kBatchPages = 512;  // 2 MiB: half of a lane's buffer
+constexpr u32 kWriteBlocksMax = 128;
 constexpr u64 kPageBytes = extent::kBlockBytes;
 
 }  // namespace
 
+// The pages of one file in a batch.
+struct Pipeline::Part {
+  FileFlush* flush = nullptr;
+  PageRange pages;
+  engine::Reservation space;  // tree space, and data blocks that it gets back
+  bool ended = false;         // given up: the file has its pages again
+};
+
 // Pages on their way: sealed into a half of the lane's buffer, written, inserted.
 struct Pipeline::Batch {
   u32 half = 0;
+  std::vector<Part> parts;
   std::vector<DirtyPage> pages;
-  engine::Reservation space;
   std::vector<engine::BlockRun> runs;
   std::vector<PlannedExtent> extents;
   std::vector<u32> checksums;
-  std::vector<engine::Op> ops;
+  std::vector<PlannedWrite> writes;
+  std::vector<engine::Op> ops;  // of those writes
   u32 ops_left = 0;
-  i64 error = 0;
+
+  std::span<const DirtyPage> pages_of(std::size_t part) const {
+    return std::span(pages).subspan(parts[part].pages.first, parts[part].pages.count);
+  }
 };
 
 struct Pipeline::Lane {
   std::unique_ptr<engine::Io> io;
   Secret<crypto::XtsKey> key;
   std::array<Batch, 2> batches;
+
+  MutableBytes blocks(const Batch& batch, PageRange pages) const {
+    return io->buffer().subspan((batch.half * kBatchPages + pages.first) * kPageBytes,
+                                pages.count * kPageBytes);
+  }
 };
 
 Pipeline::Pipeline(engine::Store& store, Env& env, const PipelineOptions& options)
@@ -74,161 +92,201 @@ PipelineCounters Pipeline::counters() const {
   return {extents_.load(std::memory_order_relaxed), bytes_.load(std::memory_order_relaxed)};
 }
 
-Result<void> Pipeline::flush(DirtyFile& file, u64& transaction) {
+void Pipeline::flush(std::span<FileFlush> files) {
   Lane& lane = take_lane();
-  auto flushed = flush_on(lane, file, transaction);
-  return_lane(lane);
-  return flushed;
-}
-
-Result<void> Pipeline::flush_on(Lane& lane, DirtyFile& file, u64& transaction) {
-  Result<void> result;
+  std::size_t next = 0;
   u64 from = 0;
   u32 half = 0;
   for (;; half ^= 1) {
     Batch& batch = lane.batches[half];
-    // This half's last batch must have landed before the half is used again.
-    if (auto done = finish(lane, file, batch, transaction); !done && result) result = done;
-    if (!result) break;
-    batch.pages = file.take(from, kBatchPages, batch.space);
-    if (batch.pages.empty()) break;
-    from = batch.pages.back().index + 1;
-    if (auto started = start(lane, file, batch); !started) {
-      result = started;
-      break;
-    }
+    // This half's last batch must have landed before the half is used again; batches land in the
+    // order in which they were taken, so that the size in the tree never runs ahead of the data.
+    finish(lane, batch);
+    fill(files, next, from, batch);
+    if (batch.parts.empty()) break;
+    start(lane, batch);
   }
-  // In order, so that the size in the tree never runs ahead of the data in it.
-  for (const u32 last : {half ^ 1, half})
-    if (auto done = finish(lane, file, lane.batches[last], transaction); !done && result)
-      result = done;
-  return result;
+  finish(lane, lane.batches[half ^ 1]);
+  return_lane(lane);
 }
 
-Result<void> Pipeline::start(Lane& lane, DirtyFile& file, Batch& batch) {
+void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) {
+  while (next < files.size() && batch.pages.size() < kBatchPages) {
+    FileFlush& flush = files[next];
+    Part part;
+    std::vector<DirtyPage> taken;
+    if (flush.result)
+      taken =
+          flush.file->take(from, kBatchPages - static_cast<u32>(batch.pages.size()), part.space);
+    if (taken.empty()) {
+      ++next;
+      from = 0;
+      continue;
+    }
+    from = taken.back().index + 1;
+    part.flush = &flush;
+    part.pages = {batch.pages.size(), taken.size()};
+    batch.pages.insert(batch.pages.end(), taken.begin(), taken.end());
+    // Neighbours in the batch are one part, so that an extent may cross two takes of a file.
+    if (!batch.parts.empty() && batch.parts.back().flush == &flush) {
+      batch.parts.back().pages.count += part.pages.count;
+      batch.parts.back().space.merge(std::move(part.space));
+    } else {
+      batch.parts.push_back(std::move(part));
+    }
+  }
+}
+
+void Pipeline::start(Lane& lane, Batch& batch) {
+  if (!allocate(batch)) {
+    const Error full{Errc::no_space, "no free blocks although they were reserved"};
+    for (std::size_t i = 0; i < batch.parts.size(); ++i) {
+      batch.parts[i].flush->file->sealed(batch.pages_of(i));
+      give_up(batch, i, full);
+    }
+    return;
+  }
+  std::vector<PageRange> ranges;
+  for (const Part& part : batch.parts) ranges.push_back(part.pages);
+  batch.extents = plan_extents(ranges, batch.runs, options_.extent_blocks_max, env_);
+  seal(lane, batch);
+  write(lane, batch);
+}
+
+// Blocks for the whole batch, side by side where the device has room for that.
+bool Pipeline::allocate(Batch& batch) {
+  engine::Reservation space;
+  for (Part& part : batch.parts) space.merge(part.space.take(part.pages.count, 0));
   u64 wanted = batch.pages.size();
   batch.runs.clear();
   while (wanted != 0) {
-    const engine::BlockRun run = store_.allocate(batch.space, static_cast<u32>(wanted));
-    if (run.count == 0) {
-      const Result<void> full = fail(Errc::no_space, "no free blocks although they were reserved");
-      file.sealed(batch.pages);
-      give_up(file, batch, full);
-      return full;
-    }
+    const engine::BlockRun run = store_.allocate(space, static_cast<u32>(wanted));
+    if (run.count == 0) break;  // only where bitmaps are damaged
     batch.runs.push_back(run);
     wanted -= run.count;
   }
-  batch.extents = plan_extents(batch.pages.size(), batch.runs, options_.extent_blocks_max, env_);
-  const auto sealed = seal(lane, file, batch);
-  file.sealed(batch.pages);
-  if (!sealed) {
-    give_up(file, batch, sealed);
-    return sealed;
-  }
-  const MutableBytes half =
-      lane.io->buffer().subspan(batch.half * kBatchPages * kPageBytes, kBatchPages * kPageBytes);
-  batch.ops.clear();
-  batch.error = 0;
-  u64 at = 0;
-  for (const engine::BlockRun& run : batch.runs) {
-    engine::Op op;
-    op.kind = engine::OpKind::write;
-    op.offset = run.block * engine::kBlockBytes;
-    op.data = half.subspan(at, run.count * kPageBytes);
-    op.owner = &batch;
-    op.done = [](engine::Op& done) {
-      auto* owner = static_cast<Batch*>(done.owner);
-      --owner->ops_left;
-      if (done.result < 0) owner->error = done.result;
-    };
-    at += run.count * kPageBytes;
-    batch.ops.push_back(op);
-  }
-  batch.ops_left = static_cast<u32>(batch.ops.size());
-  for (engine::Op& op : batch.ops) lane.io->submit(op);
-  auto ticked = lane.io->tick(0);
-  if (!ticked) return std::unexpected(ticked.error());
-  return {};
+  if (wanted == 0) return true;
+  for (const engine::BlockRun& run : batch.runs) store_.cancel(run, &space);
+  for (Part& part : batch.parts) part.space.merge(space.take(part.pages.count, 0));
+  batch.extents.clear();
+  return false;
 }
 
-Result<void> Pipeline::seal(Lane& lane, DirtyFile& file, Batch& batch) {
-  MutableBytes target =
-      lane.io->buffer().subspan(batch.half * kBatchPages * kPageBytes, kBatchPages * kPageBytes);
+void Pipeline::seal(Lane& lane, Batch& batch) {
   batch.checksums.resize(batch.pages.size());
-  const bool cipher = file.lease() != nullptr && !options_.clear_cipher;
-  std::optional<keymgr::KeyUse> use;
-  if (cipher) {
-    LK_TRY(keymgr::KeyUse begun, keymgr::KeyUse::begin(*file.lease()));
-    use.emplace(std::move(begun));
+  for (std::size_t i = 0; i < batch.parts.size(); ++i) {
+    const auto sealed = seal_part(lane, batch, i);
+    batch.parts[i].flush->file->sealed(batch.pages_of(i));
+    if (!sealed) give_up(batch, i, sealed.error());
   }
+  wipe(&*lane.key, sizeof(crypto::XtsKey));
+  burn_stack_and_registers();
+}
+
+Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
+  const keymgr::Lease* lease = batch.parts[index].flush->file->lease();
+  if (lease == nullptr || options_.clear_cipher) {
+    for (const PlannedExtent& extent : batch.extents) {
+      if (extent.part != index) continue;
+      for (std::size_t page = extent.first_page; page < extent.first_page + extent.run.count;
+           ++page)
+        batch.checksums[page] = extent::copy_block(Bytes(batch.pages[page].data, kPageBytes),
+                                                   lane.blocks(batch, {page, 1}));
+    }
+    return {};
+  }
+  LK_TRY(const keymgr::KeyUse use, keymgr::KeyUse::begin(*lease));
   for (const PlannedExtent& extent : batch.extents) {
-    if (cipher) use->extent_key(extent.nonce, *lane.key);
+    if (extent.part != index) continue;
+    use.extent_key(extent.nonce, *lane.key);
     for (u32 unit = 0; unit < extent.run.count; ++unit) {
       const std::size_t page = extent.first_page + unit;
-      const Bytes plaintext(batch.pages[page].data, kPageBytes);
-      const MutableBytes block = target.subspan(page * kPageBytes, kPageBytes);
-      batch.checksums[page] = cipher ? extent::seal_block(*lane.key, unit, plaintext, block)
-                                     : extent::copy_block(plaintext, block);
+      batch.checksums[page] =
+          extent::seal_block(*lane.key, unit, Bytes(batch.pages[page].data, kPageBytes),
+                             lane.blocks(batch, {page, 1}));
     }
-  }
-  if (cipher) {
-    wipe(&*lane.key, sizeof(crypto::XtsKey));
-    burn_stack_and_registers();
   }
   return {};
 }
 
-Result<void> Pipeline::finish(Lane& lane, DirtyFile& file, Batch& batch, u64& transaction) {
-  if (batch.pages.empty()) return {};
-  while (batch.ops_left != 0) {
-    auto ticked = lane.io->tick(1);
-    LK_CHECK_MSG(ticked, "a ring broke while writes were in flight");
+void Pipeline::write(Lane& lane, Batch& batch) {
+  std::vector<bool> ended;
+  for (const Part& part : batch.parts) ended.push_back(part.ended);
+  batch.writes = plan_writes(batch.extents, kWriteBlocksMax, ended);
+  batch.ops.assign(batch.writes.size(), {});
+  batch.ops_left = static_cast<u32>(batch.ops.size());
+  for (std::size_t i = 0; i < batch.ops.size(); ++i) {
+    engine::Op& op = batch.ops[i];
+    op.kind = engine::OpKind::write;
+    op.offset = batch.writes[i].block * engine::kBlockBytes;
+    op.data = lane.blocks(batch, batch.writes[i].pages);
+    op.owner = &batch;
+    op.done = [](engine::Op& done) { --static_cast<Batch*>(done.owner)->ops_left; };
+    lane.io->submit(op);
   }
-  if (batch.error != 0) {
-    const Result<void> failed =
-        fail_os(Errc::io, static_cast<i32>(-batch.error), "the device refused a data write");
-    give_up(file, batch, failed);
-    return failed;
+  LK_CHECK_MSG(lane.io->tick(0), "a ring broke while writes were in flight");
+}
+
+void Pipeline::finish(Lane& lane, Batch& batch) {
+  while (batch.ops_left != 0)
+    LK_CHECK_MSG(lane.io->tick(1), "a ring broke while writes were in flight");
+  for (std::size_t i = 0; i < batch.parts.size(); ++i) {
+    Part& part = batch.parts[i];
+    if (part.ended) continue;
+    Result<void> result = part.flush->result;  // an earlier batch of this file did not land
+    for (std::size_t w = 0; w < batch.writes.size() && result; ++w) {
+      const PageRange& pages = batch.writes[w].pages;
+      if (batch.ops[w].result < 0 && pages.first < part.pages.end() &&
+          pages.end() > part.pages.first)
+        result = fail_os(Errc::io, static_cast<i32>(-batch.ops[w].result),
+                         "the device refused a data write", batch.ops[w].offset);
+    }
+    if (!result)
+      give_up(batch, i, result.error());
+    else if (auto inserted = insert(batch, i); !inserted)
+      give_up(batch, i, inserted.error());
   }
-  if (auto inserted = insert(file, batch, transaction); !inserted) {
-    // The blocks may be in the broken transaction: they are left alone, the store has stopped.
-    batch.runs.clear();
-    give_up(file, batch, inserted);
-    return inserted;
-  }
-  extents_.fetch_add(batch.extents.size(), std::memory_order_relaxed);
-  bytes_.fetch_add(batch.pages.size() * kPageBytes, std::memory_order_relaxed);
-  file.finished(batch.pages, {}, {});
+  batch.parts.clear();
   batch.pages.clear();
+}
+
+// First what can fail and has changed nothing then: the file's map.
+Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
+  Part& part = batch.parts[index];
+  DirtyFile& file = *part.flush->file;
+  const bool clear = file.lease() == nullptr;
+  u64 extents = 0;
+  {
+    LK_TRY(engine::Transaction transaction, store_.begin(std::move(part.space)));
+    LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents, index)));
+    for (const PlannedExtent& extent : batch.extents) {
+      if (extent.part != index) continue;
+      const extent::ContextDisk context =
+          extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
+      LK_TRYV(transaction.insert_extent(
+          extent.run, 0, clear ? Bytes{} : std::as_bytes(std::span(&context, 1)),
+          std::span(batch.checksums).subspan(extent.first_page, extent.run.count)));
+      ++extents;
+    }
+    part.flush->transaction = transaction.id();
+  }
+  part.flush->pages += part.pages.count;
+  extents_.fetch_add(extents, std::memory_order_relaxed);
+  bytes_.fetch_add(part.pages.count * kPageBytes, std::memory_order_relaxed);
+  file.finished(batch.pages_of(index), {}, {});
   return {};
 }
 
-Result<void> Pipeline::insert(DirtyFile& file, Batch& batch, u64& transaction) {
-  LK_TRY(engine::Transaction joined, store_.begin(std::move(batch.space)));
-  transaction = joined.id();
-  for (const PlannedExtent& extent : batch.extents) {
-    std::vector<std::byte> context;
-    if (file.lease() != nullptr) {
-      const extent::ContextDisk disk =
-          extent::encode(extent::Context{crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
-      const Bytes raw = std::as_bytes(std::span(&disk, 1));
-      context.assign(raw.begin(), raw.end());
-    }
-    LK_TRYV(joined.insert_extent(
-        extent.run, 0, context,
-        std::span(batch.checksums).subspan(extent.first_page, extent.run.count)));
-  }
-  return file.insert(joined, map_entries(batch.pages, batch.extents));
-}
-
-// A retry draws new blocks and new nonces.
-void Pipeline::give_up(DirtyFile& file, Batch& batch, const Result<void>& why) {
-  for (const engine::BlockRun& run : batch.runs) store_.cancel(run, &batch.space);
-  batch.runs.clear();
-  file.finished(batch.pages, why, std::move(batch.space));
-  batch.space = {};
-  batch.pages.clear();
+// A retry draws new blocks and new nonces. Once the store has stopped the blocks may be in the
+// transaction that broke: they are left alone.
+void Pipeline::give_up(Batch& batch, std::size_t index, const Error& why) {
+  Part& part = batch.parts[index];
+  if (!store_.failure())
+    for (const PlannedExtent& extent : batch.extents)
+      if (extent.part == index) store_.cancel(extent.run, &part.space);
+  part.ended = true;
+  if (part.flush->result) part.flush->result = std::unexpected(why);
+  part.flush->file->finished(batch.pages_of(index), part.flush->result, std::move(part.space));
 }
 
 }  // namespace latchkey::writeback

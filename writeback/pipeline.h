@@ -4,11 +4,12 @@
 //
 // A flush runs in the thread that asks for it, with a lane borrowed from a bounded pool: a ring,
 // its I/O buffer and one expanded key. While one half of the buffer is being written the other is
-// sealed. Derivation and sealing happen under a KeyUse, so that a wipe waits for the batch in hand.
+// sealed. A batch takes pages of several files, so that many small files leave in one write.
+// Derivation and sealing of a file happen under a KeyUse, so that a wipe waits for what is in hand.
 //
-// Locks: Pipeline::mutex_ (a leaf). flush() is called with the file's flush lock held and no other.
+// Locks: Pipeline::mutex_ (a leaf). flush() is called with the files' flush locks held, and what
+// keeps their leases from being taken.
 
-#include <array>
 #include <atomic>
 #include <memory>
 
@@ -20,7 +21,7 @@
 namespace latchkey::writeback {
 
 struct PipelineOptions {
-  u32 lanes = 2;
+  u32 lanes = 2;  // flushes at a time; each has 4 MiB of I/O buffer
   u32 queue_depth = 32;
   u32 extent_blocks_max = 32;
   bool clear_cipher = false;  // bench: derivation and cipher replaced by a copy
@@ -31,6 +32,14 @@ struct PipelineCounters {
   u64 bytes = 0;
 };
 
+// One file of a flush, and what became of it.
+struct FileFlush {
+  DirtyFile* file = nullptr;
+  Result<void> result;  // its first error ends its flush; other files go on
+  u64 transaction = 0;  // the last one that inserted something of it: wait_durable() it
+  u64 pages = 0;        // inserted
+};
+
 class Pipeline {
  public:
   // no_memory, unavailable, io. The store and env outlive it.
@@ -38,23 +47,26 @@ class Pipeline {
                                                   const PipelineOptions& options);
   ~Pipeline();
 
-  // Writes the file's dirty pages, and those dirtied meanwhile up to once. The first error ends it.
-  // `transaction` is the last one that inserted something: wait_durable() it.
-  Result<void> flush(DirtyFile& file, u64& transaction);
+  // Writes the files' dirty pages, and those dirtied meanwhile up to once. Waits for a lane.
+  void flush(std::span<FileFlush> files);
   PipelineCounters counters() const;
 
  private:
-  struct Lane;
+  struct Part;
   struct Batch;
+  struct Lane;
   Pipeline(engine::Store& store, Env& env, const PipelineOptions& options);
   Lane& take_lane();
   void return_lane(Lane& lane);
-  Result<void> flush_on(Lane& lane, DirtyFile& file, u64& transaction);
-  Result<void> start(Lane& lane, DirtyFile& file, Batch& batch);
-  Result<void> seal(Lane& lane, DirtyFile& file, Batch& batch);
-  Result<void> finish(Lane& lane, DirtyFile& file, Batch& batch, u64& transaction);
-  Result<void> insert(DirtyFile& file, Batch& batch, u64& transaction);
-  void give_up(DirtyFile& file, Batch& batch, const Result<void>& why);
+  static void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch);
+  void start(Lane& lane, Batch& batch);
+  bool allocate(Batch& batch);
+  void seal(Lane& lane, Batch& batch);
+  Result<void> seal_part(Lane& lane, Batch& batch, std::size_t index);
+  void write(Lane& lane, Batch& batch);
+  void finish(Lane& lane, Batch& batch);
+  Result<void> insert(Batch& batch, std::size_t index);
+  void give_up(Batch& batch, std::size_t index, const Error& why);
 
   engine::Store& store_;
   Env& env_;

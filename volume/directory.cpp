@@ -1,0 +1,206 @@
+// Changes of directories: making and removing names, policies, attributes. Each is one transaction.
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "crypto/names.h"
+#include "volume/state.h"
+
+namespace latchkey::volume {
+
+namespace {
+
+constexpr u32 kNameOpRecords = 8;
+constexpr u32 kNameOpBytes = 1400;
+
+std::vector<std::byte> back_item(std::string_view stored) {
+  std::vector<std::byte> value(sizeof(BackDisk) + stored.size());
+  store_disk(value, BackDisk{static_cast<u8>(stored.size())});
+  std::ranges::copy(std::as_bytes(std::span(stored)), value.begin() + sizeof(BackDisk));
+  return value;
+}
+
+// The first free place among the names of one hash.
+Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base) {
+  u64 place = base;
+  LK_TRYV(view.scan(engine::kFirstSubvolume, {directory, kEntryType, base},
+                    {directory, kEntryType, base + kEntrySlots - 1},
+                    [&](const engine::Key& key, Bytes) {
+                      if (key.offset == place) ++place;
+                      return true;
+                    }));
+  if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
+  return place;
+}
+
+}  // namespace
+
+// The counter on disk is ahead by a chunk: most creates do not touch it, and no number comes twice.
+Result<InodeNumber> Volume::State::new_number(engine::Transaction& transaction) {
+  if (next_inode == inode_limit) {
+    const Le64 value(inode_limit + kInodeChunk);
+    LK_TRYV(transaction.put(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0},
+                            std::as_bytes(std::span(&value, 1))));
+    inode_limit += kInodeChunk;
+  }
+  return next_inode++;
+}
+
+Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, std::string_view name,
+                                        FileKind kind, u32 mode) {
+  LK_TRYV(check_name(name));
+  LK_TRYV(must_be_writable());
+  LK_TRY(const Use parent, use(directory));
+  const DirectoryLocks locks(directories, directory);
+  const Attributes above = parent->attributes();
+  if (above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
+  if (parent->unlinked) return fail(Errc::not_found, "the directory is gone");
+  LK_TRY(const NameAccess names, names_of(directory, above));
+  if (above.encrypted) {
+    // A new inode needs the key itself, not the names of a directory that is still open.
+    keymgr::Lease door;
+    LK_TRYV(keyring.lease(above.key_id, directory, door));
+    if (keyring.release(door)) slots->evict_key(above.key_id);
+    if (!names.unlocked)
+      return fail(Errc::no_key, "the directory is locked: its key is not present");
+  }
+  Attributes fresh;
+  fresh.kind = kind;
+  fresh.mode = mode & 07777;
+  fresh.uid = caller.uid;
+  fresh.gid = caller.uid;
+  fresh.mtime_ns = fresh.ctime_ns = static_cast<i64>(env.realtime_ns());
+  fresh.encrypted = above.encrypted;
+  fresh.key_id = above.key_id;
+  if (fresh.encrypted) env.random(fresh.nonce.bytes);
+  Entry entry;
+  entry.kind = kind;
+  entry.stored = names.stored(name);
+  LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
+  LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+  LK_TRY(const auto there, find_stored(transaction, directory, entry.stored));
+  if (there) return fail(Errc::exists, "there is such a name already");
+  LK_TRY(const u64 place, free_place(transaction, directory, entry_offset(entry.stored)));
+  LK_TRY(entry.inode, new_number(transaction));
+  LK_TRYV(transaction.put(engine::kFirstSubvolume, {directory, kEntryType, place},
+                          encode_entry(entry)));
+  LK_TRYV(transaction.put(engine::kFirstSubvolume, {entry.inode, kBackType, directory},
+                          back_item(entry.stored)));
+  LK_TRYV(put_inode(transaction, entry.inode, fresh));
+  const Attributes item =
+      parent->change([&](Attributes& now) { now.mtime_ns = now.ctime_ns = fresh.mtime_ns; });
+  LK_TRYV(put_inode(transaction, directory, item));
+  return entry.inode;
+}
+
+Result<InodeNumber> Volume::mkdir(Caller caller, InodeNumber directory, std::string_view name,
+                                  u32 mode) {
+  const auto there = state_->find_entry(directory, name);
+  if (there) return fail(Errc::exists, "there is such a name already");
+  if (there.error().code != Errc::not_found) return std::unexpected(there.error());
+  return state_->make(caller, directory, name, FileKind::directory, mode);
+}
+
+// The name goes and the inode becomes an orphan; whoever uses it last reaps it, at once if that is
+// this call.
+Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view name,
+                                        FileKind kind) {
+  LK_TRYV(must_be_writable());
+  LK_TRY(const Use parent, use(directory));
+  LK_TRY(const Entry seen, find_entry(directory, name));
+  LK_TRY(Use target, use(seen.inode));
+  {
+    const DirectoryLocks locks(directories, directory, seen.inode);
+    LK_TRY(const Entry entry, find_entry(directory, name));
+    // Replaced between two looks: as if this call had come first.
+    if (entry.inode != seen.inode) return fail(Errc::not_found, "there is no such name");
+    if (kind == FileKind::directory && entry.kind != kind)
+      return fail(Errc::not_dir, "not a directory");
+    if (kind == FileKind::regular && entry.kind != kind)
+      return fail(Errc::is_dir, "is a directory");
+    if (kind == FileKind::directory) {
+      LK_TRY(const auto first,
+             store->view().at_or_after(engine::kFirstSubvolume, {entry.inode, kEntryType, 0}));
+      if (first && first->key.object == entry.inode && first->key.type == kEntryType)
+        return fail(Errc::not_empty, "the directory is not empty");
+    }
+    LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}, true));
+    const i64 now = static_cast<i64>(env.realtime_ns());
+    LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+    LK_TRYV(transaction.erase(engine::kFirstSubvolume, entry.key));
+    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {entry.inode, kBackType, directory}));
+    LK_TRYV(
+        transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, entry.inode}, {}));
+    const Attributes gone = target->change([&](Attributes& attributes) {
+      attributes.links = 0;
+      attributes.ctime_ns = now;
+    });
+    LK_TRYV(put_inode(transaction, entry.inode, gone));
+    const Attributes item =
+        parent->change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
+    LK_TRYV(put_inode(transaction, directory, item));
+    Lock lock(table_mutex);
+    target->unlinked = true;
+  }
+  return target.end();
+}
+
+Result<void> Volume::rmdir(InodeNumber directory, std::string_view name) {
+  return state_->remove_name(directory, name, FileKind::directory);
+}
+
+Result<void> Volume::unlink(InodeNumber directory, std::string_view name) {
+  return state_->remove_name(directory, name, FileKind::regular);
+}
+
+Result<void> Volume::State::change_attributes(InodeNumber number,
+                                              const std::function<void(Attributes&)>& fn) {
+  LK_TRYV(must_be_writable());
+  LK_TRY(const Use inode, use(number));
+  LK_TRY(auto space, store->reserve({0, 2, 256}));
+  const i64 now = static_cast<i64>(env.realtime_ns());
+  LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+  const Attributes item = inode->change([&](Attributes& attributes) {
+    fn(attributes);
+    attributes.ctime_ns = now;
+  });
+  inode->last_transaction = transaction.id();
+  return put_inode(transaction, number, item);
+}
+
+Result<void> Volume::set_times(InodeNumber inode, i64 mtime_ns) {
+  return state_->change_attributes(inode,
+                                   [&](Attributes& attributes) { attributes.mtime_ns = mtime_ns; });
+}
+
+Result<void> Volume::set_mode(InodeNumber inode, u32 mode) {
+  return state_->change_attributes(inode,
+                                   [&](Attributes& attributes) { attributes.mode = mode & 07777; });
+}
+
+Result<void> Volume::set_policy(Caller caller, InodeNumber directory, const crypto::KeyId& id) {
+  State& state = *state_;
+  LK_TRYV(state.must_be_writable());
+  LK_TRY(const State::Use inode, state.use(directory));
+  const DirectoryLocks locks(state.directories, directory);
+  const keymgr::KeyStatus key = state.keyring.status(id, caller.uid);
+  if (key.state != keymgr::KeyState::present || !key.claimed_by_caller)
+    return fail(Errc::no_key, "the key is not present with a claim of the caller");
+  const Attributes now = inode->attributes();
+  if (now.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
+  if (now.encrypted) {
+    if (now.key_id == id) return {};
+    return fail(Errc::exists, "the directory has another policy");
+  }
+  LK_TRY(const auto entries, state.list(directory));
+  if (!entries.empty()) return fail(Errc::not_empty, "the directory is not empty");
+  crypto::Nonce nonce;
+  state.env.random(nonce.bytes);
+  return state.change_attributes(directory, [&](Attributes& attributes) {
+    attributes.encrypted = true;
+    attributes.key_id = id;
+    attributes.nonce = nonce;
+  });
+}
+
+}  // namespace latchkey::volume

@@ -1,0 +1,159 @@
+// Writeback of dirty pages: who flushes, when, and who waits for room.
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/wait.h"
+#include "volume/state.h"
+
+namespace latchkey::volume {
+
+namespace {
+
+// Files whose flush locks are held at a time, and pages after which a group is full.
+constexpr std::size_t kFilesAtOnce = 64;
+constexpr u64 kPagesAtOnce = 1024;
+constexpr u64 kRoomWaitNs = 50'000'000;
+constexpr u64 kIdleWaitNs = 10'000'000;
+
+}  // namespace
+
+// The files of a group are locked together: the first one by waiting for it, the others only where
+// that needs no wait, so two groups cannot wait for each other. Their leases are held shared, so a
+// writeout under way is finished before a lease is taken.
+Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
+                                                 bool wait) LK_NO_ANALYSIS {
+  Flushed flushed;
+  if (!writable()) return flushed;
+  std::vector<InodePtr> left(list.begin(), list.end());
+  while (!left.empty()) {
+    std::vector<InodePtr> group, later;
+    u64 pages = 0;
+    for (const InodePtr& inode : left) {
+      const bool full = group.size() == kFilesAtOnce || pages >= kPagesAtOnce;
+      bool locked = !full && inode->flush_mutex.try_lock();
+      if (!locked && wait && group.empty()) {
+        inode->flush_mutex.lock();
+        locked = true;
+      }
+      if (locked) {
+        pages += inode->dirty_bytes() / kPageBytes;
+        group.push_back(inode);
+      } else if (full || wait) {
+        later.push_back(inode);
+      }
+    }
+    std::vector<writeback::FileFlush> files(group.size());
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      group[i]->lease_lock.lock_shared();
+      files[i].file = group[i].get();
+    }
+    if (auto failure = store->failure())  // D4: nothing more goes down
+      for (writeback::FileFlush& file : files) file.result = std::unexpected(*failure);
+    else if (pages != 0)
+      pipeline->flush(files);
+    for (std::size_t i = group.size(); i-- > 0;) {
+      group[i]->lease_lock.unlock_shared();
+      group[i]->flush_mutex.unlock();
+      flushed.pages += files[i].pages;
+      if (files[i].result) continue;
+      flushed.failed.push_back(group[i]);
+      if (flushed.result) flushed.result = files[i].result;
+    }
+    left = std::move(later);
+  }
+  return flushed;
+}
+
+Result<void> Volume::State::flush(const InodePtr& inode) {
+  return flush_many({&inode, 1}, true).result;
+}
+
+// Waits for the dirty limit. Outside of gates and transactions (T3).
+Result<Room> Volume::State::take_room(u64 pages) {
+  for (;;) {
+    const u64 seen = memory.room_changes();
+    if (memory.promise(pages)) return Room(memory, pages);
+    if (auto failure = store->failure()) return std::unexpected(*failure);
+    if (!workers.empty()) {
+      {
+        Lock lock(worker_mutex);
+        if (stuck) return std::unexpected(*stuck);
+      }
+      memory.wait_room(seen, kRoomWaitNs);
+      continue;
+    }
+    const std::vector<InodePtr> dirty = dirty_inodes();
+    const Flushed flushed = flush_many(dirty, false);
+    for (const InodePtr& inode : dirty) forget_if_idle(inode);
+    if (flushed.pages != 0) continue;
+    LK_TRYV(flushed.result);
+    memory.wait_room(seen, kIdleWaitNs);  // other threads hold the room
+  }
+}
+
+bool Volume::State::should_stop() {
+  Lock lock(worker_mutex);
+  return stopping;
+}
+
+void Volume::State::stop_workers() {
+  {
+    Lock lock(worker_mutex);
+    stopping = true;
+  }
+  memory.kick();
+  for (std::thread& worker : workers) worker.join();
+  workers.clear();
+}
+
+// Flushes what is dirty once half of the limit is reached, and commits now and then.
+void Volume::State::work() {
+  const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
+  u64 last_commit = env.monotonic_ns();
+  for (;;) {
+    const u64 seen = memory.pressure_changes();
+    if (should_stop()) return;
+    const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
+    if (!memory.half_used() && !due) {
+      memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
+      continue;
+    }
+    const std::vector<InodePtr> dirty = dirty_inodes();
+    const Flushed flushed = flush_many(dirty, false);  // errors are kept for the handles
+    {
+      Lock lock(worker_mutex);
+      if (flushed.pages != 0)
+        stuck.reset();
+      else if (!flushed.result)
+        stuck = flushed.result.error();
+    }
+    for (const InodePtr& inode : dirty) forget_if_idle(inode);
+    if (due) {
+      last_commit = env.monotonic_ns();
+      (void)store->commit();  // sticky: whoever calls fsync hears of it
+    } else if (flushed.pages == 0) {
+      memory.wait_pressure(memory.pressure_changes(), kIdleWaitNs);
+    }
+  }
+}
+
+Result<void> Volume::fsync(HandleId id) {
+  State& state = *state_;
+  LK_TRY(const auto handle, state.find(id));
+  const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode);
+  LK_TRYV(state.tell_errors(*handle));
+  LK_TRYV(flushed);
+  return state.store->commit();
+}
+
+Result<void> Volume::sync() {
+  State& state = *state_;
+  const std::vector<InodePtr> dirty = state.dirty_inodes();
+  const auto flushed = state.flush_many(dirty, true);
+  for (const InodePtr& inode : dirty) state.forget_if_idle(inode);
+  LK_TRYV(state.store->commit());
+  return flushed.result;
+}
+
+}  // namespace latchkey::volume

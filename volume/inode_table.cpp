@@ -1,0 +1,189 @@
+// Which inodes are in memory, who uses them, and the leases of their keys.
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "volume/state.h"
+
+namespace latchkey::volume {
+
+DirectoryLocks::DirectoryLocks(Shards& shards, InodeNumber a, InodeNumber b) LK_NO_ANALYSIS {
+  const u64 low = std::min(a % kShards, b % kShards);
+  const u64 high = std::max(a % kShards, b % kShards);
+  first_ = &shards[low];
+  first_->lock();
+  if (high == low) return;
+  second_ = &shards[high];
+  second_->lock();
+}
+
+DirectoryLocks::~DirectoryLocks() LK_NO_ANALYSIS {
+  if (second_ != nullptr) second_->unlock();
+  first_->unlock();
+}
+
+InodePtr Volume::State::in_memory(InodeNumber number) {
+  Lock lock(table_mutex);
+  const auto it = inodes.find(number);
+  return it == inodes.end() ? nullptr : it->second;
+}
+
+Result<Volume::State::Use> Volume::State::use(InodeNumber number) {
+  for (;;) {
+    u64 seen = 0;
+    {
+      Lock lock(table_mutex);
+      if (const auto it = inodes.find(number); it != inodes.end()) {
+        if (it->second->unlinked) return fail(Errc::not_found, "there is no such file");
+        ++it->second->users;
+        return Use(*this, it->second);
+      }
+      seen = forgotten[number % kForgottenShards];
+    }
+    LK_TRY(const Attributes attributes, get_inode(store->view(), number));
+    Lock lock(table_mutex);
+    // Somebody may have had it in memory, changed it and forgotten it since it was read.
+    if (forgotten[number % kForgottenShards] != seen || inodes.contains(number)) continue;
+    const auto inode = std::make_shared<Inode>(number, attributes, memory);
+    inode->users = 1;
+    inodes.emplace(number, inode);
+    return Use(*this, inode);
+  }
+}
+
+Result<void> Volume::State::end_use(const InodePtr& inode) {
+  {
+    Lock lock(table_mutex);
+    LK_CHECK(inode->users != 0);
+    // The last user of an unlinked inode keeps it in the table until it is reaped: use() refuses
+    // it.
+    const bool reaps = inode->users == 1 && inode->unlinked;
+    if (!reaps) --inode->users;
+    if (inode->users != 0 && !reaps) return {};
+  }
+  if (inode->unlinked) {
+    const auto reaped = reap(*inode);
+    Lock lock(table_mutex);
+    --inode->users;
+    ++forgotten[inode->number() % kForgottenShards];
+    inodes.erase(inode->number());
+    return reaped;
+  }
+  Result<void> result;
+  if (!inode->clean() && key_is_leaving(*inode)) {
+    // The last one out of a key that is being removed: what is dirty goes down before the lease.
+    result = flush(inode);
+    if (result) result = store->commit();
+    if (!result && !inode->clean()) {
+      // What cannot be written now never can be: a broken device does not keep a key.
+      Lock flush_lock(inode->flush_mutex);
+      if (key_is_leaving(*inode) && inode->lose_pages() != 0) ++inode->losses;
+    }
+  }
+  forget_if_idle(inode);
+  return result;
+}
+
+void Volume::State::forget_if_idle(const InodePtr& inode) {
+  {
+    Lock lock(table_mutex);
+    if (inode->users != 0 || inode->unlinked || !inode->clean()) return;
+    const auto it = inodes.find(inode->number());
+    if (it == inodes.end() || it->second != inode) return;
+    ++forgotten[inode->number() % kForgottenShards];
+    inodes.erase(it);
+  }
+  return_lease(*inode);
+}
+
+std::vector<InodePtr> Volume::State::dirty_inodes() {
+  std::vector<InodePtr> dirty;
+  {
+    Lock lock(table_mutex);
+    for (const auto& [number, inode] : inodes)
+      if (!inode->clean()) dirty.push_back(inode);
+  }
+  std::ranges::sort(dirty, {}, [](const InodePtr& inode) { return inode->number(); });
+  return dirty;
+}
+
+// Whether the key of this inode's lease is on its way out, so that the lease holds it up.
+bool Volume::State::key_is_leaving(Inode& inode) {
+  {
+    SharedLock lock(inode.lease_lock);
+    if (!inode.key_lease.held() || inode.key_lease.cut_off()) return false;
+  }
+  return keyring.status(inode.key_id(), 0).state != keymgr::KeyState::present;
+}
+
+void Volume::State::return_lease(Inode& inode) {
+  bool last = false;
+  {
+    ExclusiveLock lock(inode.lease_lock);
+    if (!inode.key_lease.held()) return;
+    // No dirty page may be left that only this key could seal.
+    LK_CHECK_MSG(inode.clean(), "a lease goes before its inode's dirty pages");
+    last = keyring.release(inode.key_lease);
+  }
+  if (last) slots->evict_key(inode.key_id());
+}
+
+// Takes the lease that the inode's data needs; one that a removal has cut off is given back first.
+Result<void> Volume::State::unlock_inode(Inode& inode) {
+  if (!inode.encrypted()) return {};
+  {
+    SharedLock lock(inode.lease_lock);
+    if (inode.key_lease.held() && !inode.key_lease.cut_off()) return {};
+  }
+  ExclusiveLock lock(inode.lease_lock);
+  if (inode.key_lease.held()) {
+    if (!inode.key_lease.cut_off()) return {};
+    keyring.release(inode.key_lease);  // its key was wiped long ago
+  }
+  return keyring.lease(inode.key_id(), inode.number(), inode.key_lease);
+}
+
+// --- orphans: unlinked while in use, reaped by the last user or by the next open of the volume ---
+
+Result<void> Volume::State::reap(Inode& inode) {
+  {
+    Lock flush_lock(inode.flush_mutex);
+    inode.drop_pages(0);
+  }
+  return_lease(inode);
+  return reap(inode.number());
+}
+
+// Its blocks in bounded steps, then the inode and the orphan record in one. Needs no key.
+Result<void> Volume::State::reap(InodeNumber inode) {
+  static constexpr std::size_t kEntriesAtOnce = 64;
+  for (;;) {
+    LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
+    LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+    LK_TRY(const auto entries, last_entries(transaction, inode, 0, kEntriesAtOnce));
+    extent::MapEdit edit;
+    for (const extent::MapEntry& entry : entries) {
+      edit.erase.push_back(entry.file_block);
+      edit.release.push_back({entry.disk_block, entry.blocks});
+    }
+    LK_TRYV(apply(transaction, inode, edit));
+    if (entries.size() == kEntriesAtOnce) continue;
+    LK_TRYV(transaction.erase(engine::kFirstSubvolume, inode_key(inode)));
+    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, inode}));
+    return {};
+  }
+}
+
+Result<void> Volume::State::reap_orphans() {
+  std::vector<InodeNumber> orphans;
+  LK_TRYV(store->view().scan(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, 0},
+                             {kOrphanObject, kOrphanType, ~u64{0}},
+                             [&](const engine::Key& key, Bytes) {
+                               orphans.push_back(key.offset);
+                               return true;
+                             }));
+  for (const InodeNumber inode : orphans) LK_TRYV(reap(inode));
+  return {};
+}
+
+}  // namespace latchkey::volume

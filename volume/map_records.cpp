@@ -1,0 +1,116 @@
+#include "volume/map_records.h"
+
+#include <map>
+
+namespace latchkey::volume {
+
+namespace {
+
+constexpr u64 kBlock = engine::kBlockBytes;
+
+engine::Key map_key(InodeNumber inode, u64 file_block) {
+  return {inode, kMapType, file_block * kBlock};
+}
+
+}  // namespace
+
+Result<void> put_inode(engine::Transaction& transaction, InodeNumber inode,
+                       const Attributes& attributes) {
+  const InodeDisk disk = encode(attributes);
+  return transaction.put(engine::kFirstSubvolume, inode_key(inode),
+                         std::as_bytes(std::span(&disk, 1)));
+}
+
+Result<Attributes> get_inode(const engine::View& view, InodeNumber inode) {
+  LK_TRY(const auto record, view.get(engine::kFirstSubvolume, inode_key(inode)));
+  if (!record) return fail(Errc::not_found, "there is no such file");
+  return decode_inode(record->value);
+}
+
+Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeNumber inode,
+                                                  extent::FileRange range) {
+  std::vector<extent::MapEntry> entries;
+  if (range.blocks == 0) return entries;
+  Result<void> wrong;
+  const auto add = [&](const engine::Key& key, Bytes value) {
+    auto entry = extent::decode_map(key.offset, value);
+    if (!entry) {
+      wrong = std::unexpected(entry.error());
+      return false;
+    }
+    if (entry->file_end() <= range.first_block || entry->file_block >= range.end()) return true;
+    if (!entries.empty() && entries.back().file_end() > entry->file_block) {
+      wrong = fail(Errc::malformed, "two pieces of a file's map overlap");
+      return false;
+    }
+    entries.push_back(*entry);
+    return true;
+  };
+  // One entry may begin before the range and reach into it.
+  LK_TRY(const auto before,
+         view.at_or_before(engine::kFirstSubvolume, map_key(inode, range.first_block)));
+  const bool has_before = before && before->key.object == inode && before->key.type == kMapType;
+  if (has_before) add(before->key, before->value);
+  const u64 first = has_before ? before->key.offset + 1 : range.first_block * kBlock;
+  LK_TRYV(view.scan(engine::kFirstSubvolume, {inode, kMapType, first},
+                    map_key(inode, range.end() - 1), add));
+  LK_TRYV(wrong);
+  return entries;
+}
+
+Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeNumber inode,
+                                                   u64 first_block, std::size_t count_max) {
+  std::vector<extent::MapEntry> entries;
+  engine::Key key{inode, kMapType, ~u64{0}};
+  while (entries.size() < count_max) {
+    LK_TRY(const auto record, view.at_or_before(engine::kFirstSubvolume, key));
+    if (!record || record->key.object != inode || record->key.type != kMapType) break;
+    LK_TRY(const auto entry, extent::decode_map(record->key.offset, record->value));
+    if (entry.file_end() <= first_block) break;
+    if (!entries.empty() && entry.file_end() > entries.back().file_block)
+      return fail(Errc::malformed, "two pieces of a file's map overlap");
+    entries.push_back(entry);
+    if (record->key.offset == 0) break;
+    key.offset = record->key.offset - 1;
+  }
+  return entries;
+}
+
+Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
+                   const extent::MapEdit& edit) {
+  for (const u64 block : edit.erase)
+    LK_TRYV(transaction.erase(engine::kFirstSubvolume, map_key(inode, block)));
+  for (const extent::MapEntry& entry : edit.put) {
+    const extent::MapDisk disk = extent::encode(entry);
+    LK_TRYV(transaction.put(engine::kFirstSubvolume, map_key(inode, entry.file_block),
+                            std::as_bytes(std::span(&disk, 1))));
+  }
+  for (const extent::DiskRun& run : edit.release)
+    LK_TRYV(transaction.release_extent({run.block, run.blocks}));
+  return {};
+}
+
+Result<void> replace_entries(engine::Transaction& transaction, InodeNumber inode,
+                             std::span<const extent::MapEntry> fresh) {
+  // The entries in question as they become, one fresh entry after the other.
+  std::map<u64, extent::MapEntry> entries;
+  for (const extent::MapEntry& entry : fresh) {
+    LK_TRY(const auto old, map_entries(transaction, inode, {entry.file_block, entry.blocks}));
+    for (const extent::MapEntry& one : old) entries.emplace(one.file_block, one);
+  }
+  for (const extent::MapEntry& entry : fresh) {
+    const extent::FileRange range{entry.file_block, entry.blocks};
+    std::vector<extent::MapEntry> touched;
+    auto it = entries.upper_bound(range.first_block);
+    if (it != entries.begin()) --it;
+    for (; it != entries.end() && it->first < range.end(); ++it)
+      if (it->second.file_end() > range.first_block) touched.push_back(it->second);
+    const extent::MapEdit edit = extent::replace(touched, range, {entry});
+    for (const u64 block : edit.erase) entries.erase(block);
+    for (const extent::MapEntry& put : edit.put) entries.insert_or_assign(put.file_block, put);
+    LK_TRYV(apply(transaction, inode, edit));
+  }
+  return {};
+}
+
+}  // namespace latchkey::volume

@@ -1,0 +1,100 @@
+#include "volume/page_memory.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/secret.h"
+
+namespace latchkey::volume {
+
+namespace {
+
+constexpr u64 kChunkPages = 256;
+
+}  // namespace
+
+u64 PageMemory::used() const {
+  Lock lock(mutex_);
+  return used_;
+}
+
+bool PageMemory::promise(u64 pages) {
+  LK_CHECK(pages <= pages_max_);
+  Lock lock(mutex_);
+  const bool room = used_ + pages <= pages_max_;
+  if (room) used_ += pages;
+  if (!room || used_ * 2 >= pages_max_) pressed();
+  return room;
+}
+
+void PageMemory::unpromise(u64 pages) {
+  Lock lock(mutex_);
+  LK_CHECK(used_ >= pages);
+  used_ -= pages;
+  ++room_changes_;
+  room_.notify_all();
+}
+
+std::byte* PageMemory::take() {
+  Lock lock(mutex_);
+  if (free_.empty()) {
+    const u64 pages = std::min(kChunkPages, pages_max_);
+    auto chunk = engine::IoBuffer::create(pages * kPageBytes);
+    LK_CHECK_MSG(chunk, "no memory for a page within the dirty limit");
+    for (u64 i = pages; i-- > 0;) free_.push_back(chunk->bytes().data() + i * kPageBytes);
+    chunks_.push_back(std::move(*chunk));
+  }
+  std::byte* page = free_.back();
+  free_.pop_back();
+  return page;
+}
+
+void PageMemory::give_back(std::byte* page) {
+  wipe(page, kPageBytes);
+  Lock lock(mutex_);
+  LK_CHECK(used_ != 0);
+  free_.push_back(page);
+  --used_;
+  ++room_changes_;
+  room_.notify_all();
+}
+
+u64 PageMemory::room_changes() const {
+  Lock lock(mutex_);
+  return room_changes_;
+}
+
+u64 PageMemory::pressure_changes() const {
+  Lock lock(mutex_);
+  return pressure_changes_;
+}
+
+void PageMemory::wait_room(u64 seen, u64 timeout_ns) {
+  Lock lock(mutex_);
+  if (room_changes_ == seen) room_.wait_for(mutex_, timeout_ns);
+}
+
+void PageMemory::wait_pressure(u64 seen, u64 timeout_ns) {
+  Lock lock(mutex_);
+  if (pressure_changes_ == seen) pressure_.wait_for(mutex_, timeout_ns);
+}
+
+void PageMemory::pressed() {
+  ++pressure_changes_;
+  pressure_.notify_all();
+}
+
+void PageMemory::kick() {
+  Lock lock(mutex_);
+  ++room_changes_;
+  room_.notify_all();
+  pressed();
+}
+
+std::byte* Room::take() {
+  LK_CHECK_MSG(pages_ != 0, "a write dirties more pages than it was promised");
+  --pages_;
+  return memory_->take();
+}
+
+}  // namespace latchkey::volume

@@ -1,0 +1,78 @@
+#pragma once
+// Memory of the page cache: at most so many pages, promised to a write before it dirties any, given
+// back when they are clean. The bound on dirty memory (D6).
+//
+// Invariants
+//   M1  pages that are out plus pages promised <= pages_max
+//   M2  a page is zero when it is handed out: what is given back is wiped there and then
+//
+// Thread-safe. Lock: mutex_, a leaf. Memory comes from chunks that are kept until the end.
+
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/io_buffer.h"
+
+namespace latchkey::volume {
+
+inline constexpr u64 kPageBytes = 4096;
+
+class PageMemory {
+ public:
+  explicit PageMemory(u64 pages_max) : pages_max_(pages_max) {}
+
+  u64 pages_max() const { return pages_max_; }
+  u64 used() const LK_EXCLUDES(mutex_);  // out or promised
+  bool half_used() const { return used() * 2 >= pages_max_; }
+
+  // False: there is no room now; a flush makes some. `pages` <= pages_max().
+  bool promise(u64 pages) LK_EXCLUDES(mutex_);
+  void unpromise(u64 pages) LK_EXCLUDES(mutex_);
+  // One of the promised pages. Stops the process when the machine has no memory at all.
+  std::byte* take() LK_EXCLUDES(mutex_);
+  void give_back(std::byte* page) LK_EXCLUDES(mutex_);
+
+  // For waits without a lost wake-up: read the count, look, wait for another count. Room counts
+  // what was given back; pressure counts promises beyond the half, refused ones, and kicks.
+  u64 room_changes() const LK_EXCLUDES(mutex_);
+  u64 pressure_changes() const LK_EXCLUDES(mutex_);
+  void wait_room(u64 seen, u64 timeout_ns) LK_EXCLUDES(mutex_);
+  void wait_pressure(u64 seen, u64 timeout_ns) LK_EXCLUDES(mutex_);
+  void kick() LK_EXCLUDES(mutex_);  // wakes both kinds of waiters
+
+ private:
+  void pressed() LK_REQUIRES(mutex_);
+
+  const u64 pages_max_;
+  mutable Mutex mutex_;
+  CondVar room_;
+  CondVar pressure_;
+  u64 used_ LK_GUARDED_BY(mutex_) = 0;
+  u64 room_changes_ LK_GUARDED_BY(mutex_) = 0;
+  u64 pressure_changes_ LK_GUARDED_BY(mutex_) = 0;
+  std::vector<engine::IoBuffer> chunks_ LK_GUARDED_BY(mutex_);
+  std::vector<std::byte*> free_ LK_GUARDED_BY(mutex_);
+};
+
+// Pages promised to one write; what it did not take goes back.
+class Room {
+ public:
+  Room() = default;
+  Room(PageMemory& memory, u64 pages) : memory_(&memory), pages_(pages) {}
+  Room(Room&& other) noexcept : memory_(other.memory_), pages_(other.pages_) { other.pages_ = 0; }
+  Room& operator=(Room&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(pages_, other.pages_);
+    return *this;
+  }
+  ~Room() {
+    if (pages_ != 0) memory_->unpromise(pages_);
+  }
+  std::byte* take();
+
+ private:
+  PageMemory* memory_ = nullptr;
+  u64 pages_ = 0;
+};
+
+}  // namespace latchkey::volume
