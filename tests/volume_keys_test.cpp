@@ -1,0 +1,301 @@
+// Goal: the rows of the removal's table that work today do what design 3 says: who is let in, what
+// open handles get, what is lost and who is told, when the secret is gone. Method: each rule by
+// name on a SimDevice, without workers, so that a dirty page stays dirty until the rule flushes it.
+
+#include <algorithm>
+
+#include "tests/support/volume_fixture.h"
+
+namespace latchkey::tests {
+namespace {
+
+using namespace volume;  // NOLINT: the whole file is about it
+using keymgr::KeyState;
+using keymgr::RemovalMode;
+
+class VolumeKeys : public VolumeTest {
+ protected:
+  void SetUp() override {
+    options_.inline_writeback = true;
+    options_.commit_interval_ms = 0;
+    VolumeTest::SetUp();
+  }
+};
+
+TEST_F(VolumeKeys, soft_lets_those_inside_finish_and_the_last_one_out_wipes) {
+  const crypto::KeyId id = vault();
+  put("/vault/closed", "closed");
+  const HandleId handle = open("/vault/open");
+  append(handle, "before ");
+  const RemovalReport report = remove(id);
+  EXPECT_TRUE(report.files_busy);
+  EXPECT_EQ(report.state, KeyState::incompletely_removed);
+  ASSERT_EQ(report.holders.size(), 1U);
+  EXPECT_EQ(report.holders[0].path, "/vault/open");
+  EXPECT_EQ(report.holders[0].uid, 1000U);
+  EXPECT_EQ(report.holders[0].dirty_bytes, 4096U);
+  EXPECT_EQ(report.bytes_flushed, 4096U);  // of the closed one only
+  EXPECT_EQ(open_error("/vault/closed"), Errc::no_key);
+  EXPECT_EQ(open_error("/vault/open"), Errc::no_key);  // busy does not help
+  append(handle, "after");
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_EQ(content(handle), "before after");
+  append(handle, "!");
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);  // refused opens leave nothing behind
+  close(handle);
+  EXPECT_EQ(state(id), KeyState::absent);
+  add_key();
+  EXPECT_EQ(content("/vault/open"), "before after!");
+  EXPECT_EQ(content("/vault/closed"), "closed");
+}
+
+TEST_F(VolumeKeys, soft_with_nobody_inside_wipes_in_the_call_and_what_it_flushed_is_durable) {
+  const crypto::KeyId id = vault();
+  ASSERT_TRUE(volume_->sync());
+  put("/vault/x", "dirty until now");
+  const RemovalReport report = remove(id);
+  EXPECT_FALSE(report.files_busy);
+  EXPECT_EQ(report.state, KeyState::absent);
+  EXPECT_EQ(report.bytes_lost, 0U);
+  crash(1);
+  add_key();
+  EXPECT_EQ(content("/vault/x"), "dirty until now");
+}
+
+TEST_F(VolumeKeys, the_last_of_several_handles_wipes_and_what_it_closed_is_durable) {
+  const crypto::KeyId id = vault();
+  const HandleId a = open("/vault/x"), b = open("/vault/x"), c = open("/vault/y");
+  EXPECT_EQ(remove(id).holders.size(), 3U);
+  append(a, "one");
+  close(b);
+  append(c, "three");
+  close(a);
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  close(c);
+  EXPECT_EQ(state(id), KeyState::absent);
+  crash(2);
+  add_key();
+  EXPECT_EQ(content("/vault/x"), "one");
+  EXPECT_EQ(content("/vault/y"), "three");
+}
+
+TEST_F(VolumeKeys, adding_the_key_again_under_soft_is_not_noticed_by_open_files) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/x");
+  append(handle, "a");
+  remove(id);
+  add_key();
+  EXPECT_EQ(state(id), KeyState::present);
+  append(handle, "b");
+  EXPECT_EQ(content("/vault/x"), "ab");
+  close(handle);
+  EXPECT_EQ(state(id), KeyState::present);
+  EXPECT_EQ(remove(id).state, KeyState::absent);
+}
+
+TEST_F(VolumeKeys, nothing_of_a_key_is_left_in_the_arena_once_it_is_absent) {
+  const crypto::KeyId id = vault();
+  const Heap raw(64, std::byte{7});
+  const KeyNeedles needles = needles_of(raw);
+  const HandleId handle = open("/vault/x");
+  append(handle, std::string(300000, 'x'));
+  ASSERT_TRUE(volume_->fsync(handle));
+  EXPECT_EQ(content(handle).size(), 300000U);  // extent keys are in their slots now
+  const auto rows = volume_->map(handle);
+  ASSERT_TRUE(rows);
+  const auto schedule = [&](std::size_t row) { return schedule_of(raw, (*rows)[row].nonce); };
+  ASSERT_GE(rows->size(), 2U);
+  remove(id);
+  EXPECT_TRUE(arena_holds(needles.hkdf_inner));
+  EXPECT_TRUE(arena_holds(schedule(0).encrypt));
+  append(handle, "more");
+  close(handle);
+  ASSERT_EQ(state(id), KeyState::absent);
+  EXPECT_FALSE(arena_holds(needles.master));
+  EXPECT_FALSE(arena_holds(needles.hkdf_inner));
+  EXPECT_FALSE(arena_holds(needles.hkdf_outer));
+  for (std::size_t row = 0; row < rows->size(); ++row) {
+    EXPECT_FALSE(arena_holds(schedule(row).encrypt));
+    EXPECT_FALSE(arena_holds(schedule(row).tweak));
+  }
+}
+
+TEST_F(VolumeKeys, claims_of_others_keep_the_key_whatever_the_mode) {
+  const crypto::KeyId id = vault();
+  add_key({1001});
+  const HandleId handle = open("/vault/x");
+  append(handle, "dirty");
+  const RemovalReport report = remove(id, RemovalMode::hard);
+  EXPECT_TRUE(report.other_users);
+  EXPECT_EQ(report.state, KeyState::present);
+  EXPECT_EQ(report.bytes_lost, 0U);
+  EXPECT_EQ(content(handle), "dirty");
+  EXPECT_EQ(code_of(volume_->remove_key(kUser, id, RemovalMode::soft)), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->remove_key(kUser, id, RemovalMode::soft, true)), Errc::permission);
+  const auto all = volume_->remove_key({0}, id, RemovalMode::soft, true);
+  ASSERT_TRUE(all);
+  EXPECT_EQ(all->state, KeyState::incompletely_removed);
+  close(handle);
+  EXPECT_EQ(state(id), KeyState::absent);
+}
+
+TEST_F(VolumeKeys, hard_counts_what_it_loses_and_tells_each_handle_once) {
+  const crypto::KeyId id = vault();
+  const HandleId lost = open("/vault/x"), lost_too = open("/vault/x"), whole = open("/vault/y");
+  append(whole, "whole");
+  append(lost, std::string(8192, 'a'));
+  ASSERT_TRUE(volume_->fsync(lost));
+  ASSERT_TRUE(volume_->fsync(whole));
+  append(lost, std::string(5000, 'b'));
+  put("/vault/closed", "dirty");
+  const RemovalReport report = remove(id, RemovalMode::hard);
+  EXPECT_EQ(report.state, KeyState::absent);
+  EXPECT_FALSE(report.files_busy);
+  EXPECT_EQ(report.holders.size(), 3U);
+  EXPECT_EQ(report.files_lost, 2U);
+  EXPECT_EQ(report.bytes_lost, 12288U);  // three dirty pages
+  // Cut off: ENOKEY while the key is absent.
+  EXPECT_EQ(read_error(lost), Errc::no_key);
+  EXPECT_EQ(read_error(whole), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->append(lost, bytes_of("c"))), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->truncate(lost, 0)), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->fsync(lost)), Errc::io);
+  EXPECT_EQ(code_of(volume_->fsync(lost)), Errc{});
+  // Present again: those that lost nothing go on, the others answer EIO until they are closed.
+  add_key();
+  EXPECT_EQ(content(whole), "whole");
+  EXPECT_EQ(read_error(lost), Errc::io);
+  EXPECT_EQ(code_of(volume_->append(lost_too, bytes_of("c"))), Errc::io);
+  EXPECT_TRUE(content("/vault/x") ==
+              std::string(8192, 'a'));  // a new handle sees what the tree has
+  close(lost);                          // it has been told
+  EXPECT_EQ(code_of(volume_->close_handle(lost_too)), Errc::io);
+  close(whole);
+  EXPECT_EQ(content("/vault/closed"), "");
+}
+
+TEST_F(VolumeKeys, hard_does_not_count_what_is_unlinked) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/x");
+  append(handle, "gone anyway");
+  ASSERT_TRUE(volume_->unlink(*resolve(*volume_, "/vault"), "x"));
+  const RemovalReport report = remove(id, RemovalMode::hard);
+  EXPECT_EQ(report.bytes_lost, 0U);
+  EXPECT_EQ(report.files_lost, 0U);
+  close(handle);  // reaping needs no key
+}
+
+TEST_F(VolumeKeys, an_open_directory_keeps_its_names_and_lets_nobody_new_in) {
+  const crypto::KeyId id = vault();
+  put("/vault/a-name", "text");
+  put("/vault/another", "text");
+  const auto inode = resolve(*volume_, "/vault");
+  const auto handle = volume_->open_directory(kUser, *inode, "/vault");
+  ASSERT_TRUE(handle);
+  const RemovalReport report = remove(id);
+  EXPECT_EQ(report.state, KeyState::incompletely_removed);
+  ASSERT_EQ(report.holders.size(), 1U);
+  EXPECT_EQ(report.holders[0].path, "/vault");
+  auto entries = volume_->read_directory(*handle);
+  ASSERT_TRUE(entries);
+  ASSERT_EQ(entries->size(), 2U);
+  EXPECT_TRUE(std::ranges::any_of(*entries, [](const DirEntry& e) { return e.name == "a-name"; }));
+  EXPECT_EQ(open_error("/vault/a-name"), Errc::no_key);
+  EXPECT_EQ(code_of(make_directory(*volume_, kUser, "/vault/new")), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->open_file(kUser, *inode, "new", {.write = true, .create = true}, 0600,
+                                       "new")),
+            Errc::no_key);
+  EXPECT_TRUE(volume_->unlink(*inode, "a-name"));
+  close(*handle);
+  EXPECT_EQ(state(id), KeyState::absent);
+  entries = volume_->read_directory(*inode);
+  ASSERT_TRUE(entries);
+  ASSERT_EQ(entries->size(), 1U);
+  EXPECT_NE((*entries)[0].name, "another");
+}
+
+TEST_F(VolumeKeys, being_the_parent_of_an_open_file_does_not_make_a_directory_busy) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/x");
+  EXPECT_EQ(remove(id).holders.size(), 1U);
+  const auto entries = volume_->read_directory(*resolve(*volume_, "/vault"));
+  ASSERT_TRUE(entries);
+  EXPECT_NE((*entries)[0].name, "x");
+  close(handle);
+}
+
+TEST_F(VolumeKeys, compat_fscrypt_answers_as_the_kernel_does) {
+  options_.compat_fscrypt = true;
+  reopen();
+  const crypto::KeyId id = vault();
+  put("/vault/closed", "text");
+  const HandleId busy = open("/vault/busy");
+  const auto directory = volume_->open_directory(kUser, *resolve(*volume_, "/vault"), "/vault");
+  ASSERT_TRUE(directory);
+  remove(id);
+  close(open("/vault/busy", {}));
+  EXPECT_EQ(open_error("/vault/closed"), Errc::no_key);
+  close(*directory);
+  EXPECT_EQ(code_of(resolve(*volume_, "/vault/closed")), Errc::not_found);
+  close(busy);
+  EXPECT_EQ(state(id), KeyState::absent);
+}
+
+TEST_F(VolumeKeys, policies_are_inherited_and_do_not_mix) {
+  const crypto::KeyId id = vault();
+  const auto other = volume_->add_key(kUser, master_key(8));
+  ASSERT_TRUE(other);
+  ASSERT_TRUE(make_directory(*volume_, kUser, "/vault/sub"));
+  const auto sub = resolve(*volume_, "/vault/sub");
+  EXPECT_EQ(volume_->stat(*sub)->key_id, id);
+  EXPECT_TRUE(volume_->set_policy(kUser, *sub, id));
+  EXPECT_EQ(code_of(volume_->set_policy(kUser, *sub, *other)), Errc::exists);
+  put("/vault/sub/x", "text");
+  EXPECT_EQ(volume_->stat(*resolve(*volume_, "/vault/sub/x"))->key_id, id);
+  ASSERT_TRUE(make_directory(*volume_, kUser, "/plain"));
+  put("/plain/x", "text");
+  const auto plain = resolve(*volume_, "/plain");
+  EXPECT_EQ(code_of(volume_->set_policy(kUser, *plain, id)), Errc::not_empty);
+  EXPECT_EQ(code_of(volume_->set_policy(kUser, *resolve(*volume_, "/plain/x"), id)), Errc::not_dir);
+  EXPECT_FALSE(volume_->stat(*plain)->key_id);
+  // Another user's claim does not do.
+  ASSERT_TRUE(make_directory(*volume_, kUser, "/empty"));
+  EXPECT_EQ(code_of(volume_->set_policy({1001}, *resolve(*volume_, "/empty"), id)), Errc::no_key);
+  // Two directories of one key name the same thing differently: each has a nonce of its own.
+  remove(id);
+  const auto shown = volume_->read_directory(*resolve(*volume_, "/vault"));
+  ASSERT_TRUE(shown && shown->size() == 1);
+  EXPECT_TRUE(volume_->stat(*sub)->locked);
+}
+
+TEST_F(VolumeKeys, a_broken_device_does_not_keep_a_key_alive) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/x");
+  put("/vault/closed", "dirty");
+  ASSERT_TRUE(volume_->fsync(handle));
+  append(handle, "dirty");
+  device_.inject({.kind = engine::OpKind::write, .sticky = true});
+  const RemovalReport report = remove(id);
+  EXPECT_EQ(report.state, KeyState::incompletely_removed);
+  EXPECT_EQ(report.bytes_lost, 4096U);
+  EXPECT_EQ(report.files_lost, 1U);
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+  EXPECT_EQ(state(id), KeyState::absent);
+  device_.clear_faults();
+  volume_.reset();  // the store may have stopped: what is on the device is what counts
+  expect_clean();
+}
+
+TEST_F(VolumeKeys, closing_a_volume_wipes_its_keys) {
+  vault();
+  const KeyNeedles needles = needles_of(Heap(64, std::byte{7}));
+  open("/vault/x");
+  EXPECT_TRUE(arena_holds(needles.hkdf_inner));
+  ASSERT_TRUE(volume_->close());
+  EXPECT_FALSE(arena_holds(needles.hkdf_inner));
+  volume_.reset();
+  expect_clean();
+}
+
+}  // namespace
+}  // namespace latchkey::tests
