@@ -13,6 +13,7 @@
 
 #include "base/hex.h"
 #include "crypto/hkdf.h"
+#include "crypto/kernel.h"
 #include "crypto/names.h"
 #include "crypto/xts.h"
 
@@ -99,6 +100,24 @@ TEST_P(EveryKernel, xts_gives_the_published_answers_in_place_and_out_of_place) {
   EXPECT_GE(seen, 10U);
 }
 
+TEST_P(EveryKernel, aes_gives_the_published_answer) {
+  u32 seen = 0;
+  for (const Vector& vector : load("aes.txt")) {
+    SCOPED_TRACE(vector.at("name"));
+    auto key = Secret<NameKey>::create();
+    ASSERT_TRUE(key);
+    kernel().expand_name(unhex(vector.at("key")), **key);
+    const Buffer plain = unhex(vector.at("plaintext"));
+    Buffer block = plain;
+    kernel().cbc_encrypt(**key, block);  // one block and a zero IV: the cipher alone
+    EXPECT_EQ(to_hex(block), vector.at("ciphertext"));
+    kernel().cbc_decrypt(**key, block);
+    EXPECT_EQ(block, plain);
+    ++seen;
+  }
+  EXPECT_EQ(seen, 1U);
+}
+
 TEST_P(EveryKernel, fscrypt_contents_equal_the_known_answers) {
   u32 seen = 0;
   for (const Vector& vector : load("fscrypt.txt")) {
@@ -126,6 +145,19 @@ TEST_P(EveryKernel, fscrypt_contents_equal_the_known_answers) {
     ++seen;
   }
   EXPECT_GE(seen, 5U);
+}
+
+TEST(Crypto, hkdf_gives_the_published_answers) {
+  u32 seen = 0;
+  for (const Vector& vector : load("hkdf.txt")) {
+    SCOPED_TRACE(vector.at("name"));
+    const auto state = state_of(vector, "ikm");
+    Buffer output(vector.at("okm").size() / 2);
+    hkdf_expand_info(*state, unhex(vector.at("info")), output);
+    EXPECT_EQ(to_hex(output), vector.at("okm"));
+    ++seen;
+  }
+  EXPECT_EQ(seen, 7U);
 }
 
 TEST(Crypto, identifiers_and_derivations_equal_the_known_answers) {
