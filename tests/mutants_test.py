@@ -1,4 +1,5 @@
-"""The runner of the seeded bugs (tests/mutants/run.py) tells a bug that is seen from one that is not.
+"""The runner of the seeded bugs (tests/mutants/run.py) tells a bug that is seen from one that is
+not.
 
 A tiny program with a test of its own stands for the tree; each patch has a known verdict.
 """
