@@ -1,0 +1,83 @@
+#pragma once
+// Two sides of a ratio, measured in one run: they alternate pass by pass, each begins every other
+// pass, and the ratio is that of the medians. So a clock that moves, or a neighbour on the machine,
+// meets both.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/env.h"
+
+namespace latchkey::bench {
+
+// Nanoseconds that fn() takes.
+template <class Fn>
+u64 timed(Fn&& fn) {
+  const u64 start = system_env().monotonic_ns();
+  std::forward<Fn>(fn)();
+  return system_env().monotonic_ns() - start;
+}
+
+inline double median(std::vector<u64> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return static_cast<double>(*middle);
+}
+
+// The benchmark is one of UseManualTime(): its own time is the first side's.
+class Beside {
+ public:
+  Beside(benchmark::State& state, std::string first, std::string second)
+      : state_(state), names_{std::move(first), std::move(second)} {}
+
+  // One pass: each side answers how many nanoseconds it took; 0 is a failure.
+  template <class First, class Second>
+  bool pass(First&& first, Second&& second) {
+    u64 ns[2] = {};
+    swapped_ = !swapped_;
+    if (swapped_) ns[1] = second();
+    ns[0] = first();
+    if (!swapped_) ns[1] = second();
+    if (ns[0] == 0 || ns[1] == 0) {
+      state_.SkipWithError("a side failed");
+      return false;
+    }
+    for (int side = 0; side < 2; ++side) {
+      // A bound on memory; the oldest go first.
+      if (ns_[side].size() < kPassesKept)
+        ns_[side].push_back(ns[side]);
+      else
+        ns_[side][passes_ % kPassesKept] = ns[side];
+    }
+    ++passes_;
+    state_.SetIterationTime(static_cast<double>(ns[0]) / 1e9);
+    return true;
+  }
+
+  // `work` of each pass and side, in the unit that the counters are to be named after.
+  void report(double work, const std::string& unit) {
+    double rate[2] = {};
+    for (int side = 0; side < 2; ++side) {
+      const double ns = median(ns_[side]);
+      if (ns == 0) return;
+      rate[side] = work * 1e9 / ns;
+      state_.counters[names_[side] + "_" + unit] = rate[side];
+    }
+    state_.counters["ratio"] = rate[0] / rate[1];
+  }
+
+ private:
+  static constexpr std::size_t kPassesKept = 65536;
+  benchmark::State& state_;
+  const std::string names_[2];
+  std::vector<u64> ns_[2];
+  u64 passes_ = 0;
+  bool swapped_ = false;
+};
+
+}  // namespace latchkey::bench

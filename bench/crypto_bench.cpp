@@ -1,0 +1,258 @@
+// Ours beside OpenSSL in one run, alternating. XTS by data unit and direction, on 128 KiB that stay
+// in the second cache, OpenSSL with a context keyed once and a tweak a unit; extent keys derived
+// and expanded, OpenSSL with an HKDF context kept and its cipher keyed again. The two sides' bytes
+// are compared before anything is timed. Data and keys of this program are not secret.
+
+#include <benchmark/benchmark.h>
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/check.h"
+#include "bench/beside.h"
+#include "crypto/hkdf.h"
+#include "crypto/xts.h"
+
+namespace latchkey {
+namespace {
+
+using bench::Beside;
+using bench::timed;
+
+constexpr std::size_t kRunBytes = 128 * kKiB;
+constexpr u32 kKeysAPass = 64;
+
+const unsigned char* octets(Bytes bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
+unsigned char* octets(MutableBytes bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
+
+std::vector<std::byte> pattern(std::size_t size, u32 seed) {
+  std::vector<std::byte> bytes(size);
+  for (std::size_t i = 0; i < size; ++i)
+    bytes[i] = static_cast<std::byte>((i + seed) * 2654435761U >> 24);
+  return bytes;
+}
+
+template <class T>
+Secret<T> secret() {
+  auto made = Secret<T>::create();
+  LK_CHECK_MSG(made.has_value(), "no locked memory");
+  return std::move(*made);
+}
+
+// --- OpenSSL as its users are told to use it -----------------------------------------------------
+
+class OpensslXts {
+ public:
+  OpensslXts(Bytes raw, bool seal)
+      : cipher_(EVP_CIPHER_fetch(nullptr, "AES-256-XTS", nullptr)),
+        context_(EVP_CIPHER_CTX_new()),
+        seal_(seal) {
+    LK_CHECK_MSG(cipher_ != nullptr && context_ != nullptr, "OpenSSL has no AES-256-XTS");
+    rekey(raw);
+  }
+  ~OpensslXts() {
+    EVP_CIPHER_CTX_free(context_);
+    EVP_CIPHER_free(cipher_);
+  }
+  OpensslXts(const OpensslXts&) = delete;
+  OpensslXts& operator=(const OpensslXts&) = delete;
+
+  void rekey(Bytes raw) {
+    LK_CHECK(EVP_CipherInit_ex(context_, cipher_, nullptr, octets(raw), nullptr, seal_) == 1);
+  }
+  void run(u64 first_unit, u32 unit_bytes, Bytes input, MutableBytes output) {
+    for (std::size_t offset = 0; offset < input.size(); offset += unit_bytes) {
+      unsigned char tweak[16] = {};
+      const u64 unit = first_unit + offset / unit_bytes;
+      for (int i = 0; i < 8; ++i) tweak[i] = static_cast<unsigned char>(unit >> (8 * i));
+      LK_CHECK(EVP_CipherInit_ex(context_, nullptr, nullptr, nullptr, tweak, seal_) == 1);
+      int written = 0;
+      LK_CHECK(EVP_CipherUpdate(context_, octets(output.subspan(offset, unit_bytes)), &written,
+                                octets(input.subspan(offset, unit_bytes)),
+                                static_cast<int>(unit_bytes)) == 1);
+    }
+  }
+
+ private:
+  EVP_CIPHER* cipher_;
+  EVP_CIPHER_CTX* context_;
+  int seal_;
+};
+
+// EVP_KDF "HKDF", expand only: the extract is done once a master key on both sides.
+class OpensslHkdf {
+ public:
+  explicit OpensslHkdf(Bytes master) {
+    EVP_KDF* kdf = EVP_KDF_fetch(nullptr, "HKDF", nullptr);
+    context_ = EVP_KDF_CTX_new(kdf);
+    EVP_KDF_free(kdf);
+    LK_CHECK_MSG(context_ != nullptr, "OpenSSL has no HKDF");
+    std::vector<std::byte> pseudorandom(64), salt(64), input(master.begin(), master.end());
+    set(EVP_KDF_HKDF_MODE_EXTRACT_ONLY, input, salt);
+    LK_CHECK(EVP_KDF_derive(context_, octets(MutableBytes(pseudorandom)), pseudorandom.size(),
+                            nullptr) == 1);
+    set(EVP_KDF_HKDF_MODE_EXPAND_ONLY, pseudorandom, salt);
+    std::memcpy(info_.data(), "fscrypt", 8);
+    info_[8] = static_cast<std::byte>(crypto::Context::per_extent);
+  }
+  ~OpensslHkdf() { EVP_KDF_CTX_free(context_); }
+  OpensslHkdf(const OpensslHkdf&) = delete;
+  OpensslHkdf& operator=(const OpensslHkdf&) = delete;
+
+  void extent_key(const crypto::Nonce& nonce, MutableBytes key) {
+    std::memcpy(info_.data() + 9, nonce.bytes.data(), nonce.bytes.size());
+    const OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info_.data(), info_.size()),
+        OSSL_PARAM_construct_end()};
+    LK_CHECK(EVP_KDF_derive(context_, octets(key), key.size(), params) == 1);
+  }
+
+ private:
+  void set(int mode, std::vector<std::byte>& key, std::vector<std::byte>& salt) {
+    char digest[] = "SHA512";
+    const OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
+        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, key.data(), key.size()),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, salt.data(), salt.size()),
+        OSSL_PARAM_construct_end()};
+    LK_CHECK(EVP_KDF_CTX_set_params(context_, params) == 1);
+  }
+
+  EVP_KDF_CTX* context_ = nullptr;
+  std::array<std::byte, 25> info_{};
+};
+
+// --- benchmarks ----------------------------------------------------------------------------------
+
+void xts(benchmark::State& state, std::string_view kernel, bool seal) {
+  const std::string before(crypto::xts_kernel());
+  LK_CHECK(crypto::xts_force_kernel(kernel));
+  const auto unit_bytes = static_cast<u32>(state.range(0));
+  const auto raw = pattern(crypto::kXtsKeyBytes, 7), input = pattern(kRunBytes, 1);
+  std::vector<std::byte> output(kRunBytes), expected(kRunBytes);
+  auto key = secret<crypto::XtsKey>();
+  crypto::xts_expand(raw, *key);
+  OpensslXts openssl(raw, seal);
+  const crypto::XtsRun run{.first_unit = 3, .unit_bytes = unit_bytes};
+  const auto ours = [&] {
+    (seal ? crypto::xts_seal : crypto::xts_open)(*key, run, input, output);
+    benchmark::ClobberMemory();
+  };
+  const auto theirs = [&] {
+    openssl.run(run.first_unit, unit_bytes, input, expected);
+    benchmark::ClobberMemory();
+  };
+  ours();
+  theirs();
+  if (output != expected) state.SkipWithError("the two sides differ");
+  Beside beside(state, "ours", "openssl");
+  for (auto _ : state)
+    if (!beside.pass([&] { return timed(ours); }, [&] { return timed(theirs); })) break;
+  beside.report(double{kRunBytes} / double{kMiB}, "mib_s");
+  state.SetBytesProcessed(static_cast<i64>(kRunBytes) * state.iterations());
+  LK_CHECK(crypto::xts_force_kernel(before));
+}
+
+crypto::Nonce nonce_of(u64 number) {
+  crypto::Nonce nonce;
+  std::memcpy(nonce.bytes.data(), &number, sizeof number);
+  return nonce;
+}
+
+// What sealing an extent costs before its first byte: derivation and both schedules. In batches,
+// which end by burning stack and registers, as writeback's do.
+void extent_key_derive(benchmark::State& state) {
+  const auto master = pattern(64, 11);
+  auto states = secret<crypto::HkdfState>();
+  crypto::hkdf_extract(master, *states);
+  auto key = secret<crypto::XtsKey>();
+  OpensslHkdf hkdf(master);
+  std::vector<std::byte> raw(crypto::kXtsKeyBytes), ours_raw(crypto::kXtsKeyBytes);
+  for (u64 i = 0; i < 3; ++i) {
+    hkdf.extent_key(nonce_of(i), raw);
+    crypto::hkdf_expand(*states, crypto::Context::per_extent, nonce_of(i).bytes, ours_raw);
+    if (raw != ours_raw) state.SkipWithError("the two sides differ");
+  }
+  OpensslXts cipher(raw, true);
+  u64 number = 0;
+  Beside beside(state, "ours", "openssl");
+  for (auto _ : state) {
+    const auto ours = [&] {
+      for (u32 i = 0; i < kKeysAPass; ++i)
+        crypto::derive_extent_key(*states, nonce_of(number + i), *key);
+      burn_stack_and_registers();
+    };
+    const auto theirs = [&] {
+      for (u32 i = 0; i < kKeysAPass; ++i) {
+        hkdf.extent_key(nonce_of(number + i), raw);
+        cipher.rekey(raw);
+      }
+    };
+    if (!beside.pass([&] { return timed(ours); }, [&] { return timed(theirs); })) break;
+    number += kKeysAPass;
+  }
+  beside.report(kKeysAPass, "keys_s");
+  state.SetItemsProcessed(i64{kKeysAPass} * state.iterations());
+}
+
+// The derivation alone, and on our side the burning that each call of it ends with.
+void hkdf_expand(benchmark::State& state) {
+  const auto master = pattern(64, 11);
+  auto states = secret<crypto::HkdfState>();
+  crypto::hkdf_extract(master, *states);
+  OpensslHkdf hkdf(master);
+  std::vector<std::byte> raw(crypto::kXtsKeyBytes);
+  Beside beside(state, "ours", "openssl");
+  for (auto _ : state) {
+    const auto ours = [&] {
+      for (u32 i = 0; i < kKeysAPass; ++i)
+        crypto::hkdf_expand(*states, crypto::Context::per_extent, nonce_of(i).bytes, raw);
+    };
+    const auto theirs = [&] {
+      for (u32 i = 0; i < kKeysAPass; ++i) hkdf.extent_key(nonce_of(i), raw);
+    };
+    if (!beside.pass([&] { return timed(ours); }, [&] { return timed(theirs); })) break;
+  }
+  beside.report(kKeysAPass, "keys_s");
+  state.SetItemsProcessed(i64{kKeysAPass} * state.iterations());
+}
+
+BENCHMARK(extent_key_derive)->UseManualTime();
+BENCHMARK(hkdf_expand)->UseManualTime();
+
+// Each kernel that this processor runs.
+void register_xts() {
+  for (const crypto::KernelInfo& kernel : crypto::xts_kernels()) {
+    if (!kernel.usable) continue;
+    for (const bool seal : {true, false}) {
+      const std::string name =
+          (seal ? "xts_encrypt/kernel:" : "xts_decrypt/kernel:") + std::string(kernel.name);
+      benchmark::RegisterBenchmark(
+          name.c_str(), [kernel, seal](benchmark::State& state) { xts(state, kernel.name, seal); })
+          ->ArgName("unit")
+          ->RangeMultiplier(2)
+          ->Range(512, 65536)
+          ->UseManualTime();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace latchkey
+
+int main(int argc, char** argv) {
+  latchkey::register_xts();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
