@@ -144,7 +144,9 @@ Result<void> Volume::fsync(HandleId id) {
   const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode);
   LK_TRYV(state.tell_errors(*handle));
   LK_TRYV(flushed);
-  return state.store->commit();
+  auto committed = state.store->commit();
+  if (!committed) handle->stop_told = true;
+  return committed;
 }
 
 Result<void> Volume::sync() {

@@ -250,14 +250,15 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
   batch.pages.clear();
 }
 
-// First what can fail and has changed nothing then: the file's map.
+// First what can fail and has changed nothing then: the file's map. The part keeps its tree space
+// until the extents are in, for a retry.
 Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
   Part& part = batch.parts[index];
   DirtyFile& file = *part.flush->file;
   const bool clear = file.lease() == nullptr;
   u64 extents = 0;
   {
-    LK_TRY(engine::Transaction transaction, store_.begin(std::move(part.space)));
+    LK_TRY(engine::Transaction transaction, store_.begin({}));
     LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents, index)));
     for (const PlannedExtent& extent : batch.extents) {
       if (extent.part != index) continue;
@@ -270,6 +271,7 @@ Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
     }
     part.flush->transaction = transaction.id();
   }
+  part.space = {};
   part.flush->pages += part.pages.count;
   extents_.fetch_add(extents, std::memory_order_relaxed);
   bytes_.fetch_add(part.pages.count * kPageBytes, std::memory_order_relaxed);
