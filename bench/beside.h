@@ -60,15 +60,21 @@ class Beside {
   }
 
   // `work` of each pass and side, in the unit that the counters are to be named after.
+  // The ratio is the first side's rate to the second's.
   void report(double work, const std::string& unit) {
-    double rate[2] = {};
-    for (int side = 0; side < 2; ++side) {
-      const double ns = median(ns_[side]);
-      if (ns == 0) return;
-      rate[side] = work * 1e9 / ns;
-      state_.counters[names_[side] + "_" + unit] = rate[side];
-    }
-    state_.counters["ratio"] = rate[0] / rate[1];
+    if (passes_ == 0) return;
+    const double first = median(ns_[0]), second = median(ns_[1]);
+    state_.counters[names_[0] + "_" + unit] = work * 1e9 / first;
+    state_.counters[names_[1] + "_" + unit] = work * 1e9 / second;
+    state_.counters["ratio"] = second / first;
+  }
+  // Times, where there is no work to divide by; the ratio is the first side's to the second's.
+  void report_us() {
+    if (passes_ == 0) return;
+    const double first = median(ns_[0]), second = median(ns_[1]);
+    state_.counters[names_[0] + "_us"] = first / 1e3;
+    state_.counters[names_[1] + "_us"] = second / 1e3;
+    state_.counters["ratio"] = first / second;
   }
 
  private:
