@@ -83,6 +83,8 @@ Result<void> StoreState::write_generation(bool force) {
   }
   {
     ExclusiveLock lock(forest_lock);
+    // The transaction that was waited for may have failed half way.
+    if (auto error = failure()) return std::unexpected(*error);
     if (!forest->changed() && !force) return {};
     LK_TRY(frozen, forest->freeze());
     running.store(forest->running(), std::memory_order_release);
@@ -141,6 +143,9 @@ void StoreState::unpin() {
   Lock lock(space_mutex);
   if (!pins.empty() && *pins.begin() <= through) through = *pins.begin() - 1;
   space->unpin_through(through);
+  pool->note_unpinned(running.load(std::memory_order_acquire));
+  // Before data can take it. Not enough is no error here: the next reserve() says so.
+  (void)pool->fill(fixed_reserve() + tree_reserved);
 }
 
 Result<void> Store::commit() {

@@ -4,8 +4,9 @@
 
 namespace latchkey::engine {
 
-Forest::Forest(const Options& options, NodeCache& cache, FreeSpace& space, Mutex& space_mutex)
-    : options_(options), cache_(cache), space_(space), space_mutex_(space_mutex) {}
+Forest::Forest(const Options& options, NodeCache& cache, FreeSpace& space, NodePool& pool,
+               Mutex& space_mutex)
+    : options_(options), cache_(cache), space_(space), pool_(pool), space_mutex_(space_mutex) {}
 
 void Forest::recover(const Pointer& root, u64 generation, u64 node_count) {
   root_tree_ = root;
@@ -32,6 +33,7 @@ Result<Pointer> Forest::root_in_tree(TreeId tree) const {
   }));
   if (!found) return fail(Errc::not_found, "there is no such tree");
   if (found->level > kLevelMax) return fail(Errc::malformed, "a tree is impossibly high");
+  if (found->generation >= running_) return fail(Errc::malformed, "a tree is from the future");
   return *found;
 }
 
@@ -96,27 +98,16 @@ Result<bool> Forest::before_node(const Pointer& pointer, TreeId tree, const Key&
 
 // --- nodes -------------------------------------------------------------------------------------
 
-Result<std::array<BlockRun, 2>> Forest::allocate_places() {
-  Lock lock(space_mutex_);
-  const u32 count = node_blocks();
-  LK_TRY(const BlockRun first, space_.allocate({count, count, kNowhere}));
-  space_.mark_used(first);
-  const u64 far = (first.block + space_.blocks_total() / 3) % space_.blocks_total();
-  auto second = space_.allocate({count, count, far});
-  if (!second) {
-    space_.release_unwritten(first);
-    return std::unexpected(second.error());
-  }
-  space_.mark_used(*second);
-  return std::array{first, *second};
-}
-
 Result<NodePtr> Forest::make_node(TreeId tree, u8 level, Pointer& pointer) {
   NodePtr node = Node::create(options_.node_bytes);
   if (!node) return fail(Errc::no_memory, "no memory for a tree node");
-  LK_TRY(const auto places, allocate_places());
-  pointer = {{places[0].block, places[1].block}, running_, level, {}};
-  node->init(options_.volume, tree, level, running_, places[0].block);
+  {
+    Lock lock(space_mutex_);
+    LK_TRY(const auto places, pool_.take());
+    for (const BlockRun& place : places) space_.mark_used(place);
+    pointer = {{places[0].block, places[1].block}, running_, level, {}};
+  }
+  node->init(options_.volume, tree, level, running_, pointer.place[0]);
   cache_.insert_dirty(node);
   ++node_count_;
   ++dirty_nodes_;
@@ -139,12 +130,12 @@ Result<NodePtr> Forest::make_writable(Pointer& pointer, TreeId tree) {
 Result<void> Forest::free_node(const Pointer& pointer) {
   {
     Lock lock(space_mutex_);
-    for (const u64 place : pointer.place) {
-      const BlockRun run{place, node_blocks()};
-      if (pointer.generation == running_)
-        space_.release_unwritten(run);
-      else
-        LK_TRYV(space_.release(run, running_));
+    if (pointer.generation == running_) {
+      pool_.give_back(pointer.place);
+    } else {
+      for (const u64 place : pointer.place)
+        LK_TRYV(space_.release({place, node_blocks()}, running_));
+      pool_.note_freed(running_, u64{2} * node_blocks());
     }
   }
   cache_.drop(pointer.place[0]);
@@ -310,15 +301,15 @@ Result<void> Forest::try_merge(Node& node, TreeId tree, u32 left) {
 
 // --- commit ------------------------------------------------------------------------------------
 
-void Forest::finalize(Pointer& pointer, std::vector<Frozen::Write>& writes) {
+void Forest::finalize(Pointer& pointer, TreeId tree, std::vector<Frozen::Write>& writes) {
   if (pointer.generation != running_) return;
-  auto node = cache_.get(pointer, 0);  // dirty nodes are always in memory
+  auto node = cache_.get(pointer, tree);  // dirty nodes are always in memory
   LK_CHECK(node);
   if ((*node)->level() > 0) {
     for (u32 i = 0; i < (*node)->count(); ++i) {
       Pointer child = (*node)->child(i);
       if (child.generation != running_) continue;
-      finalize(child, writes);
+      finalize(child, tree, writes);
       (*node)->set_child(i, child);
     }
   }
@@ -331,11 +322,11 @@ Result<Forest::Frozen> Forest::freeze() {
   auto roots = std::move(changed_roots_);
   changed_roots_.clear();
   for (auto& [tree, pointer] : roots) {
-    finalize(pointer, frozen.nodes);
+    finalize(pointer, tree, frozen.nodes);
     const TreeRecordDisk record{to_disk(pointer), u64{0}, {}};
     LK_TRYV(put(kRootTree, {tree, kTreeRecordType, 0}, std::as_bytes(std::span(&record, 1))));
   }
-  finalize(root_tree_, frozen.nodes);
+  finalize(root_tree_, kRootTree, frozen.nodes);
   LK_CHECK_MSG(frozen.nodes.size() == dirty_nodes_, "a dirty node is not reachable");
   frozen.root = root_tree_;
   frozen.generation = running_;

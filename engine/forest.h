@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "engine/free_space.h"
 #include "engine/node_cache.h"
+#include "engine/node_pool.h"
 
 namespace latchkey::engine {
 
@@ -23,8 +24,9 @@ class Forest {
     VolumeId volume{};
     u32 node_bytes = 0;
   };
-  // `space_mutex` guards `space`; taken below the forest lock.
-  Forest(const Options& options, NodeCache& cache, FreeSpace& space, Mutex& space_mutex);
+  // `space_mutex` guards `space` and `pool`; taken below the forest lock.
+  Forest(const Options& options, NodeCache& cache, FreeSpace& space, NodePool& pool,
+         Mutex& space_mutex);
 
   // The root tree of a recovered store; the running generation is the one after.
   void recover(const Pointer& root, u64 generation, u64 node_count);
@@ -34,7 +36,8 @@ class Forest {
   u64 running() const { return running_; }
   u64 node_count() const { return node_count_; }
   u64 dirty_nodes() const { return dirty_nodes_; }
-  bool changed() const { return dirty_nodes_ != 0; }
+  // Not the same as dirty nodes: an erase may leave a root that is clean.
+  bool changed() const { return dirty_nodes_ != 0 || !changed_roots_.empty(); }
 
   // Look-ups. not_found: there is no such tree.
   Result<Pointer> root(TreeId tree) const;
@@ -74,7 +77,6 @@ class Forest {
   Result<NodePtr> make_node(TreeId tree, u8 level, Pointer& pointer);
   Result<NodePtr> make_writable(Pointer& pointer, TreeId tree);
   Result<void> free_node(const Pointer& pointer);
-  Result<std::array<BlockRun, 2>> allocate_places();
   Result<std::optional<Split>> put_into(Pointer& pointer, TreeId tree, const Key& key, Bytes value);
   Result<std::optional<Split>> put_leaf(Node& leaf, TreeId tree, const Key& key, Bytes value);
   Result<std::optional<Split>> add_child(Node& node, TreeId tree, u32 index, const Split& child);
@@ -82,13 +84,14 @@ class Forest {
   Result<void> tidy_child(Node& node, TreeId tree, u32 index);
   Result<void> try_merge(Node& node, TreeId tree, u32 left);
   Result<void> grow_root(Pointer& root, TreeId tree, const Split& split);
-  void finalize(Pointer& pointer, std::vector<Frozen::Write>& writes);
+  void finalize(Pointer& pointer, TreeId tree, std::vector<Frozen::Write>& writes);
   Result<Pointer> root_in_tree(TreeId tree) const;
   u32 node_blocks() const { return options_.node_bytes / u32{kBlockBytes}; }
 
   const Options options_;
   NodeCache& cache_;
   FreeSpace& space_;
+  NodePool& pool_;
   Mutex& space_mutex_;
   Pointer root_tree_;
   std::map<TreeId, Pointer> changed_roots_;  // of this generation; the rest is in the root tree

@@ -181,6 +181,7 @@ const char* Node::validate_leaf() {
   for (u32 i = 0; i < count(); ++i) {
     const u32 value_bytes = slot(i).size;
     if (value_bytes == 0) continue;
+    if (value_bytes > record_bytes_max(size())) return "a value is longer than any may be";
     const u32 offset = slot(i).data_offset;
     if (offset < slots_end || offset + value_bytes > size()) return "a value lies outside its leaf";
     sum += value_bytes;
@@ -204,8 +205,11 @@ const char* Node::validate_interior() const {
   if (count() == 0) return "an interior node is empty";
   if (sizeof(NodeHeader) + count() * sizeof(InteriorEntry) > size())
     return "an interior node has too many entries";
-  for (u32 i = 0; i < count(); ++i)
-    if (child(i).level + 1 != level()) return "a child pointer has a wrong level";
+  for (u32 i = 0; i < count(); ++i) {
+    const Pointer pointer = child(i);
+    if (pointer.level + 1 != level()) return "a child pointer has a wrong level";
+    if (pointer.generation > header().generation) return "a child is younger than its parent";
+  }
   return nullptr;
 }
 

@@ -5,12 +5,17 @@ namespace latchkey::engine {
 NodeCache::NodeCache(const Options& options, ReadNode read)
     : options_(options), read_(std::move(read)) {}
 
-NodePtr NodeCache::find(const Pointer& pointer) {
+bool NodeCache::is(const Node& node, const Pointer& pointer, TreeId tree) {
+  const NodeHeader& header = node.header();
+  return header.generation == pointer.generation && header.level == pointer.level &&
+         header.tree == tree;
+}
+
+NodePtr NodeCache::find(const Pointer& pointer, TreeId tree) {
   Lock lock(mutex_);
   const auto it = entries_.find(pointer.place[0]);
   if (it == entries_.end()) return nullptr;
-  // A block may have held an older node before.
-  if (it->second.node->header().generation != pointer.generation) return nullptr;
+  if (!is(*it->second.node, pointer, tree)) return nullptr;
   if (!it->second.pinned) lru_.splice(lru_.begin(), lru_, it->second.position);
   return it->second.node;
 }
@@ -29,7 +34,7 @@ Result<NodePtr> NodeCache::read_place(const Pointer& pointer, TreeId tree, u32 p
 }
 
 Result<NodePtr> NodeCache::get(const Pointer& pointer, TreeId tree) {
-  if (NodePtr node = find(pointer)) return node;
+  if (NodePtr node = find(pointer, tree)) return node;
   const char* wrong = nullptr;
   auto node = read_place(pointer, tree, 0, wrong);
   if (!node || wrong != nullptr) {
@@ -44,7 +49,8 @@ Result<NodePtr> NodeCache::get(const Pointer& pointer, TreeId tree) {
   }
   Lock lock(mutex_);
   const auto [it, fresh] = entries_.try_emplace(pointer.place[0]);
-  if (!fresh && it->second.node->header().generation == pointer.generation) return it->second.node;
+  if (!fresh && is(*it->second.node, pointer, tree)) return it->second.node;
+  if (!fresh && it->second.pinned) return *node;  // dirty ones are never displaced
   if (fresh) {
     lru_.push_front(pointer.place[0]);
     it->second.position = lru_.begin();

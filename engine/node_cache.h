@@ -44,7 +44,9 @@ class NodeCache {
     bool pinned = false;
     std::list<u64>::iterator position;  // in lru_ unless pinned
   };
-  NodePtr find(const Pointer& pointer) LK_EXCLUDES(mutex_);
+  // An older node may have had the place; a hostile image may name one node in two ways.
+  static bool is(const Node& node, const Pointer& pointer, TreeId tree);
+  NodePtr find(const Pointer& pointer, TreeId tree) LK_EXCLUDES(mutex_);
   void shrink() LK_REQUIRES(mutex_);
 
   const Options options_;

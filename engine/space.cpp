@@ -23,6 +23,17 @@ u64 Store::tree_blocks_for(u32 records, u64 record_bytes) const {
   return (bytes * 3 * 2 + kBlockBytes - 1) / kBlockBytes;
 }
 
+// What nodes may need lies in the pool or comes back to it; the rest of what is free is for data.
+// `floor`: what the pool keeps beyond the reservations.
+bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor) {
+  const u64 nodes = floor + tree_reserved + tree_blocks;
+  const u64 data = data_reserved + data_blocks;
+  const bool filled = pool->fill(nodes).has_value();
+  if (space->blocks_free() < data) pool->trim(nodes);
+  return (filled || pool->blocks() + pool->blocks_coming() >= nodes) &&
+         space->blocks_free() >= data;
+}
+
 Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
   if (auto error = state_->failure()) return std::unexpected(*error);
   if (state_->read_only) return fail(Errc::read_only, "the store is open read-only");
@@ -32,8 +43,9 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
       const u64 fixed = state_->fixed_reserve();
       const u64 floor = use_reserve ? fixed / 4 : fixed;
       Lock lock(state_->space_mutex);
-      if (state_->space->blocks_free() >= state_->reserved + floor + need.data_blocks + tree) {
-        state_->reserved += need.data_blocks + tree;
+      if (state_->has_space(need.data_blocks, tree, floor)) {
+        state_->data_reserved += need.data_blocks;
+        state_->tree_reserved += tree;
         Reservation reservation;
         reservation.store_ = this;
         reservation.data_blocks_ = need.data_blocks;
@@ -55,7 +67,7 @@ BlockRun Store::allocate(Reservation& reservation, u32 blocks_wanted) {
   auto run = state_->space->allocate({static_cast<u32>(wanted), 1, kNowhere});
   if (!run) return {};  // only where bitmaps are damaged
   reservation.data_blocks_ -= run->count;
-  state_->reserved -= run->count;
+  state_->data_reserved -= run->count;
   return *run;
 }
 
@@ -67,7 +79,7 @@ void Store::cancel(BlockRun run, Reservation* back) {
   LK_CHECK(back->store_ == nullptr || back->store_ == this);
   back->store_ = this;
   back->data_blocks_ += run.count;
-  state_->reserved += run.count;
+  state_->data_reserved += run.count;
 }
 
 SpaceFacts Store::space() const {
@@ -78,9 +90,9 @@ SpaceFacts Store::space() const {
   facts.blocks_total = space.blocks_total();
   facts.blocks_used = space.blocks_used();
   facts.blocks_pinned = space.blocks_pinned();
-  facts.blocks_reserved = state_->reserved;
-  const u64 promised = state_->reserved + fixed;
-  const u64 free = space.blocks_free() + space.blocks_pinned();
+  facts.blocks_reserved = state_->data_reserved + state_->tree_reserved;
+  const u64 promised = facts.blocks_reserved + fixed;
+  const u64 free = space.blocks_free() + space.blocks_pinned() + state_->pool->blocks();
   facts.blocks_available = free > promised ? free - promised : 0;
   return facts;
 }
@@ -103,7 +115,8 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
 Reservation::~Reservation() {
   if (store_ == nullptr || empty()) return;
   Lock lock(store_->state_->space_mutex);
-  store_->state_->reserved -= data_blocks_ + tree_blocks_;
+  store_->state_->data_reserved -= data_blocks_;
+  store_->state_->tree_reserved -= tree_blocks_;
 }
 
 void Reservation::merge(Reservation&& other) {

@@ -16,6 +16,7 @@ namespace {
 
 constexpr u32 kCommitQueueDepth = 64;
 constexpr u64 kDirtyNodesMax = 1024;
+constexpr u32 kNodeRings = 4;
 
 // The first 64 KiB stay zero: where others look for boot code, partition tables and file systems,
 // the bits of a bitmap could pass for one.
@@ -60,24 +61,10 @@ Result<void> StoreState::read_blocks(u64 block, MutableBytes into) {
   if (block > fixed.size_bytes / kBlockBytes ||
       block * kBlockBytes + into.size() > fixed.size_bytes)
     return fail(Errc::damaged, "a pointer leads past the end of the store", block * kBlockBytes);
-  Io* io = take_ring();
+  Io* io = node_rings.take();
   auto read = read_sync(*io, block * kBlockBytes, into);
-  return_ring(io);
+  node_rings.give_back(io);
   return read;
-}
-
-Io* StoreState::take_ring() {
-  Lock lock(rings_mutex);
-  while (rings_idle.empty()) rings_free.wait(rings_mutex);
-  Io* io = rings_idle.back();
-  rings_idle.pop_back();
-  return io;
-}
-
-void StoreState::return_ring(Io* io) {
-  Lock lock(rings_mutex);
-  rings_idle.push_back(io);
-  rings_free.notify_one();
 }
 
 namespace {
@@ -87,9 +74,11 @@ Result<void> make_rings(StoreState& state) {
   options.buffer_bytes = state.options.read_ring_buffer_bytes;
   for (u32 i = 0; i < std::max(1U, state.options.read_rings); ++i) {
     LK_TRY(auto io, state.device.make_io(options));
-    Lock lock(state.rings_mutex);
-    state.rings_idle.push_back(io.get());
-    state.rings.push_back(std::move(io));
+    state.rings.add(std::move(io));
+  }
+  for (u32 i = 0; i < kNodeRings; ++i) {
+    LK_TRY(auto io, state.device.make_io({}));
+    state.node_rings.add(std::move(io));
   }
   IoOptions commit_options;
   commit_options.queue_depth = kCommitQueueDepth;
@@ -114,9 +103,10 @@ void build(StoreState& state, const Superblock& superblock) {
       NodeCache::Options{superblock.volume_id, superblock.node_bytes, state.options.cache_bytes},
       read);
   state.space = std::make_unique<FreeSpace>(blocks, places_taken(superblock.size_bytes), read);
+  state.pool = std::make_unique<NodePool>(*state.space, state.node_blocks());
   state.forest =
       std::make_unique<Forest>(Forest::Options{superblock.volume_id, superblock.node_bytes},
-                               *state.cache, *state.space, state.space_mutex);
+                               *state.cache, *state.space, *state.pool, state.space_mutex);
   const u64 node_blocks = state.node_blocks();
   state.dirty_nodes_max = std::clamp<u64>(blocks / (16 * 2 * node_blocks), 32, kDirtyNodesMax);
   Lock lock(state.commit_mutex);
@@ -164,6 +154,8 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
                 device.info().size_bytes);
   if (superblock->root.level > kLevelMax)
     return fail(Errc::malformed, "the root tree is impossibly high");
+  if (superblock->root.generation > superblock->generation)
+    return fail(Errc::malformed, "the root tree is from the future");
   state->read_only = options.read_only || options.previous_generation;
   if (!state->read_only && device.info().read_only)
     return fail(Errc::read_only, "the device is read-only");
@@ -205,7 +197,7 @@ Device& Store::device() const { return state_->device; }
 BorrowedIo Store::borrow_io() const {
   BorrowedIo borrowed;
   borrowed.store_ = const_cast<Store*>(this);
-  borrowed.io_ = state_->take_ring();
+  borrowed.io_ = state_->rings.take();
   return borrowed;
 }
 
@@ -213,7 +205,7 @@ BorrowedIo::BorrowedIo(BorrowedIo&& other) noexcept
     : store_(std::exchange(other.store_, nullptr)), io_(std::exchange(other.io_, nullptr)) {}
 
 BorrowedIo::~BorrowedIo() {
-  if (io_ != nullptr) store_->state_->return_ring(io_);
+  if (io_ != nullptr) store_->state_->rings.give_back(io_);
 }
 
 }  // namespace latchkey::engine

@@ -9,6 +9,7 @@
 
 #include "engine/extent_table.h"
 #include "engine/forest.h"
+#include "engine/ring_pool.h"
 #include "engine/store.h"
 #include "engine/superblock.h"
 
@@ -24,11 +25,8 @@ struct StoreState {
   StoreFacts fixed;                                   // what never changes; generation is not used
   bool read_only = false;
 
-  // Readers' rings.
-  Mutex rings_mutex;
-  CondVar rings_free;
-  std::vector<std::unique_ptr<Io>> rings;
-  std::vector<Io*> rings_idle LK_GUARDED_BY(rings_mutex);
+  RingPool rings;                 // lent to readers and writers of data
+  RingPool node_rings;            // for one read at a time, so never waited for by their holders
   std::unique_ptr<Io> commit_io;  // of the thread that commits
 
   mutable SharedMutex forest_lock;
@@ -38,7 +36,9 @@ struct StoreState {
 
   mutable Mutex space_mutex LK_AFTER(forest_lock);
   std::unique_ptr<FreeSpace> space;  // under space_mutex
-  u64 reserved LK_GUARDED_BY(space_mutex) = 0;
+  std::unique_ptr<NodePool> pool;    // under space_mutex
+  u64 data_reserved LK_GUARDED_BY(space_mutex) = 0;
+  u64 tree_reserved LK_GUARDED_BY(space_mutex) = 0;
   u64 dirty_nodes_max = 0;  // of one transaction; begin() commits beyond half of it
   std::multiset<u64> pins LK_GUARDED_BY(space_mutex);
 
@@ -53,8 +53,6 @@ struct StoreState {
 
   u32 node_blocks() const { return fixed.node_bytes / u32{kBlockBytes}; }
   Result<void> read_blocks(u64 block, MutableBytes into);
-  Io* take_ring();
-  void return_ring(Io* io);
 
   void set_failure(const Error& error) LK_EXCLUDES(commit_mutex);
   std::optional<Error> failure() LK_EXCLUDES(commit_mutex);
@@ -65,6 +63,7 @@ struct StoreState {
                             const std::vector<FreeSpace::SlotWrite>& slots, const Superblock& next);
   void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
+  bool has_space(u64 data_blocks, u64 tree_blocks, u64 floor) LK_REQUIRES(space_mutex);
 };
 
 }  // namespace latchkey::engine
