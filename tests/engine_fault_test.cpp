@@ -85,8 +85,9 @@ TEST_F(FaultTest, a_commit_covers_an_erase_that_leaves_only_clean_nodes) {
   make_leaves(0);
   u64 count = 0;
   do {
-    ASSERT_TRUE(put({count++, 1, 0}, seeded_bytes(count, 900)));
+    ASSERT_TRUE(put({count, 1, 0}, seeded_bytes(count + 1, 900)));
     ASSERT_TRUE(store_->commit());
+    ++count;
   } while (root_of(kFirstSubvolume).level == 0);
   const u32 left = load(load(root_of(kFirstSubvolume))->child(1))->count();
   for (u64 i = count - left; i < count; ++i) {
