@@ -1,170 +1,263 @@
-// The volume's part of an offline check: maps against extent references, names against inodes,
-// sizes against maps. The engine's part comes first.
+// The volume's part of an offline check, after the engine's: what the records of the subvolume say
+// of each other. What the maps refer to is check_data's.
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
-#include <set>
+#include <tuple>
 
-#include "engine/extent_table.h"
-#include "extent/context.h"
+#include "base/checksum.h"
+#include "crypto/names.h"
 #include "extent/map.h"
-#include "volume/format.h"
-#include "volume/volume.h"
+#include "volume/check_data.h"
+#include "volume/state.h"
 
 namespace latchkey::volume {
 
 namespace {
 
+// A name of an inode, as its directory has it or as its back item does.
+struct Link {
+  InodeNumber parent = 0;
+  InodeNumber inode = 0;
+  u64 name_hash = 0;
+  u64 place = 0;  // of the entry
+  FileKind kind = FileKind::regular;
+  auto order() const { return std::tie(parent, inode, name_hash); }
+};
+
+u64 name_hash(std::string_view stored) { return hash64(std::as_bytes(std::span(stored)), 1); }
+
+bool could_be_stored(std::string_view stored, bool encrypted) {
+  if (!encrypted) return check_name(stored).has_value();
+  return stored.size() == crypto::kNameBytesMax || (!stored.empty() && stored.size() % 32 == 0);
+}
+
+bool tree_known(engine::TreeId tree) {
+  return tree == engine::kExtentTree || tree == engine::kKeyTree || tree == engine::kFirstSubvolume;
+}
+
 class VolumeChecker {
  public:
-  VolumeChecker(engine::Store& store, CheckFindings& result)
-      : store_(store),
-        result_(result),
-        references_(store.facts().size_bytes / engine::kBlockBytes, 0) {}
+  VolumeChecker(engine::Store& store, CheckFindings& result) : store_(store), result_(result) {}
 
   Result<void> run() {
     const engine::View view = store_.view();
-    LK_TRYV(view.scan(engine::kFirstSubvolume, {}, {~u64{0}, 255, ~u64{0}},
-                      [&](const engine::Key& key, Bytes value) {
-                        record(key, value);
-                        return true;
-                      }));
-    LK_TRYV(view.scan(engine::kExtentTree, {}, {~u64{0}, 255, ~u64{0}},
-                      [&](const engine::Key& key, Bytes value) {
-                        extent(key, value);
-                        return true;
-                      }));
-    for (u64 block = 0; block < references_.size(); ++block)
-      if (references_[block] != 0)
-        found("a file refers to a block that no extent record holds",
-              fmt::format("device offset {}", block * engine::kBlockBytes));
-    check_names();
-    return {};
+    const engine::Key last{~u64{0}, 255, ~u64{0}};
+    LK_TRYV(view.scan(engine::kFirstSubvolume, {}, last, [&](const engine::Key& key, Bytes value) {
+      record(key, value);
+      return true;
+    }));
+    LK_TRYV(view.scan(engine::kRootTree, {}, last, [&](const engine::Key& key, Bytes) {
+      if (!tree_known(key.object))
+        found("a tree of an unknown purpose", fmt::format("tree {}", key.object));
+      return true;
+    }));
+    LK_TRYV(view.scan(engine::kKeyTree, {}, last, [&](const engine::Key& key, Bytes) {
+      found("a record of an unknown type in the tree of keys", key_text(key));
+      return true;
+    }));
+    if (!counter_) found("the counter of inode numbers is missing", "inode counter");
+    check_links();
+    check_reachability();
+    for (const auto& [number, known] : inodes_) check_inode(number, known);
+    return check_data(
+        view, std::move(pieces_),
+        [&](InodeNumber number) -> std::optional<std::optional<crypto::KeyId>> {
+          const auto it = inodes_.find(number);
+          if (it == inodes_.end() || !it->second.item) return std::nullopt;
+          const Attributes& item = *it->second.item;
+          return item.encrypted ? std::optional(item.key_id) : std::nullopt;
+        },
+        result_.findings);
   }
 
  private:
   struct Known {
-    Attributes attributes;
-    u32 back_items = 0;
-    u32 entries = 0;
+    std::optional<Attributes> item;
+    bool item_malformed = false;
     bool orphan = false;
-    u64 map_end = 0;
+    bool has_entries = false;
+    bool reached = false;
+    u32 names = 0;
+    u64 map_end = 0;  // in blocks
   };
 
   void found(std::string what, std::string where) {
     result_.findings.push_back({std::move(what), std::move(where), false});
   }
-  static std::string inode_text(InodeNumber inode) { return fmt::format("inode {}", inode); }
+  static std::string text(InodeNumber inode) { return fmt::format("inode {}", inode); }
+  static std::string text(const Link& link) {
+    return fmt::format("directory {}, entry {:#x}, inode {}", link.parent, link.place, link.inode);
+  }
+  static std::string key_text(const engine::Key& key) {
+    return fmt::format("key ({}, {}, {})", key.object, key.type, key.offset);
+  }
+
+  // --- each record by itself --------------------------------------------------------------------
 
   void record(const engine::Key& key, Bytes value) {
-    if (key.object == kCounterObject && key.type == kCounterType) {
-      if (value.size() == sizeof(Le64)) counter_ = load_disk<Le64>(value);
+    if (key.object >= kRootInode) {
+      switch (key.type) {
+        case kInodeType:
+          return inode(key, value);
+        case kBackType:
+          return back(key, value);
+        case kEntryType:
+          return entry(key, value);
+        case kMapType:
+          return map(key, value);
+      }
+    } else if (key.object == kCounterObject && key.type == kCounterType && key.offset == 0) {
+      if (value.size() != sizeof(Le64))
+        return found("the counter of inode numbers is malformed", key_text(key));
+      counter_ = load_disk<Le64>(value);
       return;
-    }
-    if (key.object == kOrphanObject && key.type == kOrphanType) {
+    } else if (key.object == kOrphanObject && key.type == kOrphanType) {
+      if (!value.empty()) found("an orphan record is malformed", text(key.offset));
       inodes_[key.offset].orphan = true;
       return;
     }
-    switch (key.type) {
-      case kInodeType:
-        inode(key, value);
-        return;
-      case kBackType:
-        ++inodes_[key.object].back_items;
-        return;
-      case kEntryType:
-        entry(key, value);
-        return;
-      case kMapType:
-        map(key, value);
-        return;
-      default:
-        found("a record of an unknown type", inode_text(key.object));
-    }
+    found("a record of an unknown type", key_text(key));
   }
 
   void inode(const engine::Key& key, Bytes value) {
+    Known& known = inodes_[key.object];
     auto attributes = decode_inode(value);
-    if (!attributes) return found(attributes.error().what, inode_text(key.object));
-    items_.insert(key.object);
-    inodes_[key.object].attributes = *attributes;
+    if (!attributes || key.offset != 0) {
+      known.item_malformed = true;
+      return found(attributes ? "an inode item lies at a wrong place" : attributes.error().what,
+                   text(key.object));
+    }
     ++result_.inodes;
     if (attributes->kind == FileKind::directory) ++result_.directories;
+    known.item = *attributes;
   }
 
+  void back(const engine::Key& key, Bytes value) {
+    auto stored = decode_back(value);
+    if (!stored) return found(stored.error().what, text(key.object));
+    inodes_.try_emplace(key.object);
+    backs_.push_back({key.offset, key.object, name_hash(*stored)});
+  }
+
+  // The directory's own item has been seen: it comes before its entries.
   void entry(const engine::Key& key, Bytes value) {
+    Known& directory = inodes_[key.object];
+    directory.has_entries = true;
     auto decoded = decode_entry(key, value);
-    if (!decoded) return found(decoded.error().what, inode_text(key.object));
+    if (!decoded)
+      return found(decoded.error().what,
+                   fmt::format("directory {}, entry {:#x}", key.object, key.offset));
+    const Link link{key.object, decoded->inode, name_hash(decoded->stored), key.offset,
+                    decoded->kind};
     if (entry_offset(decoded->stored) != (key.offset & ~(kEntrySlots - 1)))
-      found("a directory entry lies at the wrong hash", inode_text(key.object));
-    ++inodes_[decoded->inode].entries;
-    parents_.insert(key.object);
+      found("a directory entry lies at the wrong hash", text(link));
+    if (directory.item && !could_be_stored(decoded->stored, directory.item->encrypted))
+      found("a directory entry has an impossible name", text(link));
+    ++inodes_[decoded->inode].names;
+    names_.push_back(link);
   }
 
   void map(const engine::Key& key, Bytes value) {
-    auto decoded = extent::decode_map(key.offset, value);
-    if (!decoded) return found(decoded.error().what, inode_text(key.object));
+    const std::string where = fmt::format("inode {}, file offset {}", key.object, key.offset);
     Known& known = inodes_[key.object];
-    if (decoded->file_block * engine::kBlockBytes < known.map_end)
-      found("two pieces of a file's map overlap", inode_text(key.object));
-    known.map_end = decoded->file_end() * engine::kBlockBytes;
-    for (u32 i = 0; i < decoded->blocks; ++i) {
-      if (decoded->disk_block + i >= references_.size())
-        return found("a file refers past the end of the store", inode_text(key.object));
-      ++references_[decoded->disk_block + i];
+    auto decoded = extent::decode_map(key.offset, value);
+    if (!decoded) return found(decoded.error().what, where);
+    if (decoded->file_block < known.map_end) found("two pieces of a file's map overlap", where);
+    known.map_end = std::max(known.map_end, decoded->file_end());
+    const u64 blocks = store_.facts().size_bytes / engine::kBlockBytes;
+    if (decoded->disk_block >= blocks || decoded->blocks > blocks - decoded->disk_block)
+      return found("a file refers past the end of the store", where);
+    pieces_.push_back({decoded->disk_block, decoded->file_block, key.object, decoded->blocks});
+  }
+
+  // --- records against each other ---------------------------------------------------------------
+
+  void check_links() {
+    std::ranges::sort(names_, {}, &Link::order);
+    std::ranges::sort(backs_, {}, &Link::order);
+    std::vector<Link> odd;
+    std::ranges::set_difference(names_, backs_, std::back_inserter(odd), {}, &Link::order,
+                                &Link::order);
+    for (const Link& link : odd) found("a name without a back item", text(link));
+    odd.clear();
+    std::ranges::set_difference(backs_, names_, std::back_inserter(odd), {}, &Link::order,
+                                &Link::order);
+    for (const Link& link : odd)
+      found("a back item without a name",
+            fmt::format("inode {}, directory {}", link.inode, link.parent));
+    for (const Link& link : names_) check_policy(link);
+
+    std::vector<Link> by_name = names_;
+    const auto name = [](const Link& link) { return std::tie(link.parent, link.name_hash); };
+    std::ranges::sort(by_name, {}, name);
+    for (std::size_t i = 1; i < by_name.size(); ++i)
+      if (name(by_name[i]) == name(by_name[i - 1]))
+        found("a directory has one name twice", text(by_name[i]));
+  }
+
+  // What lies in an encrypted directory is encrypted under the same key; a plain directory may hold
+  // anything.
+  void check_policy(const Link& link) {
+    const Known &parent = inodes_[link.parent], &child = inodes_[link.inode];
+    if (!child.item) return;
+    if (child.item->kind != link.kind)
+      found("a directory entry and its inode disagree about the kind", text(link));
+    if (!parent.item || !parent.item->encrypted) return;
+    if (!child.item->encrypted || child.item->key_id != parent.item->key_id)
+      found("an inode does not have the policy of its directory", text(link));
+  }
+
+  void check_reachability() {
+    std::vector<InodeNumber> left{kRootInode};
+    while (!left.empty()) {
+      const InodeNumber number = left.back();
+      left.pop_back();
+      Known& known = inodes_[number];
+      if (std::exchange(known.reached, true)) continue;
+      for (const Link& link : std::ranges::equal_range(names_, number, {}, &Link::parent))
+        left.push_back(link.inode);
     }
   }
 
-  void extent(const engine::Key& key, Bytes value) {
-    auto decoded = engine::decode_extent(key, value);
-    if (!decoded) return;  // told by the engine's check
-    const std::string where =
-        fmt::format("device offset {}", decoded->run.block * engine::kBlockBytes);
-    if (auto context = extent::decode_context(decoded->context); !context)
-      found(context.error().what, where);
-    for (u64 block = decoded->run.block; block < decoded->run.end(); ++block) {
-      if (block >= references_.size()) return;
-      if (references_[block] != decoded->references)
-        found(fmt::format("a block has {} references and its record says {}", references_[block],
-                          decoded->references),
-              where);
-      references_[block] = 0;
+  void check_inode(InodeNumber number, const Known& known) {
+    const std::string where = text(number);
+    if (!known.item) {
+      if (number == kRootInode)
+        found("there is no root directory", where);
+      else if (!known.item_malformed)
+        found("a name, a map or an orphan record without an inode item", where);
+      return;
     }
-  }
-
-  void check_names() {
-    for (const auto& [number, known] : inodes_) {
-      if (!items_.contains(number)) {
-        // An orphan whose item is already gone is harmless; a name that leads nowhere is not.
-        found("a name, a map or an orphan record without an inode item", inode_text(number));
-        continue;
-      }
-      if (number >= counter_) found("an inode number beyond the counter", inode_text(number));
-      const u32 names_wanted = number == kRootInode || known.orphan ? 0 : known.attributes.links;
-      if (known.entries != names_wanted)
-        found(fmt::format("{} names lead to an inode with {} links", known.entries, names_wanted),
-              inode_text(number));
-      if (known.back_items != known.entries)
-        found("back items and names do not agree", inode_text(number));
-      const u64 end = (known.attributes.size + engine::kBlockBytes - 1) / engine::kBlockBytes *
-                      engine::kBlockBytes;
-      if (known.map_end > end) found("a file's map reaches beyond its size", inode_text(number));
-    }
-    for (const InodeNumber parent : parents_) {
-      const auto it = inodes_.find(parent);
-      if (it == inodes_.end() || it->second.attributes.kind != FileKind::directory)
-        found("names in something that is not a directory", inode_text(parent));
-    }
+    const Attributes& item = *known.item;
+    const bool directory = item.kind == FileKind::directory;
+    const bool root = number == kRootInode;
+    if (counter_ && number >= *counter_) found("an inode number beyond the counter", where);
+    if (root && !directory) found("the root is not a directory", where);
+    if (directory && item.links > 1) found("a directory has several links", where);
+    if (known.orphan && (item.links != 0 || root))
+      found(fmt::format("an orphan record for an inode with {} links", item.links), where);
+    else if (!known.orphan && item.links == 0)
+      found("an inode without links and without an orphan record", where);
+    const u32 names_wanted = root || known.orphan ? 0 : item.links;
+    if (known.names != names_wanted)
+      found(fmt::format("{} names lead to an inode with {} links", known.names, item.links), where);
+    if (known.names != 0 && !known.reached)
+      found("an inode that cannot be reached from the root directory", where);
+    if (known.has_entries && !directory) found("names in something that is not a directory", where);
+    if (directory && (item.size != 0 || known.map_end != 0)) found("a directory has data", where);
+    const u64 end = (item.size + engine::kBlockBytes - 1) / engine::kBlockBytes;
+    if (!directory && known.map_end > end) found("a file's map reaches beyond its size", where);
   }
 
   engine::Store& store_;
   CheckFindings& result_;
-  std::vector<u32> references_;
+  std::optional<u64> counter_;
   std::map<InodeNumber, Known> inodes_;
-  std::set<InodeNumber> items_;
-  std::set<InodeNumber> parents_;
-  u64 counter_ = 0;
+  std::vector<Link> names_, backs_;
+  std::vector<MapPiece> pieces_;
 };
 
 }  // namespace

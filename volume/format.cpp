@@ -38,7 +38,8 @@ Result<Attributes> decode_inode(Bytes value) {
   const bool policy_known =
       disk.encrypted == 0 || (disk.encrypted == 1 && disk.contents_mode == 1 &&
                               disk.names_mode == 4 && disk.policy_flags == 3);
-  if (disk.version != 1 || !kind_known || !policy_known || disk.size > (u64{1} << 62))
+  if (disk.version != 1 || !kind_known || !policy_known || disk.mode > 07777 ||
+      disk.size > (u64{1} << 62))
     return fail(Errc::malformed, "an inode item is malformed");
   attributes.kind = static_cast<FileKind>(disk.kind);
   attributes.mode = disk.mode;
@@ -51,6 +52,10 @@ Result<Attributes> decode_inode(Bytes value) {
   attributes.encrypted = disk.encrypted != 0;
   attributes.key_id.bytes = disk.key_id;
   attributes.nonce.bytes = disk.nonce;
+  // Reserved bytes, and the policy of an inode that has none.
+  const InodeDisk canonical = encode(attributes);
+  if (std::memcmp(&canonical, value.data(), sizeof canonical) != 0)
+    return fail(Errc::malformed, "an inode item is malformed");
   return attributes;
 }
 
@@ -78,6 +83,15 @@ Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
   const Bytes name = value.subspan(sizeof disk);
   entry.stored.assign(reinterpret_cast<const char*>(name.data()), name.size());
   return entry;
+}
+
+Result<std::string> decode_back(Bytes value) {
+  if (value.size() < sizeof(BackDisk)) return fail(Errc::malformed, "a back item is malformed");
+  const auto disk = load_disk<BackDisk>(value);
+  if (disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
+    return fail(Errc::malformed, "a back item is malformed");
+  const Bytes name = value.subspan(sizeof disk);
+  return std::string(reinterpret_cast<const char*>(name.data()), name.size());
 }
 
 u64 entry_offset(std::string_view stored) {

@@ -61,6 +61,7 @@ struct Attributes {
   crypto::Nonce nonce;
 };
 InodeDisk encode(const Attributes& attributes);
+// Decodes totally, as all of these: malformed for anything that encode would not write.
 Result<Attributes> decode_inode(Bytes value);
 
 struct Entry {
@@ -71,6 +72,8 @@ struct Entry {
 };
 std::vector<std::byte> encode_entry(const Entry& entry);
 Result<Entry> decode_entry(const engine::Key& key, Bytes value);
+
+Result<std::string> decode_back(Bytes value);  // the stored name
 
 // Names are found by hash; the low byte tells names of one hash apart.
 u64 entry_offset(std::string_view stored);

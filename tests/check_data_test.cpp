@@ -1,0 +1,194 @@
+// Goal: each rule of the offline check about files' maps and the extents that they refer to finds
+// what breaks it, at its place, and nothing else; no bytes crash it. It needs no key.
+// Method: one record after the other is changed, see check_fixture.h.
+
+#include "tests/support/check_fixture.h"
+
+namespace latchkey::tests {
+namespace {
+
+using namespace volume;  // NOLINT: the whole file is about it
+using engine::ExtentRecord;
+using engine::Key;
+using engine::kFirstSubvolume;
+using engine::Record;
+using engine::Transaction;
+
+constexpr Key kLast{~u64{0}, 255, ~u64{0}};
+constexpr u64 kBlock = engine::kBlockBytes;
+
+class CheckData : public CheckTest {};
+
+// --- maps and extents ---------------------------------------------------------------------------
+
+TEST_F(CheckData, piece_of_a_map_must_be_what_we_write) {
+  const SimImage whole = device_.durable();
+  const auto expect_one = [&](u64 file_block, const extent::MapDisk& disk, const char* what) {
+    change_inode(plain_, [](InodeDisk& inode) { inode.size = u64{1} << 30; });
+    put_record({plain_, kMapType, file_block * kBlock}, std::as_bytes(std::span(&disk, 1)));
+    expect({at(plain_, file_block) + ": " + what});
+    device_.restore(whole);
+  };
+  const u64 blocks = device_.info().size_bytes / kBlock;
+  expect_one(100, {5000, 0, 0}, "map record: no blocks");
+  expect_one(100, {5000, 1, 1}, "map record: unknown flags");
+  expect_one(100, {~u64{0}, 2, 0}, "map record: out of range");
+  expect_one(100, {blocks, 1, 0}, "a file refers past the end of the store");
+  expect_one(100, {blocks - 1, 2, 0}, "a file refers past the end of the store");
+  put_record({plain_, kMapType, 409600}, bytes_of("short"));
+  expect({at(plain_, 100) + ": map record: size"});
+  device_.restore(whole);
+  put_record({plain_, kMapType, 409601}, std::vector<std::byte>(16));
+  expect({at(plain_) + ", file offset 409601: map record: offset inside a block"});
+}
+
+// A piece that refers to blocks of its own, counted, at `file_block` of the file.
+TEST_F(CheckData, pieces_of_a_map_must_not_overlap_and_end_with_the_file) {
+  const SimImage whole = device_.durable();
+  const auto add_piece = [&](u64 file_block) {
+    damage([&](Transaction& t) -> Result<void> {
+      const ExtentRecord record = extent_of(t, plain_);
+      LK_TRYV(t.share_extent({record.run.block, 1}));
+      const extent::MapDisk disk{record.run.block, 1, 0};
+      return t.put(kFirstSubvolume, {plain_, kMapType, file_block * kBlock},
+                   std::as_bytes(std::span(&disk, 1)));
+    });
+  };
+  add_piece(2);
+  expect({at(plain_, 2) + ": two pieces of a file's map overlap"});
+  device_.restore(whole);
+  add_piece(3);
+  expect({at(plain_) + ": a file's map reaches beyond its size"});
+  device_.restore(whole);
+  change_inode(plain_, [](InodeDisk& disk) { disk.size = 2 * kBlock; });
+  expect({at(plain_) + ": a file's map reaches beyond its size"});
+}
+
+TEST_F(CheckData, references_are_counted_block_by_block) {
+  const SimImage whole = device_.durable();
+  const u64 block = extent_of(plain_).run.block;
+  damage([&](Transaction& t) { return t.share_extent({block + 1, 1}); });
+  expect({at_block(block + 1) + ": a block has 1 references and its extent record says 2"});
+  device_.restore(whole);
+  damage([&](Transaction& t) { return t.release_extent({block + 2, 1}); });
+  expect({at(plain_, 0) + ", " + at_block(block) +
+          ": a file refers to a block that no extent record holds"});
+  device_.restore(whole);
+  erase_record({plain_, kMapType, 0});
+  expect({at_block(block) + ": a block has 0 references and its extent record says 1"});
+}
+
+TEST_F(CheckData, block_of_another_file_is_a_reference_too_many) {
+  const ExtentRecord other = extent_of(small_);
+  damage([&](Transaction& t) {
+    const extent::MapDisk disk{other.run.block, 1, 0};
+    return t.put(kFirstSubvolume, {plain_, kMapType, 0}, std::as_bytes(std::span(&disk, 1)));
+  });
+  const std::vector<std::string> all = findings();
+  EXPECT_EQ(std::ranges::count(all, at_block(other.run.block) +
+                                        ": a block has 2 references and its extent record says 1"),
+            1);
+}
+
+TEST_F(CheckData, context_must_be_known_and_the_files) {
+  const SimImage whole = device_.durable();
+  const std::string where = at_block(extent_of(file_).run.block);
+  for (const auto& [index, what] :
+       {std::pair(0, "extent context: version"), std::pair(1, "extent context: mode")}) {
+    change_extent(file_, [&](ExtentRecord& r) { r.context[index] = std::byte{9}; });
+    expect({where + ": " + what});
+    device_.restore(whole);
+  }
+  change_extent(file_, [](ExtentRecord& r) { r.context.resize(33); });
+  expect({where + ": extent context: size"});
+  device_.restore(whole);
+  const std::string foreign =
+      at(file_, 0) + ", " + where + ": an extent is not encrypted as its file is";
+  change_extent(file_, [](ExtentRecord& r) { r.context[2] ^= std::byte{1}; });
+  expect({foreign});
+  device_.restore(whole);
+  change_extent(file_, [](ExtentRecord& r) { r.context.clear(); });
+  expect({foreign});
+  device_.restore(whole);
+  const ExtentRecord sealed = extent_of(file_);
+  change_extent(plain_, [&](ExtentRecord& r) {
+    r.context = sealed.context;
+    r.first_unit = 1000;
+  });
+  expect({at(plain_, 0) + ", " + at_block(extent_of(plain_).run.block) +
+          ": an extent is not encrypted as its file is"});
+}
+
+TEST_F(CheckData, key_and_tweak_stand_over_one_block_only) {
+  const SimImage whole = device_.durable();
+  const ExtentRecord last = extent_of(last_);
+  const ExtentRecord file = extent_of(file_);
+  const auto pair = [](u64 a, u64 b) {
+    return at_block(a) + " and " + at_block(b) + ": a key and tweak stand over two blocks";
+  };
+  // The first unit of the longer one, its last, and the one behind it.
+  for (const u64 unit :
+       {file.first_unit, file.first_unit + file.run.count - 1, file.first_unit + file.run.count}) {
+    change_extent(last_, [&](ExtentRecord& r) {
+      r.context = file.context;
+      r.first_unit = unit;
+    });
+    if (unit == file.first_unit + file.run.count)
+      expect({});
+    else if (unit != file.first_unit || file.run.block < last.run.block)
+      expect({pair(file.run.block, last.run.block)});
+    else
+      expect({pair(last.run.block, file.run.block)});
+    device_.restore(whole);
+  }
+  change_extent(file_, [](ExtentRecord& r) { r.first_unit = ~u64{0} - 1; });
+  expect({at_block(file.run.block) + ": the tweaks of an extent run over"});
+}
+
+TEST_F(CheckData, data_is_read_on_request_only) {
+  const ExtentRecord record = extent_of(plain_);
+  device_.flip_bit(record.run.block * kBlock + 77, 3);
+  expect({});
+  auto check = check_volume(device_, {.data = true, .progress = {}}, system_env());
+  ASSERT_TRUE(check);
+  ASSERT_EQ(check->findings.size(), 1U);
+  EXPECT_EQ(check->findings[0].what, "a data block does not match its checksum");
+  EXPECT_EQ(check->findings[0].where, at_block(record.run.block));
+}
+
+// --- any bytes ----------------------------------------------------------------------------------
+
+// Bits of a record, of its key or its length, by seed; several at once.
+TEST_F(CheckData, random_records_under_right_checksums_do_not_crash_it) {
+  const SimImage whole = device_.durable();
+  u64 with_findings = 0;
+  constexpr u64 kSeeds = 300;
+  for (u64 seed = 1; seed <= kSeeds; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937_64 random(seed);
+    device_.restore(whole);
+    damage([&](Transaction& t) -> Result<void> {
+      for (u64 i = 0; i <= seed % 4; ++i) {
+        const engine::TreeId tree = random() % 3 == 0 ? engine::kExtentTree : kFirstSubvolume;
+        const std::vector<Record> all = records(t, tree, {}, kLast);
+        Record record = all[random() % all.size()];
+        const u64 what = random() % 8;
+        if (what == 0) LK_TRYV(t.erase(tree, record.key));
+        if (what == 1) record.key.object = what % 2 ? random() : record.key.object ^ 1;
+        if (what == 2) record.key.type = static_cast<u8>(random() % 13);
+        if (what == 3) record.key.offset ^= u64{1} << random() % 64;
+        if (what == 4) record.value.resize(random() % 200);
+        for (u64 bits = random() % 3; bits > 0 && !record.value.empty(); --bits)
+          record.value[random() % record.value.size()] ^= std::byte(1U << random() % 8);
+        if (what != 0) LK_TRYV(t.put(tree, record.key, record.value));
+      }
+      return {};
+    });
+    ASSERT_FALSE(HasFatalFailure());
+    with_findings += findings().empty() ? 0 : 1;
+  }
+  EXPECT_GT(with_findings, kSeeds / 2);
+}
+
+}  // namespace
+}  // namespace latchkey::tests
