@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,6 +20,11 @@ namespace latchkey::engine {
 namespace {
 
 constexpr mode_t kFileMode = 0600;
+
+// A killed process's ring holds its files, and so the lock, until the kernel has taken it apart;
+// that wait is not the caller's business.
+constexpr u32 kLockTries = 25;
+constexpr timespec kLockPause{0, 20'000'000};
 
 class FileDevice final : public Device {
  public:
@@ -128,11 +134,13 @@ Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& optio
 }
 
 Result<void> take_lock(int fd, bool force) {
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || force) return {};
-  if (errno == EWOULDBLOCK) {
-    return fail_os(Errc::busy, EBUSY, "the device is in use by another process");
+  for (u32 tries = 1; ::flock(fd, LOCK_EX | LOCK_NB) != 0 && !force; ++tries) {
+    if (errno != EWOULDBLOCK) return fail_os(Errc::io, errno, "the device cannot be locked");
+    if (tries == kLockTries)
+      return fail_os(Errc::busy, EBUSY, "the device is in use by another process");
+    (void)::nanosleep(&kLockPause, nullptr);
   }
-  return fail_os(Errc::io, errno, "the device cannot be locked");
+  return {};
 }
 
 // Locks the file behind a loop device; without the right to open it, or with its name gone, there
