@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "cli/interrupt.h"
 #include "cli/load.h"
 
 namespace latchkey::cli {
@@ -90,6 +91,10 @@ class Bench {
     Result<void> result;
     for (u64 offset = 0; result && offset < args_.size; offset += kWriteBytes) {
       const u64 size = std::min(kWriteBytes, args_.size - offset);
+      if (interrupted()) {
+        result = fail(Errc::canceled, "interrupted; nothing of it is left there");
+        break;
+      }
       if (auto wrote = volume.write(handle, offset, Bytes(data_).first(size)); !wrote)
         result = std::unexpected(wrote.error());
       done_ += size;
@@ -114,6 +119,7 @@ class Bench {
 Exit run_bench(const Common& common, const BenchArgs& args) {
   if (args.rounds == 0 || args.size == 0)
     return report_usage(common, "bench", "needs at least one round and one byte");
+  const InterruptGuard guard;
   auto rows = Bench(common, args).run();
   if (!rows) return report_error(common, args.image, rows.error());
   nlohmann::json list = nlohmann::json::array();

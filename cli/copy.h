@@ -1,7 +1,6 @@
 #pragma once
 // What put and get share: counts, and files that were left out.
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

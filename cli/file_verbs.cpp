@@ -1,6 +1,7 @@
 // ls, rm, map.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -31,11 +32,12 @@ json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat) {
 }
 
 void print_entry(const volume::DirEntry& entry, const volume::Stat& stat, bool detailed) {
-  if (!detailed) return fmt::print("{}\n", entry.name);
+  const std::string name = ::isatty(STDOUT_FILENO) == 1 ? printable(entry.name) : entry.name;
+  if (!detailed) return fmt::print("{}\n", name);
   std::string mode(1, entry.kind == volume::FileKind::directory ? 'd' : '-');
   for (int bit = 8; bit >= 0; --bit) mode += (stat.mode >> bit) & 1 ? "xwr"[bit % 3] : '-';
   fmt::print("{} {:3} {:5} {:5} {:12} {} {}{}\n", mode, stat.links, stat.uid, stat.gid, stat.size,
-             rfc3339(static_cast<u64>(stat.mtime_ns)), entry.name, stat.locked ? "  (locked)" : "");
+             rfc3339(static_cast<u64>(stat.mtime_ns)), name, stat.locked ? "  (locked)" : "");
 }
 
 Result<std::vector<volume::DirEntry>> entries_of(volume::Volume& volume, const std::string& path) {
@@ -75,20 +77,24 @@ Exit run_ls(const Common& common, const PathArgs& args) {
 Exit run_rm(const Common& common, const PathArgs& args) {
   const auto target = parse_target(args.target);
   if (!target) return report_usage(common, args.target, "is not of the form IMG:/path");
-  return with_volume(common, target->image, args.key, {},
-                     [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
-                       Result<void> removed;
-                       if (args.recursive) {
-                         removed = volume::remove_tree(volume, target->path);
-                       } else {
-                         auto parent = volume::resolve_parent(volume, target->path);
-                         if (!parent) return report_error(common, target->path, parent.error());
-                         removed = volume.unlink(parent->directory, parent->name);
-                       }
-                       if (!removed) return report_error(common, target->path, removed.error());
-                       if (common.json) print_json(common, {{"path", target->path}});
-                       return Exit::ok;
-                     });
+  const Exit exit = with_volume(
+      common, target->image, args.key, {},
+      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
+        Result<void> removed;
+        if (args.recursive) {
+          removed = volume::remove_tree(volume, target->path);
+        } else {
+          auto parent = volume::resolve_parent(volume, target->path);
+          if (!parent) return report_error(common, target->path, parent.error());
+          removed = volume.unlink(parent->directory, parent->name);
+        }
+        if (!removed && removed.error().code == Errc::is_dir)
+          return report_usage(common, target->path, "is a directory; -r removes it and all below");
+        if (!removed) return report_error(common, target->path, removed.error());
+        return Exit::ok;
+      });
+  if (exit == Exit::ok && common.json) print_json(common, {{"path", target->path}});
+  return exit;
 }
 
 Exit run_map(const Common& common, const PathArgs& args) {

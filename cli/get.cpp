@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <utility>
 
 #include "cli/copy.h"
 
@@ -17,11 +18,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kChunkBytes = kMiB;
-
-Error host_error(const char* what) {
-  const int number = errno;
-  return Error{number == EACCES ? Errc::permission : Errc::io, what, kNowhere, number};
-}
 
 Result<void> write_all(int fd, Bytes bytes) {
   while (!bytes.empty()) {
@@ -40,40 +36,20 @@ class Getter {
 
   std::string failed;  // the name that an error is about
 
-  Result<void> file(volume::InodeNumber directory, const std::string& name, int fd) {
-    failed = name;
-    LK_TRY(const volume::HandleId handle,
-           volume_.open_file(caller(), directory, name, {}, 0, name));
-    Result<void> copied;
-    for (u64 offset = 0; copied;) {
-      auto got = volume_.read(handle, offset, buffer_);
-      if (!got) {
-        copied = std::unexpected(got.error());
-        break;
-      }
-      if (*got == 0) break;
-      copied = write_all(fd, Bytes(buffer_).first(*got));
-      offset += *got;
-      report_.bytes += *got;
-      progress_.update(report_.bytes, 0, "B");
-    }
+  Result<void> file_to_output(volume::InodeNumber directory, const std::string& name) {
+    LK_TRY(const volume::HandleId handle, open(directory, name));
+    auto copied = copy(handle, STDOUT_FILENO);
+    if (!copied && copied.error().os_errno != 0) failed = "standard output";
     LK_TRYV(volume_.close_handle(handle));
-    LK_TRYV(copied);
-    ++report_.files;
-    return {};
+    return copied;
   }
 
   Result<void> file_to(volume::InodeNumber directory, const std::string& name,
                        const volume::Stat& stat, const fs::path& target) {
-    failed = target;
-    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return std::unexpected(host_error("cannot be made"));
-    auto copied = file(directory, name, fd);
-    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
-    const timespec times[2] = {mtime, mtime};
-    if (copied && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
-      copied = std::unexpected(host_error("mode and time cannot be set"));
-    if (::close(fd) != 0 && copied) copied = std::unexpected(host_error("cannot be written"));
+    // What cannot be read overwrites nothing.
+    LK_TRY(const volume::HandleId handle, open(directory, name));
+    auto copied = copy_to(handle, stat, target);
+    LK_TRYV(volume_.close_handle(handle));
     return copied;
   }
 
@@ -85,6 +61,11 @@ class Getter {
     ++report_.directories;
     LK_TRY(const auto entries, volume_.read_directory(directory));
     for (const volume::DirEntry& entry : entries) {
+      failed = entry.name;
+      // A store may hold anything; nothing is written outside of the target.
+      if (entry.name.empty() || entry.name == "." || entry.name == ".." ||
+          entry.name.find_first_of(std::string_view("/\0", 2)) != std::string::npos)
+        return fail(Errc::malformed, "a name in the store is none that a file can have");
       LK_TRY(const volume::Stat below, volume_.stat(entry.inode));
       if (entry.kind == volume::FileKind::directory)
         LK_TRYV(tree(entry.inode, below, target / entry.name));
@@ -100,6 +81,40 @@ class Getter {
   }
 
  private:
+  Result<volume::HandleId> open(volume::InodeNumber directory, const std::string& name) {
+    failed = name;
+    return volume_.open_file(caller(), directory, name, {}, 0, name);
+  }
+
+  Result<void> copy(volume::HandleId handle, int fd) {
+    for (u64 offset = 0;;) {
+      LK_TRY(const u64 got, volume_.read(handle, offset, buffer_));
+      if (got == 0) break;
+      LK_TRYV(write_all(fd, Bytes(buffer_).first(got)));
+      offset += got;
+      report_.bytes += got;
+      progress_.update(report_.bytes, 0, "B");
+    }
+    ++report_.files;
+    return {};
+  }
+
+  Result<void> copy_to(volume::HandleId handle, const volume::Stat& stat, const fs::path& target) {
+    const std::string source = std::exchange(failed, target);
+    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return std::unexpected(host_error("cannot be made"));
+    auto copied = copy(handle, fd);
+    if (!copied && copied.error().os_errno == 0) failed = source;
+    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
+    const timespec times[2] = {mtime, mtime};
+    struct stat made{};
+    const bool regular = ::fstat(fd, &made) == 0 && S_ISREG(made.st_mode);  // not /dev/null
+    if (copied && regular && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
+      copied = std::unexpected(host_error("mode and time cannot be set"));
+    if (::close(fd) != 0 && copied) copied = std::unexpected(host_error("cannot be written"));
+    return copied;
+  }
+
   volume::Volume& volume_;
   CopyReport& report_;
   Progress progress_;
@@ -114,6 +129,7 @@ Exit run_get(const Common& common, const CopyArgs& args) {
   volume::VolumeOptions options;
   options.read_only = true;
   CopyReport report;
+  std::error_code unknown;  // what cannot be looked at is no directory
   const bool to_stdout = args.destination == "-";
   const Exit exit = with_volume(
       common, source->image, args.key, options,
@@ -128,9 +144,10 @@ Exit run_get(const Common& common, const CopyArgs& args) {
         if (directory && (!args.recursive || to_stdout))
           return report_usage(common, source->path, "is a directory; -r copies it to a folder");
         fs::path target = args.destination;
-        if (!to_stdout && fs::is_directory(target) && !parent->name.empty()) target /= parent->name;
+        if (!to_stdout && fs::is_directory(target, unknown) && !parent->name.empty())
+          target /= parent->name;
         Getter getter(common, volume, report);
-        auto done = to_stdout   ? getter.file(parent->directory, parent->name, STDOUT_FILENO)
+        auto done = to_stdout   ? getter.file_to_output(parent->directory, parent->name)
                     : directory ? getter.tree(*inode, *stat, target)
                                 : getter.file_to(parent->directory, parent->name, *stat, target);
         if (!done) return report_error(common, getter.failed, done.error());

@@ -20,7 +20,7 @@ Result<void> write_all(int fd, Bytes bytes) {
   while (!bytes.empty()) {
     const ssize_t wrote = ::write(fd, bytes.data(), bytes.size());
     if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return fail_os(Errc::io, errno, "the key file cannot be written");
+    if (wrote < 0) return std::unexpected(host_error("the key file cannot be written"));
     bytes = bytes.subspan(static_cast<std::size_t>(wrote));
   }
   if (::fsync(fd) != 0 && errno != EINVAL)
@@ -35,15 +35,11 @@ Exit run_key_generate(const Common& common, const std::string& file) {
   if (!secret) return report_error(common, "secrets", secret.error());
   const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) {
-    const int error = errno;
-    const Errc code = error == EEXIST   ? Errc::exists
-                      : error == EACCES ? Errc::permission
-                                        : Errc::io;
-    return report_error(common, file,
-                        Error{code,
-                              error == EEXIST ? "exists already; a key file is never overwritten"
-                                              : "the key file cannot be made",
-                              kNowhere, error});
+    if (errno != EEXIST)
+      return report_error(common, file, host_error("the key file cannot be made"));
+    return report_error(
+        common, file,
+        Error{Errc::exists, "exists already; a key file is never overwritten", kNowhere, EEXIST});
   }
   system_env().random(secret->bytes());
   const auto written = write_all(fd, secret->bytes());
@@ -78,21 +74,25 @@ Exit run_policy_set(const Common& common, const PathArgs& args) {
   const auto target = parse_target(args.target);
   if (!target) return report_usage(common, args.target, "is not of the form IMG:/directory");
   if (!args.key.given()) return report_usage(common, "policy set", "needs --key-file or --key-fd");
-  return with_volume(common, target->image, args.key, {},
-                     [&](volume::Volume& volume, const std::optional<crypto::KeyId>& id) {
-                       auto directory = volume::resolve(volume, target->path);
-                       if (!directory && directory.error().code == Errc::not_found)
-                         directory = volume::make_directory(volume, caller(), target->path);
-                       if (!directory) return report_error(common, target->path, directory.error());
-                       if (auto set = volume.set_policy(caller(), *directory, *id); !set)
-                         return report_error(common, target->path, set.error());
-                       if (common.json)
-                         print_json(common,
-                                    {{"path", target->path}, {"identifier", to_hex(id->span())}});
-                       else if (!common.quiet)
-                         fmt::print("{}: encrypted under {}\n", target->path, to_hex(id->span()));
-                       return Exit::ok;
-                     });
+  std::string identifier;
+  const Exit exit =
+      with_volume(common, target->image, args.key, {},
+                  [&](volume::Volume& volume, const std::optional<crypto::KeyId>& id) {
+                    auto directory = volume::resolve(volume, target->path);
+                    if (!directory && directory.error().code == Errc::not_found)
+                      directory = volume::make_directory(volume, caller(), target->path);
+                    if (!directory) return report_error(common, target->path, directory.error());
+                    if (auto set = volume.set_policy(caller(), *directory, *id); !set)
+                      return report_error(common, target->path, set.error());
+                    identifier = to_hex(id->span());
+                    return Exit::ok;
+                  });
+  if (exit != Exit::ok) return exit;
+  if (common.json)
+    print_json(common, {{"path", target->path}, {"identifier", identifier}});
+  else if (!common.quiet)
+    fmt::print("{}: encrypted under {}\n", target->path, identifier);
+  return exit;
 }
 
 }  // namespace latchkey::cli

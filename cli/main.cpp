@@ -1,7 +1,15 @@
 // Words of the command line to the structs of verbs.h. The only file that includes CLI11.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <functional>
+#include <new>
+#include <system_error>
 
 #include "base/secret.h"
 #include "cli/verbs.h"
@@ -9,6 +17,8 @@
 
 namespace latchkey::cli {
 namespace {
+
+constexpr int kCheckFailed = 8, kCheckUsage = 16;  // fsck's
 
 // Sizes as "4G" or "128K".
 CLI::Option* add_size(CLI::App* app, const std::string& name, u64& value, const std::string& help) {
@@ -39,13 +49,42 @@ class CommandLine {
     add_load_verbs();
   }
 
+  // An answer that could not be written is no success, and libraries that throw end here.
+  int run_to_the_end(int argc, char** argv) {
+    int exit = 0;
+    std::error_code thrown;
+    try {
+      exit = run(argc, argv);
+    } catch (const std::bad_alloc&) {
+      return broken(common_.verb, Error{Errc::no_memory, "not enough memory"});
+    } catch (const std::system_error& error) {
+      thrown = error.code();
+      if (std::ferror(stdout) == 0) {
+        errno = thrown.value();
+        return broken(common_.verb, host_error("failed"));
+      }
+    }
+    errno = thrown.value();
+    if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return exit;
+    common_.json = false;  // said where it can be heard
+    return exit != 0 ? exit : broken("standard output", host_error("cannot be written"));
+  }
+
+ private:
+  int broken(const std::string& subject, const Error& error) const {
+    const Exit exit = report_error(common_, subject, error);
+    return common_.verb == "check" ? kCheckFailed : static_cast<int>(exit);
+  }
+
   int run(int argc, char** argv) {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
-      const int code = app_.exit(error);
-      return code == 0 ? 0 : (is_check(argc, argv) ? 16 : static_cast<int>(Exit::usage));
+      // Help and version are errors of that kind, too.
+      if (error.get_exit_code() == 0) return app_.exit(error);
+      return report_words(argc, argv, error.what());
     }
+    common_.key_given = key_source_.given() || path_.key.given() || copy_.key.given();
     if (secrets_ == "locked") {
       if (auto forced = arena_force_locked(); !forced)
         return static_cast<int>(report_error(common_, "--secrets", forced.error()));
@@ -56,10 +95,25 @@ class CommandLine {
     return work_();
   }
 
- private:
-  static bool is_check(int argc, char** argv) {
-    return argc > 1 && std::string_view(argv[1]) == "check";
+  // Words that make no sense: one line and, as parsing stopped somewhere, a second look at them
+  // for --json and the verb.
+  static int report_words(int argc, char** argv, const std::string& sentence) {
+    Common common;
+    for (int i = 1; i < argc; ++i) {
+      const std::string_view word = argv[i];
+      if (word == "--json")
+        common.json = true;
+      else if (!word.starts_with('-') && (common.verb.empty() || is_group(common.verb)))
+        common.verb += (common.verb.empty() ? "" : "_") + std::string(word);
+    }
+    const bool check = common.verb == "check";
+    std::string subject = common.verb.empty() ? "usage" : common.verb;
+    std::ranges::replace(subject, '_', ' ');
+    if (common.verb.empty()) common.verb = "usage";
+    const Exit exit = report_usage(common, subject, sentence + "; --help tells the forms");
+    return check ? kCheckUsage : static_cast<int>(exit);
   }
+  static bool is_group(std::string_view verb) { return verb == "key" || verb == "policy"; }
 
   CLI::App* verb(CLI::App* parent, const std::string& word, const std::string& json_name,
                  const std::string& help, std::function<int()> work) {
@@ -158,18 +212,18 @@ class CommandLine {
              call(run_bench, bench_));
     sub->add_option("image", bench_.image, "device or image file with a store")->required();
     add_size(sub, "--size", bench_.size, "bytes written in a round (default 1G)");
-    sub->add_option_function<std::vector<std::string>>(
-           "--extent",
-           [this](const std::vector<std::string>& texts) {
-             bench_.extents.clear();
-             for (const std::string& text : texts) {
-               auto parsed = parse_size(text);
-               if (!parsed) throw CLI::ValidationError(text, parsed.error().what);
-               bench_.extents.push_back(*parsed);
-             }
-           },
-           "extent sizes, separated by commas (default 128K)")
-        ->delimiter(',');
+    // One word: a list would take the image that follows it for another size.
+    sub->add_option_function<std::string>(
+        "--extent",
+        [this](const std::string& list) {
+          bench_.extents.clear();
+          for (const std::string& text : CLI::detail::split(list, ',')) {
+            auto parsed = parse_size(text);
+            if (!parsed) throw CLI::ValidationError(text, parsed.error().what);
+            bench_.extents.push_back(*parsed);
+          }
+        },
+        "extent sizes, separated by commas (default 128K)");
     sub->add_option("--rounds", bench_.rounds, "rounds of each side (default 5)");
 
     sub = verb(&app_, "torture", "torture", "remove the key while writers write, then count",
@@ -204,7 +258,19 @@ class CommandLine {
   SessionArgs session_;
 };
 
+// A store opened as descriptor 1 would be written to by what is printed. Each is held by a
+// /dev/null that refuses what the descriptor is for, so that a closed one stays an error.
+void hold_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0)
+      (void)::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 }  // namespace
 }  // namespace latchkey::cli
 
-int main(int argc, char** argv) { return latchkey::cli::CommandLine().run(argc, argv); }
+int main(int argc, char** argv) {
+  using namespace latchkey::cli;
+  hold_standard_descriptors();
+  return CommandLine().run_to_the_end(argc, argv);
+}

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/copy.h"
+#include "cli/interrupt.h"
 
 namespace latchkey::cli {
 
@@ -41,6 +42,7 @@ void print_report(const Common& common, const CopyReport& report, std::string_vi
 namespace {
 
 constexpr std::size_t kChunkBytes = kMiB;
+constexpr const char* kInterrupted = "interrupted here; what was put before it is in the store";
 
 struct HostFile {
   int fd = -1;
@@ -48,14 +50,6 @@ struct HostFile {
     if (fd >= 0) ::close(fd);
   }
 };
-
-Error host_error(const char* what) {
-  const int number = errno;
-  const Errc code = number == EACCES || number == EPERM ? Errc::permission
-                    : number == ENOENT                  ? Errc::not_found
-                                                        : Errc::io;
-  return Error{code, what, kNowhere, number};
-}
 
 class Putter {
  public:
@@ -65,17 +59,23 @@ class Putter {
   // `failed` is the name that an error is about.
   std::string failed;
 
-  Result<void> file(const fs::path& source, const std::string& target) {
+  // A source that turns out to be neither a regular file nor a directory is skipped; a named
+  // symlink is followed, one that is found is not.
+  Result<void> file(const fs::path& source, const std::string& target, bool follow) {
     failed = source;
+    if (interrupted()) return fail(Errc::canceled, kInterrupted);
     HostFile host;
-    host.fd = ::open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    // O_NONBLOCK: the open of a pipe would wait for its writer.
+    const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow ? 0 : O_NOFOLLOW);
+    host.fd = ::open(source.c_str(), flags);
     struct stat info{};
     if (host.fd < 0 || ::fstat(host.fd, &info) != 0)
       return std::unexpected(host_error("cannot be read"));
-    volume::OpenFlags flags;
-    flags.write = flags.create = flags.truncate = true;
+    if (!S_ISREG(info.st_mode)) return skip(source);
+    volume::OpenFlags open_flags;
+    open_flags.write = open_flags.create = open_flags.truncate = true;
     LK_TRY(const volume::HandleId handle,
-           volume::open_path(volume_, caller(), target, flags, info.st_mode & 07777));
+           volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777));
     auto copied = copy(host.fd, handle);
     const auto stat = volume_.stat(handle);
     auto closed = volume_.close_handle(handle);
@@ -91,27 +91,35 @@ class Putter {
     failed = source;
     struct stat info{};
     if (::lstat(source.c_str(), &info) != 0) return std::unexpected(host_error("cannot be read"));
-    if (S_ISREG(info.st_mode)) return file(source, target);
-    if (!S_ISDIR(info.st_mode)) {
-      report_.skipped.push_back(source);
-      return {};
-    }
+    if (S_ISREG(info.st_mode)) return file(source, target, false);
+    if (!S_ISDIR(info.st_mode)) return skip(source);
     auto inode = volume::make_directory(volume_, caller(), target, info.st_mode & 07777);
     if (!inode && inode.error().code == Errc::exists) inode = volume::resolve(volume_, target);
     if (!inode) return std::unexpected(inode.error());
     ++report_.directories;
     std::error_code error;
     std::vector<fs::path> names;
-    for (const auto& entry : fs::directory_iterator(source, error)) names.push_back(entry.path());
-    if (error) return fail_os(Errc::permission, error.value(), "the directory cannot be read");
+    for (fs::directory_iterator at(source, error), end; !error && at != end; at.increment(error))
+      names.push_back(at->path());
+    if (error) {
+      failed = source;
+      errno = error.value();
+      return std::unexpected(host_error("the directory cannot be read"));
+    }
     std::ranges::sort(names);
     for (const fs::path& name : names) LK_TRYV(tree(name, join(target, name.filename())));
     return keep_times(*inode, info);
   }
 
+  Result<void> skip(const fs::path& source) {
+    report_.skipped.push_back(source);
+    return {};
+  }
+
  private:
   Result<void> copy(int fd, volume::HandleId handle) {
     for (u64 offset = 0;;) {
+      if (interrupted()) return fail(Errc::canceled, kInterrupted);
       const ssize_t got = ::read(fd, buffer_.data(), buffer_.size());
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return std::unexpected(host_error("cannot be read"));
@@ -136,38 +144,55 @@ class Putter {
   std::vector<std::byte> buffer_;
 };
 
+// cp's rule: what is put into a directory keeps its last word, but for "x/." and "x/..", whose
+// contents are put.
+std::string name_in_directory(std::string source) {
+  while (source.size() > 1 && source.ends_with('/')) source.pop_back();
+  const std::string name = source.substr(source.rfind('/') + 1);
+  return name == "." || name == ".." ? "" : name;
+}
+
+// Where the source goes: into a directory that is there, else to that very name.
+Result<std::string> place_for(volume::Volume& volume, const std::string& path,
+                              const std::string& source, bool directory) {
+  const auto there = volume::resolve(volume, path);
+  if (!there && there.error().code == Errc::not_found && path.ends_with('/') && !directory)
+    return fail(Errc::not_dir, "there is no such directory");
+  if (!there) return path;
+  LK_TRY(const volume::Stat stat, volume.stat(*there));
+  if (stat.kind == volume::FileKind::directory) return join(path, name_in_directory(source));
+  if (directory) return fail(Errc::not_dir, "is a file; a directory cannot take its place");
+  return path;
+}
+
 }  // namespace
 
 Exit run_put(const Common& common, const CopyArgs& args) {
   const auto target = parse_target(args.destination);
   if (!target) return report_usage(common, args.destination, "is not of the form IMG:/path");
   struct stat info{};
-  if (::stat(args.source.c_str(), &info) != 0)
-    return report_error(common, args.source, host_error("cannot be read"));
+  const int found =
+      args.recursive ? ::lstat(args.source.c_str(), &info) : ::stat(args.source.c_str(), &info);
+  if (found != 0) return report_error(common, args.source, host_error("cannot be read"));
   const bool directory = S_ISDIR(info.st_mode);
   if (directory && !args.recursive)
     return report_usage(common, args.source, "is a directory; -r copies it");
   CopyReport report;
-  const Exit exit = with_volume(
-      common, target->image, args.key, {},
-      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
-        std::string path = target->path;
-        const auto there = volume::resolve(volume, path);
-        if (there) {
-          const auto stat = volume.stat(*there);
-          if (!stat) return report_error(common, path, stat.error());
-          if (stat->kind == volume::FileKind::directory)
-            path = join(path, fs::absolute(args.source).lexically_normal().filename().empty()
-                                  ? fs::path(args.source).parent_path().filename()
-                                  : fs::path(args.source).filename());
-        }
-        Putter putter(common, volume, report);
-        auto done = directory ? putter.tree(args.source, path) : putter.file(args.source, path);
-        if (!done) return report_error(common, putter.failed, done.error());
-        if (auto synced = volume.sync(); !synced)
-          return report_error(common, target->image, synced.error());
-        return Exit::ok;
-      });
+  std::optional<InterruptGuard> guard;  // after the key was read, until the store is closed
+  const Exit exit =
+      with_volume(common, target->image, args.key, {},
+                  [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
+                    guard.emplace();
+                    const auto path = place_for(volume, target->path, args.source, directory);
+                    if (!path) return report_error(common, target->path, path.error());
+                    Putter putter(common, volume, report);
+                    auto done = args.recursive ? putter.tree(args.source, *path)
+                                               : putter.file(args.source, *path, true);
+                    if (!done) return report_error(common, putter.failed, done.error());
+                    if (auto synced = volume.sync(); !synced)
+                      return report_error(common, target->image, synced.error());
+                    return Exit::ok;
+                  });
   if (exit == Exit::ok) print_report(common, report, "put");
   return exit;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -49,14 +50,28 @@ void print_json(const Common& common, const nlohmann::json& body) {
   object[common.verb] = body;
   // Names of files are bytes; what is not UTF-8 is replaced, never an exception.
   fmt::print("{}\n", object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  std::fflush(stdout);
+}
+
+std::string printable(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f)
+      line += fmt::format("\\x{:02x}", byte);
+    else
+      line += c;
+  }
+  return line;
 }
 
 namespace {
 
 Exit say(const Common& common, std::string_view subject, const std::string& sentence, Exit exit,
          std::string_view code) {
-  fmt::print(stderr, "latchkey: {}: {}\n", subject, sentence);
+  // Nowhere is left to tell that this cannot be told.
+  const std::string line =
+      fmt::format("latchkey: {}: {}\n", printable(subject), printable(sentence));
+  (void)std::fwrite(line.data(), 1, line.size(), stderr);
   if (common.json)
     print_json(common, {{"error",
                          {{"subject", subject},
@@ -69,11 +84,41 @@ Exit say(const Common& common, std::string_view subject, const std::string& sent
 }  // namespace
 
 Exit report_error(const Common& common, std::string_view subject, const Error& error) {
+  if (error.code == Errc::no_key && common.key_given)
+    return report_error(common, subject,
+                        Error{Errc::wrong_key, "it is encrypted under another key than this one"});
   return say(common, subject, describe(error), exit_for(error), name_of(error.code));
 }
 
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence) {
   return say(common, subject, std::string(sentence), Exit::usage, "usage");
+}
+
+Error host_error(const char* what) {
+  const int number = errno;
+  const auto code = [number] {
+    switch (number) {
+      case EACCES:
+      case EPERM:
+        return Errc::permission;
+      case ENOENT:
+        return Errc::not_found;
+      case ENOTDIR:
+        return Errc::not_dir;
+      case EISDIR:
+        return Errc::is_dir;
+      case ENAMETOOLONG:
+        return Errc::name_too_long;
+      case ENOSPC:
+      case EDQUOT:
+        return Errc::no_space;
+      case EROFS:
+        return Errc::read_only;
+      default:
+        return Errc::io;
+    }
+  };
+  return Error{code(), what, kNowhere, number};
 }
 
 std::string rfc3339(u64 realtime_ns) {
@@ -111,9 +156,9 @@ void Progress::draw(bool last) {
   if (unit_ == "B" && seconds > 0.1)
     line +=
         fmt::format(", {}/s", format_bytes(static_cast<u64>(static_cast<double>(done_) / seconds)));
-  fmt::print(stderr, "{}{}: {}{}", terminal_ ? "\r\033[K" : "", label_, line,
-             terminal_ && !last ? "" : "\n");
-  std::fflush(stderr);
+  line = fmt::format("{}{}: {}{}", terminal_ ? "\r\033[K" : "", label_, line,
+                     terminal_ && !last ? "" : "\n");
+  (void)std::fwrite(line.data(), 1, line.size(), stderr);
   drawn_ = true;
 }
 

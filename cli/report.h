@@ -16,7 +16,8 @@ namespace latchkey::cli {
 struct Common {
   bool json = false;
   bool quiet = false;
-  std::string verb;  // words joined by _: the member of the JSON object
+  bool key_given = false;  // then a locked directory means that it was the wrong key
+  std::string verb;        // words joined by _: the member of the JSON object
 };
 
 // {"__header":{"version":"1"},VERB:body} and a newline.
@@ -25,7 +26,11 @@ void print_json(const Common& common, const nlohmann::json& body);
 // member.
 Exit report_error(const Common& common, std::string_view subject, const Error& error);
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence);
+// What a system call on the host's files answered: errno.
+Error host_error(const char* what);
 
+// Names come from anywhere: without line breaks and a terminal's escape sequences ("\x0a").
+std::string printable(std::string_view text);
 std::string rfc3339(u64 realtime_ns);
 
 // A line that says how far a long job is: redrawn on a terminal, else printed every few seconds.

@@ -1,6 +1,8 @@
 // mkfs, info, check.
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -8,7 +10,7 @@
 #include "cli/verbs.h"
 #include "crypto/backends.h"
 #include "crypto/xts.h"
-#include "engine/store.h"
+#include "engine/superblock.h"
 
 namespace latchkey::cli {
 
@@ -16,15 +18,22 @@ using nlohmann::json;
 
 namespace {
 
-// A store of ours is recognised by opening it; anything else by its signature.
+// A store of ours, also a damaged or truncated one, is recognised by its superblocks; anything else
+// by its signature.
 Result<std::string> recognised(const std::string& image, engine::Device& device) {
-  engine::OpenOptions options;
-  options.read_only = true;
-  auto store = engine::Store::open(device, options, system_env());
-  if (store) return std::string("a latchkey store");
-  if (store.error().code == Errc::format_version)
-    return std::string("a latchkey store of another version");
-  return engine::foreign_signature(image);
+  LK_TRY(const auto io, device.make_io({}));
+  const auto scan = engine::scan_superblocks(*io, device.info().size_bytes);
+  if (scan) return std::string("a latchkey store");
+  switch (scan.error().code) {
+    case Errc::format_version:
+      return std::string("a latchkey store of another version");
+    case Errc::damaged:
+      return std::string("what is left of a latchkey store");
+    case Errc::wrong_device:
+      return engine::foreign_signature(image);
+    default:
+      return std::unexpected(scan.error());
+  }
 }
 
 }  // namespace
@@ -33,11 +42,18 @@ Exit run_mkfs(const Common& common, const MkfsArgs& args) {
   engine::OpenDeviceOptions options;
   options.create_size = args.size;
   options.force = args.force;
+  struct stat status{};
+  const bool existed = ::lstat(args.image.c_str(), &status) == 0;
   auto device = open_image(args.image, options);
   if (!device) return report_error(common, args.image, device.error());
+  // A file that was made here and did not become a store is of no use.
+  const auto give_up = [&](const Error& error) {
+    if (!existed) ::unlink(args.image.c_str());
+    return report_error(common, args.image, error);
+  };
   if (!args.force) {
     auto found = recognised(args.image, **device);
-    if (!found) return report_error(common, args.image, found.error());
+    if (!found) return give_up(found.error());
     if (!found->empty()) {
       const std::string sentence =
           fmt::format("holds {}; nothing was changed; -f overwrites it", *found);
@@ -50,7 +66,7 @@ Exit run_mkfs(const Common& common, const MkfsArgs& args) {
   mkfs.node_bytes = static_cast<u32>(std::min<u64>(args.node, kGiB));
   mkfs.label = args.label;
   if (auto made = volume::Volume::mkfs(**device, mkfs, system_env()); !made)
-    return report_error(common, args.image, made.error());
+    return give_up(made.error());
   const engine::DeviceInfo& info = (*device)->info();
   if (common.json) {
     print_json(common, {{"image", args.image},
@@ -157,6 +173,17 @@ Exit run_info(const Common& common, const InfoArgs& args) {
   return Exit::ok;
 }
 
+namespace {
+
+json describe_findings(const std::vector<engine::Finding>& findings) {
+  json list = json::array();
+  for (const engine::Finding& finding : findings)
+    list.push_back({{"what", finding.what}, {"where", finding.where}});
+  return list;
+}
+
+}  // namespace
+
 int run_check(const Common& common, const CheckArgs& args) {
   static constexpr int kErrorsLeft = 4, kCouldNotLook = 8;
   engine::OpenDeviceOptions device_options;
@@ -173,18 +200,20 @@ int run_check(const Common& common, const CheckArgs& args) {
   auto result = volume::check_volume(**device, options, system_env());
   progress.finish();
   if (!result) {
-    report_error(common, args.image, result.error());
-    return result.error().code == Errc::damaged || result.error().code == Errc::malformed
-               ? kErrorsLeft
-               : kCouldNotLook;
+    const Error error = result.error();
+    if (error.code != Errc::damaged && error.code != Errc::malformed) {
+      report_error(common, args.image, error);
+      return kCouldNotLook;
+    }
+    // Too damaged to be opened is an answer, too.
+    result = volume::CheckFindings{};
+    result->findings.push_back({describe(error), args.image, false});
   }
   const bool clean = result->findings.empty();
   if (common.json) {
-    json errors = json::array();
-    for (const engine::Finding& finding : result->findings)
-      errors.push_back({{"what", finding.what}, {"where", finding.where}});
     print_json(common, {{"clean", clean},
-                        {"errors", errors},
+                        {"errors", describe_findings(result->findings)},
+                        {"notes", describe_findings(result->notes)},
                         {"nodes", result->nodes},
                         {"extents", result->extents},
                         {"data_blocks", result->data_blocks},
@@ -193,6 +222,8 @@ int run_check(const Common& common, const CheckArgs& args) {
   } else {
     for (const engine::Finding& finding : result->findings)
       fmt::print("{}: {}\n", finding.where, finding.what);
+    for (const engine::Finding& finding : result->notes)
+      fmt::print("note: {}: {}; the next commits mend it\n", finding.where, finding.what);
     fmt::print("{}: {}; {} nodes, {} extent records, {} data blocks, {} files and directories\n",
                args.image, clean ? "clean" : fmt::format("{} errors", result->findings.size()),
                result->nodes, result->extents, result->data_blocks, result->inodes);

@@ -36,7 +36,8 @@ Result<void> open_key(const KeySource& source, KeyDescriptor& descriptor) {
   }
   if (descriptor.fd >= 0) return {};
   const int error = errno;
-  return fail_os(error == EACCES ? Errc::permission : Errc::not_found, error,
+  if (error == ENOENT) return fail_os(Errc::not_found, error, "there is no such key file");
+  return fail_os(error == EACCES ? Errc::permission : Errc::invalid, error,
                  "the key file cannot be opened");
 }
 
@@ -52,7 +53,13 @@ Result<SecretBytes> read_key(const KeySource& source) {
     const ssize_t got =
         ::read(descriptor.fd, buffer.bytes().data() + size, buffer.bytes().size() - size);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_os(Errc::io, errno, "the key cannot be read");
+    if (got < 0) {
+      const bool usage = errno == EISDIR || errno == EBADF;
+      return fail_os(usage ? Errc::invalid : Errc::io, errno,
+                     errno == EISDIR  ? "is a directory; a key is a file of 32 to 64 raw bytes"
+                     : errno == EBADF ? "is not open for reading"
+                                      : "the key cannot be read");
+    }
     if (got == 0) break;
     size += static_cast<std::size_t>(got);
   }
@@ -71,7 +78,8 @@ Result<std::unique_ptr<engine::Device>> open_image(const std::string& image,
                                                    const engine::OpenDeviceOptions& options) {
   auto device = engine::open_device(image, options);
   if (!device && device.error().code == Errc::not_found)
-    return fail_os(Errc::wrong_device, ENOENT, "there is no such device or image");
+    return fail_os(Errc::wrong_device, ENOENT,
+                   "there is no such device or image; mkfs --size makes one");
   return device;
 }
 

@@ -11,6 +11,7 @@
 #include <random>
 #include <thread>
 
+#include "cli/interrupt.h"
 #include "cli/load.h"
 
 namespace latchkey::cli {
@@ -140,18 +141,22 @@ class Torture {
     LK_TRY(const ScratchKey key, ScratchKey::create(env));
     const std::string directory = scratch_directory("torture", env);
     for (u32 i = 0; i < args_.writers; ++i) writers_.push_back(nullptr);
+    Result<void> wrote;
     {
       LK_TRY(Opened opened, open_volume(args_.image, {}));
-      LK_TRYV(write_under_removal(*opened.volume, key, directory));
-      LK_TRYV(opened.volume->close());
+      wrote = write_under_removal(*opened.volume, key, directory);
+      auto closed = opened.volume->close();
+      if (wrote) wrote = closed;
     }
     // Counting, from the device and never from the cache.
     LK_TRY(Opened opened, open_volume(args_.image, {}));
-    LK_TRY(const crypto::KeyId id, key.add(*opened.volume, caller()));
-    (void)id;
-    LK_TRYV(count(*opened.volume, directory));
-    LK_TRYV(volume::remove_tree(*opened.volume, directory));
-    LK_TRYV(opened.volume->close());
+    LK_TRYV(key.add(*opened.volume, caller()));
+    if (wrote) wrote = count(*opened.volume, directory);
+    auto removed = volume::remove_tree(*opened.volume, directory);
+    auto closed = opened.volume->close();
+    LK_TRYV(wrote);
+    LK_TRYV(removed);
+    LK_TRYV(closed);
     return counts_;
   }
 
@@ -188,6 +193,7 @@ class Torture {
     const u64 start = env.monotonic_ns();
     const u64 duration = u64{args_.seconds} * 1'000'000'000;
     while (env.monotonic_ns() - start < duration) {
+      if (interrupted()) return fail(Errc::canceled, "interrupted; nothing of it is left there");
       std::this_thread::sleep_for(std::chrono::milliseconds(5 + random() % 60));
       auto report = arena.volume.remove_key(caller(), id, mode_);
       if (!report) return std::unexpected(report.error());
@@ -250,6 +256,7 @@ Exit run_torture(const Common& common, const TortureArgs& args) {
   if (!keymgr::removal_row(*mode).implemented)
     return report_error(common, args.mode,
                         Error{Errc::unsupported, "this removal mode does not work yet"});
+  const InterruptGuard guard;
   auto counts = Torture(common, args, *mode).run();
   if (!counts) return report_error(common, args.image, counts.error());
   if (common.json)

@@ -48,7 +48,7 @@ Exit run_rm(const Common& common, const PathArgs& args);
 Exit run_map(const Common& common, const PathArgs& args);
 
 struct CopyArgs {
-  std::string source;
+  std::string source;  // put: a path of the host; get: IMG:/path
   std::string destination;
   KeySource key;
   bool recursive = false;
