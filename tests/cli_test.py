@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+"""Goal: each form that scripts rely on does what it says. Method: the real binary on images, its
+answers compared with the host's own view (stat, cp's rules, HKDF from the standard library)."""
+import json
+import os
+import pathlib
+import socket
+import stat
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
+from cli import *  # noqa: E402,F403
+
+
+class Keys(CliTest):
+    def test_generate_makes_64_bytes_for_the_owner_alone_and_never_overwrites(self):
+        self.make_key()
+        first = self.key.read_bytes()
+        self.assertEqual((len(first), stat.S_IMODE(self.key.stat().st_mode)), (64, 0o600))
+        self.run_refused(BUSY, "key", "generate", self.key, says="never overwritten")
+        self.run_refused(BUSY, "key", "generate", "--json", self.key)
+        self.assertEqual(self.key.read_bytes(), first)
+        other = self.make_key(self.folder / "other")
+        self.assertNotEqual(other.read_bytes(), first)
+        answer = self.run_json("key_generate", "key", "generate", self.folder / "third")
+        self.assertEqual(answer["identifier"],
+                         identifier_of((self.folder / "third").read_bytes()))
+        self.run_refused(USAGE, "key", "generate", self.folder / "none" / "key")
+
+    def test_id_is_fscrypts_identifier_and_a_newline(self):
+        # Source of the first: the kernel's FS_IOC_ADD_ENCRYPTION_KEY (fscrypt), key bytes 0 to 63.
+        known = bytes(range(64))
+        self.assertEqual(identifier_of(known), "8699c2c53707405da5aba5ae4d8583c0")
+        for master in (known, known[:32], known[7:50]):
+            path = self.host_file("raw", master)
+            want = identifier_of(master) + "\n"
+            self.assertEqual(self.run_ok("key", "id", "--key-file", path), want)
+            with open(path, "rb") as raw:
+                self.assertEqual(self.run_ok("key", "id", "--key-file", "-", stdin=raw), want)
+            with open(path, "rb") as raw:
+                fd = raw.fileno()
+                self.assertEqual(self.run_ok("key", "id", "--key-fd", fd, pass_fds=[fd]), want)
+            answer = self.run_json("key_id", "key", "id", "--key-file", path)
+            self.assertEqual(answer, {"identifier": want.strip()})
+
+    def test_id_matches_hkdf_of_python3_cryptography(self):
+        try:
+            from cryptography.hazmat.backends import default_backend
+            from cryptography.hazmat.primitives import hashes
+            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+        except ImportError:
+            self.skipTest("python3-cryptography is not installed")
+        master = self.make_key().read_bytes()
+        want = HKDF(hashes.SHA512(), 16, None, b"fscrypt\0\x01", default_backend()).derive(master)
+        self.assertEqual(self.run_ok("key", "id", "--key-file", self.key), want.hex() + "\n")
+
+
+class Trees(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.make_store()
+        self.tree = self.folder / "tree"
+        (self.tree / "sub" / "deep").mkdir(parents=True)
+        for name, data in (("a", b"alpha\n"), ("empty", b""), ("sub/b", os.urandom(300_001)),
+                           ("sub/deep/ c \xff".encode("utf-8", "surrogateescape").decode(), b"c")):
+            (self.tree / name).write_bytes(data)
+        (self.tree / "a").chmod(0o640)
+        (self.tree / "sub" / "deep").chmod(0o2750)
+        for path in ("a", "sub/b", "sub/deep", "sub"):
+            os.utime(self.tree / path, ns=(1, 1_234_567_890_123_456_789 - len(path)))
+        (self.tree / "link").symlink_to("a")
+        os.mkfifo(self.tree / "sub" / "pipe")
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.bind(str(self.tree / "socket"))
+
+    def picture(self, root):
+        """Every regular file and directory: kind, mode, time, content."""
+        found = {}
+        for path in [root, *root.rglob("*")]:
+            info = path.lstat()
+            if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
+                content = path.read_bytes() if path.is_file() else None
+                found[path.relative_to(root)] = (info.st_mode, info.st_mtime_ns, content)
+        return found
+
+    def test_a_tree_comes_back_with_modes_and_times(self):
+        before = self.picture(self.tree)
+        answer = self.run_json("put", "put", "-r", "--key-file", self.key, self.tree,
+                               self.at("/vault"))
+        self.assertEqual(answer["files"], 4)
+        self.assertEqual(answer["directories"], 3)
+        self.assertEqual(answer["bytes"], 300_008)
+        want = {str(self.tree / name) for name in ("link", "sub/pipe", "socket")}
+        self.assertEqual(set(answer["skipped"]), want)
+        answer = self.run_json("get", "get", "-r", "--key-file", self.key, self.at("/vault/tree"),
+                               self.folder / "out")
+        self.assertEqual((answer["files"], answer["directories"]), (4, 3))
+        self.assertEqual(self.picture(self.folder / "out"), before)
+        # Into a directory that is there: below it, under its own name.
+        (self.folder / "into").mkdir()
+        self.run_ok("get", "-qr", "--key-file", self.key, self.at("/vault/tree"),
+                    self.folder / "into")
+        self.assertEqual(self.picture(self.folder / "into" / "tree"), before)
+        self.assert_clean()
+
+    def test_skipped_names_are_in_the_human_answer_too(self):
+        text = self.run_ok("put", "-r", "--key-file", self.key, self.tree, self.at("/vault"))
+        for name in ("link", "sub/pipe", "socket"):
+            self.assertIn(f"skipped {self.tree / name}", text)
+
+    def test_cps_rules_for_names(self):
+        a = self.tree / "a"
+        self.put(a, "/vault/x")
+        self.assertEqual(self.get_bytes("/vault/x"), b"alpha\n")
+        self.put(a, "/vault")
+        self.put(a, "/vault/")
+        self.put(self.host_file("new", b"longer than before"), "/vault/x")
+        self.put(self.host_file("new", b"short"), "/vault/x")
+        self.assertEqual(self.get_bytes("/vault/x"), b"short")
+        self.put(self.tree / "link", "/vault/followed")  # cp without -r follows
+        self.assertEqual(self.get_bytes("/vault/followed"), b"alpha\n")
+        self.put(self.tree, "/vault/name", "-r")  # a new name
+        self.put(self.tree, "/vault/name", "-r")  # now a directory
+        self.put(f"{self.tree}/", "/vault/slash", "-r")
+        self.put(f"{self.tree}/sub/.", "/vault/slash", "-r")  # contents
+        self.assertEqual(self.names("/vault"), ["a", "followed", "name", "slash", "x"])
+        self.assertEqual(self.names("/vault/name"), ["a", "empty", "sub", "tree"])
+        self.assertEqual(self.names("/vault/slash"), ["a", "b", "deep", "empty", "sub"])
+        put = ("put", "--key-file", self.key)
+        self.run_refused(USAGE, *put, self.tree, self.at("/vault"), says="-r")
+        self.run_refused(USAGE, *put, "-r", self.tree, self.at("/vault/x"), says="is a file")
+        self.run_refused(USAGE, *put, a, self.at("/vault/none/"), says="no such directory")
+        self.run_refused(USAGE, *put, a, self.at("/vault/none/x"), says="no such name")
+        self.run_refused(USAGE, *put, a, self.at("/vault/x/y"), says="not a directory")
+        self.run_refused(USAGE, *put, self.folder / "none", self.at("/vault"), says="none")
+        self.run_refused(USAGE, *put, a, self.image, says="IMG:/path")
+        # Special files are skipped, not waited for.
+        answer = self.run_json("put", *put, self.tree / "sub" / "pipe", self.at("/vault/pipe"))
+        self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
+        answer = self.run_json("put", *put, "-r", self.tree / "link", self.at("/vault/link"))
+        self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
+        self.assert_clean()
+
+    def test_get_writes_one_file_to_standard_output_or_a_place(self):
+        self.put(self.tree / "a", "/vault/a")
+        self.assertEqual(self.get_bytes("/vault/a"), b"alpha\n")
+        get = ("get", "--key-file", self.key)
+        self.run_ok(*get, "-q", self.at("/vault/a"), self.folder / "copy")
+        self.assertEqual((self.folder / "copy").stat().st_mode & 0o7777, 0o640)
+        self.run_ok(*get, "-q", self.at("/vault/a"), self.folder / "tree" / "sub")
+        self.assertEqual((self.folder / "tree" / "sub" / "a").read_bytes(), b"alpha\n")
+        self.run_refused(USAGE, *get, self.at("/vault"), "-", says="is a directory")
+        self.run_refused(USAGE, *get, self.at("/vault"), self.folder / "x", says="-r")
+        self.run_refused(USAGE, *get, self.at("/vault/a"), self.folder / "none" / "x", says="none")
+        self.run_refused(NO_SPACE, *get, self.at("/vault/a"), "/dev/full", says="/dev/full")
+        self.run_refused(NO_KEY, "get", self.at("/vault/a"), self.folder / "copy")
+        locked = self.names("/vault", key=False)[0]
+        self.run_refused(NO_KEY, "get", self.at(f"/vault/{locked}"), self.folder / "copy")
+        self.assertEqual((self.folder / "copy").read_bytes(), b"alpha\n", "nothing was overwritten")
+
+    def names(self, path, key=True):
+        words = ("--key-file", self.key) if key else ()
+        return self.run_ok("ls", *words, self.at(path)).splitlines()
+
+    def test_ls_with_and_without_the_key(self):
+        self.put(self.tree, "/vault", "-r")
+        self.run_ok("put", "-q", self.tree / "a", self.at("/plain"))
+        self.assertEqual(self.names("/", key=False), ["plain", "vault"])
+        self.assertEqual(self.names("/vault/tree"), ["a", "empty", "sub"])
+        long = self.run_ok("ls", "-l", "--key-file", self.key, self.at("/vault/tree"))
+        self.assertRegex(long, r"(?m)^-rw-r----- +1 +\d+ +\d+ +6 2009-02-13T23:31:30Z a$")
+        self.assertRegex(long, r"(?m)^drwxr-xr-x .* sub$")
+        (top,) = self.names("/vault", key=False)
+        self.assertRegex(top, r"^[A-Za-z0-9_-]{40,}$")
+        self.assertNotIn("tree", top)
+        below = self.names(f"/vault/{top}", key=False)
+        self.assertEqual(len(below), 3)
+        self.run_refused(NO_KEY, "ls", self.at("/vault/tree"), says="locked")
+        self.assertIn("(locked)", self.run_ok("ls", "-l", self.at(f"/vault/{top}")))
+        answer = self.run_json("ls", "ls", "--key-file", self.key, self.at("/vault/tree"))
+        entry = {e["name"]: e for e in answer["entries"]}["a"]
+        self.assertEqual((entry["kind"], entry["size"], entry["mode"]), ("regular", 6, 0o640))
+        self.assertEqual(entry["key_identifier"], identifier_of(self.key.read_bytes()))
+        self.assertEqual(self.names("/vault/tree/a"), ["a"])
+        self.run_refused(USAGE, "ls", self.at("/none"), says="no such name")
+
+    def test_rm_one_name_or_a_tree(self):
+        self.put(self.tree, "/vault", "-r")
+        rm = ("rm", "--key-file", self.key)
+        self.run_refused(USAGE, *rm, self.at("/vault/tree"), says="is a directory.*-r")
+        self.run_refused(USAGE, *rm, self.at("/vault/none"), says="no such name")
+        self.run_refused(USAGE, *rm, "-r", self.at("/"), says="root")
+        self.assertEqual(self.run_ok(*rm, self.at("/vault/tree/a")), "")
+        self.assertEqual(self.names("/vault/tree"), ["empty", "sub"])
+        self.run_json("rm", *rm, "-r", self.at("/vault/tree"))
+        self.assertEqual(self.names("/vault"), [])
+        self.assertEqual(self.assert_clean()["data_blocks"], 0)
+
+    def test_a_locked_name_can_be_removed_without_the_key(self):
+        self.put(self.tree / "a", "/vault/a")
+        (name,) = self.names("/vault", key=False)
+        self.run_ok("rm", self.at(f"/vault/{name}"))
+        self.assertEqual(self.names("/vault"), [])
+        self.assert_clean()
+
+
+class Stores(CliTest):
+    def test_mkfs_makes_grows_and_does_not_overwrite(self):
+        self.run_refused(WRONG_DEVICE, "mkfs", self.image, says="--size")
+        answer = self.run_json("mkfs", "mkfs", "--size", "64M", self.image)
+        self.assertEqual(answer["size_bytes"], 64 * MIB)
+        self.assertLess(self.image.stat().st_blocks * 512, 8 * MIB, "sparse")
+        self.run_refused(BUSY, "mkfs", self.image, says="latchkey store.*-f")
+        self.run_refused(BUSY, "mkfs", "--json", self.image)
+        self.run_ok("mkfs", "-q", "-f", self.image)
+        self.run_ok("mkfs", "-q", "-f", "--size", "80M", self.image)
+        self.assertEqual(self.image.stat().st_size, 80 * MIB)
+        self.assert_clean()
+
+    def test_policy_set_makes_the_directory_and_keeps_what_is_there(self):
+        self.run_ok("mkfs", "-q", "--size", "32M", self.image)
+        self.make_key()
+        other = self.make_key(self.folder / "other")
+        policy = ("policy", "set", "--key-file", self.key)
+        answer = self.run_json("policy_set", *policy, self.at("/vault"))
+        self.assertEqual(answer["identifier"], identifier_of(self.key.read_bytes()))
+        self.run_ok(*policy, "-q", self.at("/vault"))  # the same again
+        self.run_refused(BUSY, "policy", "set", "--key-file", other, self.at("/vault"))
+        self.run_refused(USAGE, "policy", "set", self.at("/v2"), says="--key-file")
+        plain = self.host_file("plain", b"plain")
+        self.run_ok("put", "-qr", plain.parent / "plain", self.at("/file"))
+        self.run_refused(USAGE, *policy, self.at("/file"), says="not a directory")
+        self.run_refused(USAGE, *policy, self.at("/"), says="not empty")
+        self.run_refused(USAGE, *policy, self.at("/no/such"), says="no such name")
+
+    def test_the_root_itself_may_be_encrypted(self):
+        self.run_ok("mkfs", "-q", "--size", "32M", self.image)
+        self.make_key()
+        self.run_ok("policy", "set", "-q", "--key-file", self.key, self.at("/"))
+        self.put(self.host_file("top", b"top"), "/top")
+        self.assertEqual(self.get_bytes("/top"), b"top")
+        self.run_refused(NO_KEY, "get", self.at("/top"), "-")
+
+    def test_map_names_each_piece(self):
+        self.make_store()
+        self.put(self.host_file("file", os.urandom(300_000)), "/vault/f")
+        answer = self.run_json("map", "map", "--key-file", self.key, self.at("/vault/f"))
+        self.assertEqual(answer["size"], 300_000)
+        end = 0
+        for row in answer["extents"]:
+            self.assertEqual(set(row), {"file_offset", "device_offset", "length", "nonce",
+                                        "key_identifier", "mode", "first_unit"})
+            self.assertEqual(row["file_offset"], end)
+            self.assertEqual((row["length"] % 4096, row["device_offset"] % 4096), (0, 0))
+            self.assertRegex(row["nonce"], "^[0-9a-f]{32}$")
+            self.assertEqual(row["key_identifier"], identifier_of(self.key.read_bytes()))
+            self.assertEqual(row["mode"], 1)
+            end += row["length"]
+        self.assertEqual(end, 303_104)
+        self.run_refused(USAGE, "map", "--json", self.at("/vault"), says="is a directory")
+        self.run_refused(NO_KEY, "map", "--json", self.at("/vault/f"))
+
+    def test_info_and_check(self):
+        self.make_store()
+        info = self.run_json("info", "info", self.image)
+        self.assertEqual(info["store"]["size_bytes"], 64 * MIB)
+        self.assertIn(info["secrets"]["kind"], ("memfd_secret", "locked"))
+        self.assertIn("af_alg", [backend["name"] for backend in info["backends"]])
+        self.assertIn(info["xts_kernel"], [kernel["name"] for kernel in info["xts_kernels"]])
+        self.assertNotIn("store", self.run_json("info", "info"))
+        self.assertIn("64 MiB", self.run_ok("info", self.image))
+        self.assert_clean()
+        self.assertRegex(self.run_ok("check", "-q", self.image), ": clean; ")
+
+    def test_bench_answers_with_rows_and_leaves_nothing(self):
+        self.make_store()
+        answer = self.run_json("bench", "bench", "-q", "--size", "8M", "--rounds", "1", "--extent",
+                               "64K,128K", self.image)
+        self.assertEqual([row["extent_bytes"] for row in answer["rows"]], [65536, 131072])
+        for row in answer["rows"]:
+            self.assertGreater(row["sealed_mib_s"], 0)
+            self.assertAlmostEqual(row["ratio"], row["sealed_mib_s"] / row["clear_mib_s"])
+        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
+        self.run_refused(USAGE, "bench", "-q", "--json", "--size", "0", self.image)
+        self.run_refused(USAGE, "bench", "-q", "--extent", "1M", self.image, says="--extent")
+        self.run_refused(NO_SPACE, "bench", "-q", "--size", "1G", self.image, says="space")
+        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
+        self.assert_clean()
+
+    def test_torture_counts_and_leaves_nothing(self):
+        self.make_store("256M")
+        answer = self.run_json("torture", "torture", "-q", "--mode", "soft", "--seconds", "1",
+                               "--writers", "2", "--seed", "7", self.image)
+        self.assertEqual(set(answer), {"acknowledged", "acknowledged_after_removal", "refused",
+                                       "removals", "reported_lost", "silently_lost"})
+        self.assertGreater(answer["acknowledged"], answer["acknowledged_after_removal"])
+        self.assertGreater(answer["acknowledged_after_removal"], 0)
+        self.assertGreater(answer["removals"], 0)
+        self.assertEqual((answer["reported_lost"], answer["silently_lost"]), (0, 0))
+        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
+        self.assert_clean()
+        self.run_refused(USAGE, "torture", "--json", "--mode", "none", self.image, says="mode")
+        done = self.run_raw("torture", "-q", "--json", "--seconds", "0", self.image)
+        self.assertEqual(done.returncode, 15, "nothing was exercised")
+        self.assertEqual(self.member(done.stdout.decode(), "torture")["removals"], 0)
+
+
+class Words(CliTest):
+    def test_words_that_make_no_sense_get_one_line(self):
+        for words in ([], ["frob"], ["mkfs"], ["mkfs", "--size", "4Q", "x"], ["ls"], ["key"],
+                      ["key", "frob"], ["key", "id"], ["ls", "--frob", "x:/"], ["put", "x"],
+                      ["ls", "image-alone"], ["torture", "--writers", "0", "x"],
+                      ["get", "--key-fd", "x", "y:/", "-"], ["--xts-kernel", "frob", "info"]):
+            with self.subTest(words=words):
+                self.run_refused(USAGE, *words)
+                self.run_refused(USAGE, "--json", *words)
+        self.run_refused(CHECK_USAGE, "check")
+        done = self.run_raw("key", "id", "--json")
+        self.assertEqual(json.loads(done.stdout)["key_id"]["error"]["exit"], USAGE)
+        done = self.run_raw("mkfs", "--json")
+        self.assertEqual(json.loads(done.stdout)["mkfs"]["error"]["exit"], USAGE)
+
+    def test_help_and_version_are_answers(self):
+        self.assertIn("torture", self.run_ok("--help"))
+        self.assertIn("--size", self.run_ok("mkfs", "--help"))
+        self.assertRegex(self.run_ok("--version"), r"^latchkey \d+\.\d+\.\d+\n$")
+
+    def test_the_targets_last_colon_slash_splits(self):
+        folder = self.folder / "odd:"
+        folder.mkdir()
+        self.image = folder / "im:g"
+        self.run_ok("mkfs", "-q", "--size", "32M", self.image)
+        self.run_ok("put", "-q", self.host_file("f", b"f"), self.at("/f"))
+        self.assertEqual(self.run_ok("ls", self.at("/")), "f\n")
+
+    def test_an_answer_that_cannot_be_written_is_no_success(self):
+        self.make_store()
+        for words in (["ls", self.at("/")], ["info"], ["info", self.image], ["--help"],
+                      ["policy", "set", "--key-file", self.key, self.at("/other")]):
+            for more in ([], ["--json"]):
+                with self.subTest(words=words + more), open("/dev/full", "wb") as full:
+                    done = subprocess.run([LATCHKEY, *map(str, words), *more], stdout=full,
+                                          stderr=subprocess.PIPE, timeout=60)
+                    self.assertEqual(done.returncode, NO_SPACE)
+                    self.assertRegex(done.stderr.decode(),
+                                     r"^latchkey: standard output: .*ENOSPC.*\n$")
+        self.assertEqual(self.run_ok("ls", self.at("/")), "other\nvault\n", "done all the same")
+
+    def test_closed_standard_descriptors_never_are_the_store(self):
+        self.make_store()
+        data = self.host_file("f", os.urandom(MIB))
+        for number in (0, 1, 2):
+            done = subprocess.run([LATCHKEY, "put", "--key-file", str(self.key), str(data),
+                                   self.at(f"/vault/{number}")], timeout=60,
+                                  stdout=None if number == 1 else subprocess.PIPE,
+                                  stderr=subprocess.PIPE,
+                                  preexec_fn=lambda fd=number: os.close(fd))
+            self.assertEqual(done.returncode, IO if number == 1 else OK)
+            self.assert_clean()
+            self.assertEqual(self.get_bytes(f"/vault/{number}"), data.read_bytes())
+        done = subprocess.run([LATCHKEY, "key", "id", "--key-file", "-"], capture_output=True,
+                              preexec_fn=lambda: os.close(0), timeout=60)
+        self.assert_refused(done, USAGE, "reading")
+
+    def test_errors_hold_no_control_characters(self):
+        self.make_store()
+        line = self.run_refused(USAGE, "ls", self.at("/a\nb\x1b[31m"), says=r"\\x0ab\\x1b\[31m: ")
+        self.assertNotIn("\x1b", line)
+
+    def test_both_kinds_of_memory_for_secrets(self):
+        self.make_store()
+        self.put(self.host_file("f", b"data"), "/vault/f", "--secrets", "locked")
+        self.assertEqual(self.get_bytes("/vault/f"), b"data")
+        info = self.run_json("info", "info", "--secrets", "locked")
+        self.assertEqual(info["secrets"]["kind"], "locked")
+
+
+if __name__ == "__main__":
+    unittest.main()
