@@ -160,8 +160,7 @@ TEST_F(VolumeFault, map_that_cannot_be_read_at_writeout_costs_nothing) {
   close(handle);
 }
 
-// --- a device that refuses everything
-// -------------------------------------------------------------
+// --- a device that refuses everything ------------------------------------------------------------
 
 // Writes until an error, or gives up after far more than memory holds.
 Error write_until_refused(Volume& volume, HandleId handle, std::string& accepted) {
@@ -207,11 +206,78 @@ TEST_P(FullMemory, writers_hear_of_a_device_that_refuses_all_data_and_do_not_han
   EXPECT_EQ(content("/vault/file").substr(0, accepted.size()), accepted);
 }
 
+// The last one out of a removed key cannot write what it has: it says so, and the key goes all the
+// same, with the memory.
+TEST_P(FullMemory, closes_and_removals_finish_on_a_device_that_refuses_all_data) {
+  const crypto::KeyId id = *volume_->add_key(kUser, master_key(7));
+  put("/vault/idle", text_of(2 * kPageBytes, 1));
+  const HandleId handle = open("/vault/file");
+  const HandleId silent = open("/vault/file", {});
+  ASSERT_EQ(fsync(handle), Errc{});
+  put("/vault/idle", text_of(2 * kPageBytes, 2));
+  refuse_writes(true);
+  auto all = std::async(std::launch::async, [&] {
+    std::string accepted;
+    EXPECT_EQ(write_until_refused(*volume_, handle, accepted).code, Errc::io);
+    const RemovalReport report = remove(id);
+    EXPECT_EQ(report.state, keymgr::KeyState::incompletely_removed);
+    EXPECT_EQ(report.holders.size(), 2U);
+    EXPECT_EQ(report.files_lost, 1U) << "idle";
+    EXPECT_EQ(report.bytes_lost, 2 * kPageBytes);
+    EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+    EXPECT_EQ(state(id), keymgr::KeyState::incompletely_removed);
+    EXPECT_EQ(code_of(volume_->close_handle(silent)), Errc::io);
+    EXPECT_EQ(state(id), keymgr::KeyState::absent);
+  });
+  ASSERT_EQ(all.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "it hangs";
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U) << "nothing could ever write it";
+
+  device_.clear_faults();
+  put("/plain", "the volume goes on");
+  EXPECT_TRUE(volume_->sync());
+  crash_and_unlock(1);
+  EXPECT_EQ(content("/vault/file"), "");
+  EXPECT_EQ(content("/plain"), "the volume goes on");
+}
+
+TEST_P(FullMemory, hard_removal_counts_what_the_device_refused) {
+  const crypto::KeyId id = *volume_->add_key(kUser, master_key(7));
+  const HandleId handle = open("/vault/file");
+  refuse_writes(true);
+  std::string accepted;
+  EXPECT_EQ(write_until_refused(*volume_, handle, accepted).code, Errc::io);
+  const RemovalReport report = remove(id, keymgr::RemovalMode::hard);
+  EXPECT_EQ(report.state, keymgr::KeyState::absent);
+  EXPECT_EQ(report.files_lost, 1U);
+  EXPECT_GE(report.bytes_lost, accepted.size());
+  EXPECT_EQ(code_of(volume_->append(handle, bytes_of("more"))), Errc::no_key);
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+  device_.clear_faults();
+  put("/plain", "the volume goes on");
+  crash_and_unlock(1);
+}
+
+TEST_P(FullMemory, volume_on_a_device_that_refuses_everything_can_be_closed) {
+  put("/vault/file", "acknowledged");
+  ASSERT_TRUE(volume_->sync());
+  const HandleId handle = open("/vault/file");
+  refuse_writes(true);
+  device_.inject({.kind = OpKind::flush, .sticky = true});
+  std::string accepted;
+  EXPECT_EQ(write_until_refused(*volume_, handle, accepted).code, Errc::io);
+  auto closed = std::async(std::launch::async, [&] { return volume_->close(); });
+  ASSERT_EQ(closed.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "it hangs";
+  EXPECT_EQ(code_of(closed.get()), Errc::io);
+  EXPECT_FALSE(arena_holds(needles_of(Heap(64, std::byte{7})).hkdf_inner));
+  crash_and_unlock(1);
+  EXPECT_EQ(content("/vault/file"), "acknowledged");
+}
+
 INSTANTIATE_TEST_SUITE_P(by, FullMemory, ::testing::Bool(),
                          [](const auto& chosen) { return chosen.param ? "callers" : "workers"; });
 
-// --- D4: a failed flush
-// ---------------------------------------------------------------------------
+// --- D4: a failed flush --------------------------------------------------------------------------
 
 // Every door that leads to the device.
 void expect_stopped(Volume& volume, HandleId handle) {
@@ -309,8 +375,42 @@ TEST_F(VolumeFault, writers_that_wait_for_room_hear_of_the_stop) {
   crash_and_unlock(1);
 }
 
-// --- a thin device runs full
-// ----------------------------------------------------------------------
+// --- no space -----------------------------------------------------------------------------------
+
+// A store that is full in the middle of a write: what was accepted before can be synced, what
+// the refused write left is a beginning of it, and removing a file makes room again.
+TEST_F(VolumeFault, store_that_is_full_in_the_middle_of_a_write_keeps_what_it_accepted) {
+  const HandleId filler = open("/filler");
+  for (const u64 size : {16 * kMiB, kMiB}) {
+    const std::string piece = text_of(size, size);
+    while (volume_->facts().space.blocks_available * kPageBytes > 2 * size) append(filler, piece);
+  }
+  ASSERT_EQ(fsync(filler), Errc{});
+  const HandleId handle = open("/vault/file");
+  const std::string piece = text_of(3 * kMiB - 100, 1);
+  std::string written;
+  Errc refused{};
+  while (refused == Errc{}) {
+    refused = code_of(volume_->append(handle, bytes_of(piece)));
+    written += piece;
+    ASSERT_LT(written.size(), 64 * kMiB);
+  }
+  EXPECT_EQ(refused, Errc::no_space);
+  EXPECT_EQ(fsync(handle), Errc{}) << "its space was reserved when it was accepted";
+  const u64 accepted = written.size() - piece.size();
+  const std::string found = content(handle);
+  EXPECT_GE(found.size(), accepted);
+  EXPECT_EQ(found, written.substr(0, found.size()));
+  close(handle);
+  close(filler);
+  crash_and_unlock(1);
+  EXPECT_EQ(content("/vault/file"), found);
+  ASSERT_TRUE(volume_->unlink(kRootInode, "filler"));
+  put("/vault/more", piece);
+  ASSERT_TRUE(volume_->sync());
+  crash_and_unlock(2);
+  EXPECT_EQ(content("/vault/more"), piece);
+}
 
 TEST_F(VolumeFault, full_thin_device_in_the_middle_of_writeback_loses_nothing_acknowledged) {
   for (u64 pages = 0; pages <= 60; pages += 3) {
@@ -355,8 +455,7 @@ TEST_F(VolumeFault, data_refused_by_a_full_thin_device_goes_down_when_there_is_r
   EXPECT_EQ(content("/vault/file"), text);
 }
 
-// --- any single failure
-// ---------------------------------------------------------------------------
+// --- any single failure --------------------------------------------------------------------------
 
 // Files under two directories: made, written, cut, removed, synced. What was acknowledged last of
 // each file by an fsync is in `acknowledged`; a file that is changed or removed leaves it first.
