@@ -145,6 +145,46 @@ TEST_F(CheckData, key_and_tweak_stand_over_one_block_only) {
   expect({at_block(file.run.block) + ": the tweaks of an extent run over"});
 }
 
+// The engine's rules: a block is used exactly when something holds it, and held once.
+TEST_F(CheckData, free_space_agrees_with_the_trees) {
+  const SimImage whole = device_.durable();
+  const ExtentRecord record = extent_of(small_);
+  damage([&](Transaction& t) -> Result<void> {
+    LK_TRYV(t.erase(kFirstSubvolume, {small_, kMapType, 0}));
+    LK_TRYV(t.erase(engine::kExtentTree, {record.run.block, 1, 0}));
+    return {};
+  });
+  expect({at_block(record.run.block) + ": a block is marked used but nothing refers to it"});
+  device_.restore(whole);
+
+  const u64 free = device_.info().size_bytes / kBlock - 100;
+  damage([&](Transaction& t) -> Result<void> {
+    ExtentRecord moved = record;
+    moved.run.block = free;
+    LK_TRYV(t.erase(engine::kExtentTree, {record.run.block, 1, 0}));
+    LK_TRYV(put_extent(t, moved));
+    const extent::MapDisk disk{free, 1, 0};
+    return t.put(kFirstSubvolume, {small_, kMapType, 0}, std::as_bytes(std::span(&disk, 1)));
+  });
+  expect({at_block(record.run.block) + ": a block is marked used but nothing refers to it",
+          at_block(free) + ": a block in use is marked free"});
+  device_.restore(whole);
+
+  const u64 middle = extent_of(plain_).run.block + 1;
+  damage([&](Transaction& t) -> Result<void> {
+    ExtentRecord twice = record;
+    twice.run.block = middle;
+    return put_extent(t, twice);
+  });
+  const std::vector<std::string> all = findings();
+  EXPECT_EQ(std::ranges::count_if(all,
+                                  [&](const std::string& line) {
+                                    return line.ends_with(at_block(middle) +
+                                                          ": a block is referred to twice");
+                                  }),
+            1);
+}
+
 TEST_F(CheckData, data_is_read_on_request_only) {
   const ExtentRecord record = extent_of(plain_);
   device_.flip_bit(record.run.block * kBlock + 77, 3);
