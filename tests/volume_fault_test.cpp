@@ -252,7 +252,9 @@ TEST_P(FullMemory, hard_removal_counts_what_the_device_refused) {
   EXPECT_GE(report.bytes_lost, accepted.size());
   EXPECT_EQ(code_of(volume_->append(handle, bytes_of("more"))), Errc::no_key);
   EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
-  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+  // Or no_key, of a worker that tried once more just after the wipe.
+  const Errc told = code_of(volume_->close_handle(handle));
+  EXPECT_TRUE(told == Errc::io || told == Errc::no_key) << static_cast<int>(told);
   device_.clear_faults();
   put("/plain", "the volume goes on");
   crash_and_unlock(1);
