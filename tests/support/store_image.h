@@ -1,0 +1,58 @@
+#pragma once
+// An image of a store as a fuzzer wants it: short when written down, and with checksums that can be
+// made right again after its bytes were changed, so that what lies behind them is reached.
+//
+// Written down: Le32 device blocks; then pieces of Le32 block, Le16 offset, Le16 size, bytes. What
+// no piece covers is zero. Decoding is total: any bytes are some image.
+
+#include <array>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "engine/format.h"
+#include "tests/support/sim_image.h"
+
+namespace latchkey::tests {
+
+class StoreImage {
+ public:
+  static constexpr u64 kDeviceBlocksMax = 65536;  // 256 MiB: three regions of free space
+  using Block = std::array<std::byte, engine::kBlockBytes>;
+
+  static StoreImage decode(Bytes bytes);
+  std::vector<std::byte> encode() const;
+
+  static StoreImage from_sim(const SimImage& image, u64 device_bytes);
+  SimImage to_sim() const;
+
+  u64 device_blocks = 0;
+  std::map<u64, Block> blocks;  // the others are zero
+
+  // Device blocks where something lies that begins with this.
+  std::vector<u64> blocks_with(Bytes magic) const;
+  std::vector<u64> nodes() const;
+  std::vector<u64> superblocks() const;
+
+  // Makes every checksum right: of bitmaps and slot maps, then of all nodes that can be reached
+  // from a superblock, from the leaves up, then of the superblocks. Second places become copies of
+  // the first. `headers`: also what nodes say of themselves becomes what their pointers expect, and
+  // bitmaps count their bits.
+  void repair(bool headers);
+
+ private:
+  struct Repair {
+    bool headers = false;
+    u32 node_bytes = 0;
+    engine::VolumeId volume{};
+    std::set<u64> seen;  // a tree may have become a circle
+  };
+  void repair_superblock(u64 block, Repair& repair);
+  void repair_space(bool headers);
+  void repair_pointer(engine::PointerDisk& pointer, engine::TreeId tree, Repair& repair);
+  void repair_children(MutableBytes node, engine::TreeId tree, Repair& repair);
+  std::vector<std::byte> load(u64 block, u64 size) const;
+  void store(u64 block, Bytes bytes);
+};
+
+}  // namespace latchkey::tests
