@@ -6,11 +6,11 @@
 //   add                 adds the loaded key, which is consumed     {"identifier"}
 //   write PATH N        N writers append to PATH-0 ... and fsync   {}
 //   stop                the writers stop, their handles stay open  counts
-//   go                                  they write on                              {}
+//   go                  they write on                              {}
 //   counts              acknowledged, synced, before and after the removal, failures
 //   read PATH           reads a file through                       {"bytes"}
 //   open PATH           what a new open answers                    {"error"}
-//   maps                nonces of what the writers wrote           {"nonces"}
+//   maps N              nonces of each writer's last N extents, read again: needles   {"nonces"}
 //   remove MODE         {"state", "files_busy", "holders", ...}
 //   status              {"state", "holders"}
 //   close               the writers' handles are closed            {"state"}
@@ -63,7 +63,7 @@ class Session {
     if (verb == "counts") return counts();
     if (verb == "read") return read(argument);
     if (verb == "open") return open(argument);
-    if (verb == "maps") return maps();
+    if (verb == "maps") return maps(std::strtoul(argument.c_str(), nullptr, 10));
     if (verb == "remove") return remove(argument);
     if (verb == "status") return status();
     if (verb == "close") return close();
@@ -181,30 +181,36 @@ class Session {
     return {{"error", nullptr}};
   }
 
-  // Their extents' keys and round keys become needles; this session's own HKDF state goes then.
-  json maps() {
+  // The last extents are read, so that readers' slots hold their keys: what a scan must find.
+  json maps(std::size_t rows_each) {
     json nonces = json::array();
-    auto key = Secret<crypto::XtsKey>::create();
-    if (!key) return error_of(key.error());
     for (const auto& writer : writers_) {
       auto rows = volume_.map(writer->handle);
       if (!rows) return error_of(rows.error());
-      for (const volume::MapRow& row : *rows) {
+      const std::size_t first = rows->size() - std::min(rows->size(), rows_each);
+      for (const volume::MapRow& row : std::span(*rows).subspan(first)) {
         nonces.push_back(to_hex(row.nonce.span()));
-        if (nonces_state_.empty()) continue;
-        crypto::derive_extent_key(*nonces_state_, row.nonce, **key);
-        // Round keys 0 and 1 of data and tweak schedule are the extent key itself.
-        scan_.add("round_keys", (*key)->encrypt);
-        scan_.add("round_keys", (*key)->tweak);
-      }
-      std::vector<std::byte> one(4096);
-      for (u64 at = 0;; at += one.size()) {
-        auto got = volume_.read(writer->handle, at, one);
-        if (!got || *got == 0) break;
+        if (auto added = add_needles(row.nonce); !added) return error_of(added.error());
+        std::vector<std::byte> piece(row.length);
+        if (auto got = volume_.read(writer->handle, row.file_offset, piece); !got)
+          return error_of(got.error());
       }
     }
-    burn_stack_and_registers();
     return {{"nonces", nonces}};
+  }
+
+  Result<void> add_needles(const crypto::Nonce& nonce) {
+    if (nonces_state_.empty()) return {};
+    auto key = Secret<crypto::XtsKey>::create();
+    if (!key) return std::unexpected(key.error());
+    crypto::derive_extent_key(*nonces_state_, nonce, **key);
+    // Round keys 0 and 1 of the data and the tweak schedule are the extent key itself.
+    for (const Bytes schedule : {Bytes((*key)->encrypt), Bytes((*key)->tweak)}) {
+      scan_.add("extent_key", schedule.first(32));
+      scan_.add("round_key", schedule.subspan(32));
+    }
+    burn_stack_and_registers();
+    return {};
   }
 
   json holders(const std::vector<volume::Holder>& list) {

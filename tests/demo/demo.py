@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LATCHKEY = os.environ.get("LATCHKEY_BINARY", str(ROOT / "build/release/latchkey"))
 TREE_BYTES_MAX = 400_000_000
 IMAGE_BYTES = 4 << 30
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXTENTS_EACH = 2  # of each writer, whose keys the scans look for
 
 
 def say(text):
@@ -49,26 +51,37 @@ class Device:
         self.image = folder / "store.img"
         with open(self.image, "wb") as file:
             file.truncate(IMAGE_BYTES)
-        self.loop = None
-        command = ["losetup", "--show", "-f", "--sector-size", "4096", "--direct-io=on",
-                   str(self.image)]
+        self.loop, self.fd = None, None
+        # No signal between the two: the kernel detaches by itself when the last who has the device
+        # open is gone, and from then on nothing that ends this process can leave it behind.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            made = subprocess.run(command, capture_output=True, text=True)
-            why = made.stderr.strip()
-            if made.returncode == 0:
-                self.loop = made.stdout.strip()
-        except FileNotFoundError:
-            why = "there is no losetup"
+            why = self.attach()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.path = self.loop or str(self.image)
         if self.loop:
             say(f"1. a sparse image of 4 GiB on {self.loop}, 4 KiB sectors, direct I/O")
         else:
             say(f"1. no loop device can be had here ({why}): working on the plain image")
 
+    def attach(self):
+        command = ["losetup", "--show", "-f", "--sector-size", "4096", "--direct-io=on",
+                   str(self.image)]
+        try:
+            made = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            return "there is no losetup"
+        if made.returncode == 0:
+            self.loop = made.stdout.strip()
+            self.fd = os.open(self.loop, os.O_RDONLY | os.O_CLOEXEC)
+            subprocess.run(["losetup", "-d", self.loop], check=True)
+        return made.stderr.strip()
+
     def close(self):
-        if self.loop:
-            subprocess.run(["losetup", "-d", self.loop])
-            self.loop = None
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 def collect(folder):
@@ -192,7 +205,8 @@ def store_a_tree(device, folder, key):
         f"of {len(open_samples)} samples and names of the plain directory")
     if heads or samples or open_found != (len(open_heads), len(open_samples)):
         raise Failed("the raw device holds what it must not, or the search is blind")
-    return total
+    inside = [f"/vault/tree/{path.relative_to(tree)}" for path in rng.sample(files, 20)]
+    return [path for path in inside if not any(letter.isspace() for letter in path)]
 
 
 class Session:
@@ -222,47 +236,61 @@ def expect(condition, what):
 
 
 def scan(session, inside, master, nonces):
+    """Needles found and looked for, by group."""
     if inside:
         result = session("scan")
         return {name: (group["found_now"], group["needles"]) for name, group in result.items()
                 if isinstance(group, dict)}
-    groups = secrets_oracle.needles(master, [bytes.fromhex(n) for n in nonces[-6:]])
+    groups = secrets_oracle.needles(master, [bytes.fromhex(nonce) for nonce in nonces])
     found = secrets_oracle.scan_process(session.process.pid, groups)
     return {name: (found[name], len(groups[name])) for name in groups}
 
 
-def remove_under_writers(device, key, inside):
+def secrets_before(session, inside, key):
+    """Every needle must be found while the key is there; answers the nonces of the extents' keys.
+    The key's bytes are looked for between load and add, which wipes them."""
+    master = pathlib.Path(key).read_bytes()
+    session("load", key)
+    seen = {"master": scan(session, inside, master, [])["master"]}
+    session("add")
+    name = f"/vault/log-{'in' if inside else 'out'}"
+    session("write", name, 4)
+    time.sleep(0.5)
+    session("stop")  # while the scan looks: readers' slots are a bounded table
+    nonces = session("maps", EXTENTS_EACH)["nonces"]
+    seen = scan(session, inside, master, nonces) | seen
+    session("go")
+    say("   before, in memory: " + ", ".join(f"{hit} of {all_} {group}"
+                                             for group, (hit, all_) in seen.items()))
+    for group in ("master", "hkdf_state", "extent_key", "round_key"):
+        expect(seen[group][0] == seen[group][1] > 0, f"the scan is blind: {group} {seen[group]}")
+    time.sleep(0.3)
+    return name, master, nonces
+
+
+def refuse_opens(session, paths):
+    for path in paths:
+        refused = session("open", path)
+        expect(refused["error"] == "no_key", refused)
+    say(f"   {len(paths)} of {len(paths)} new opens are refused: {refused['message']}")
+
+
+def remove_under_writers(device, key, tree, inside):
     how = "memfd_secret, the process looks itself" if inside else \
         "arena's fallback, a scanner outside looks"
     say(f"3. the key is removed while writers write ({how})")
-    master = pathlib.Path(key).read_bytes()
     session = Session(device, *([] if inside else ["--secrets", "locked"]))
     try:
-        session("load", key)
-        before = scan(session, inside, master, [])
-        expect(before["master"][0] == before["master"][1], "the scan is blind: no master key found")
-        session("add")
-        name = f"/vault/log-{'in' if inside else 'out'}"
-        session("write", name, 4)
-        time.sleep(0.5)
-        session("stop")  # while the scan looks: readers' slots are a bounded table
-        nonces = session("maps")["nonces"][-1000:]
-        before = scan(session, inside, master, nonces)
-        session("go")
-        time.sleep(0.3)
-        ever = ", ".join(f"{hit} of {all_} {group}" for group, (hit, all_) in before.items())
-        say(f"   before, in memory: {ever}")
-        for group, (hit, _) in before.items():
-            expect(group == "master" or hit, f"the scan is blind: no {group} found")
+        name, master, nonces = secrets_before(session, inside, key)
         removed = session("remove", "soft")
         expect(removed["state"] == "incompletely-removed", removed)
-        refused = session("open", f"{name}-0")
-        expect(refused["error"] == "no_key", refused)
+        refuse_opens(session, [f"{name}-0", *tree])
         time.sleep(1)
         status = session("status")
-        say(f"   a new open answers: {refused['message']}")
-        say(f"   {status['state']}; inside: " + ", ".join(
-            f"{h['path']} (uid {h['uid']}, since {h['since']})" for h in status["holders"]))
+        say(f"   {status['state']}; inside:")
+        for holder in status["holders"]:
+            say("     {path}: uid {uid}, handle {handle}, {dirty_bytes} bytes dirty, since {since}"
+                .format(**holder))
         counts = session("stop")
         say(f"   fsyncs acknowledged: {counts['acknowledged']}, after the removal "
             f"{counts['after_removal']}, failed {counts['failures']}")
@@ -271,7 +299,8 @@ def remove_under_writers(device, key, inside):
         expect(closed["state"] == "absent" and not closed["errors"], closed)
         after = scan(session, inside, master, nonces)
         left = sum(hit for hit, _ in after.values())
-        say(f"   the last close made it {closed['state']}; secrets found in memory now: {left}")
+        say(f"   the last close made it {closed['state']}; secrets found in memory now: {left} of "
+            f"{sum(all_ for _, all_ in after.values())}")
         expect(left == 0, after)
         session("load", key)
         session("add")
@@ -287,7 +316,7 @@ def remove_under_writers(device, key, inside):
 
 
 def main():
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, lambda n, frame: sys.exit(128 + n))
     start = time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="demo-", dir=ROOT / "build"))
@@ -297,8 +326,8 @@ def main():
         say("   " + latchkey("mkfs", device.path).strip())
         key = folder / "key"
         say("   " + latchkey("key", "generate", key).strip())
-        store_a_tree(device, folder, key)
-        after = [remove_under_writers(device, key, inside) for inside in (False, True)]
+        tree = store_a_tree(device, folder, key)
+        after = [remove_under_writers(device, key, tree, inside) for inside in (False, True)]
         check = answer("check", "check", device.path)
         expect(check["clean"], check)
         say(f"4. closed, opened again, checked: clean; {check['nodes']} nodes, {check['extents']} "
@@ -314,6 +343,7 @@ def main():
         print(f"demo: FAILED: {failure}", file=sys.stderr)
         return 1
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once is enough; this takes no time
         if device:
             device.close()
         shutil.rmtree(folder, ignore_errors=True)
