@@ -66,16 +66,16 @@ class Device:
             say(f"1. no loop device can be had here ({why}): working on the plain image")
 
     def attach(self):
-        command = ["losetup", "--show", "-f", "--sector-size", "4096", "--direct-io=on",
-                   str(self.image)]
-        try:
-            made = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:
+        losetup = shutil.which("losetup", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if not losetup:
             return "there is no losetup"
+        command = [losetup, "--show", "-f", "--sector-size", "4096", "--direct-io=on",
+                   str(self.image)]
+        made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode == 0:
             self.loop = made.stdout.strip()
             self.fd = os.open(self.loop, os.O_RDONLY | os.O_CLOEXEC)
-            subprocess.run(["losetup", "-d", self.loop], check=True)
+            subprocess.run([losetup, "-d", self.loop], check=True)
         return made.stderr.strip()
 
     def close(self):
