@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Goal: the format is what docs/disk_format.md says, not what our code happens to do.
 Method: an independent decryptor, written from the format and `latchkey map --json` alone (standard
-library and python3-cryptography), reads extents from the raw image and gets the plaintext."""
+library and python3-cryptography), reads extents from the raw image and gets the plaintext; an
+independent reader finds files by their names, from the superblock on, with the offsets that the
+document's own tables give; and every table is held against the sizes that the code asserts."""
+import functools
 import hashlib
 import hmac
 import json
 import os
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import tempfile
@@ -21,6 +25,7 @@ except ImportError:
 
 LATCHKEY = os.environ.get("LATCHKEY_BINARY", "build/release/latchkey")
 UNIT = 4096
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def hkdf(master, context, info, size):
@@ -53,8 +58,238 @@ def decrypt(image, master, file_map):
     return bytes(plain[:file_map["size"]])
 
 
-@unittest.skipIf(Cipher is None, "python3-cryptography is not installed")
-class Decryptor(unittest.TestCase):
+# --- the document's tables ----------------------------------------------------------------------
+
+def read_tables():
+    """{struct: (size, {field: (offset, size)})}; a table follows the line that names its struct."""
+    tables, name = {}, None
+    for line in (ROOT / "docs/disk_format.md").read_text().splitlines():
+        if title := re.search(r"`\w+::(\w+)`, (\d+) bytes?\b", line):
+            name = title[1]
+            tables[name] = int(title[2]), {}
+        elif name and (row := re.match(r"\| (\d+) \| (\d+) \| (\w+) \|", line)):
+            tables[name][1][row[3]] = int(row[1]), int(row[2])
+        elif name and tables[name][1] and not line.startswith("|"):
+            name = None
+    return tables
+
+
+TABLES = read_tables()
+
+
+def fields(struct_name, data):
+    """Little-endian numbers up to 8 bytes, bytes beyond."""
+    values = {}
+    for field, (offset, size) in TABLES[struct_name][1].items():
+        raw = data[offset:offset + size]
+        values[field] = int.from_bytes(raw, "little") if size <= 8 else raw
+    return values
+
+
+def size_of(struct_name):
+    return TABLES[struct_name][0]
+
+
+class Tables(unittest.TestCase):
+    def test_they_are_the_codes(self):
+        sources = "".join(path.read_text() for folder in ("engine", "extent", "volume")
+                          for path in (ROOT / folder).glob("*.h"))
+        constants = dict(re.findall(r"constexpr \w+ (k\w+) = (\d+);", sources))
+        structs = re.findall(r"LK_DISK_STRUCT\((\w+), (\w+)\)", sources)
+        self.assertGreaterEqual(len(structs), 13)
+        self.assertEqual({name for name, _ in structs}, set(TABLES))
+        for name, size in structs:
+            with self.subTest(struct=name):
+                self.assertEqual(size_of(name), int(constants.get(size, size)))
+                end = 0
+                for offset, size_of_field in TABLES[name][1].values():
+                    self.assertEqual(offset, end, "a gap or an overlap")
+                    end += size_of_field
+                self.assertGreaterEqual(end, size_of(name))
+        for name, field, offset in re.findall(r"LK_DISK_FIELD\((\w+), (\w+), (\d+)\)", sources):
+            with self.subTest(struct=name, field=field):
+                self.assertEqual(TABLES[name][1][field][0], int(offset))
+
+
+# --- a store, read with them --------------------------------------------------------------------
+
+def make_crc_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+CRC_TABLE = make_crc_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ CRC_TABLE[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+def open_name(key, stored):
+    """AES-256-CBC-CTS, CS3: the last two blocks change places, then it is CBC with zero IV."""
+    def aes_cbc(data):
+        decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16)), default_backend()).decryptor()
+        return decryptor.update(data) + decryptor.finalize()
+    last = len(stored) % 16 or 16
+    body, full, short = stored[:-16 - last], stored[-16 - last:-last], stored[-last:]
+    ecb = Cipher(algorithms.AES(key), modes.ECB(), default_backend()).decryptor()
+    stolen = (ecb.update(full) + ecb.finalize())[last:]
+    return aes_cbc(body + short + stolen + full)[:len(stored)].rstrip(b"\0")
+
+
+class Store:
+    """Reads an image by the document alone; asserts what it says of what is met on the way."""
+
+    def __init__(self, path, master):
+        self.raw = path.read_bytes()
+        self.master = master
+        self.used = set(range(16))
+        end = len(self.raw) // UNIT * UNIT
+        places = [65536, (1 << 20) + 65536, end - 65536, end - (1 << 20) - 65536]
+        self.used.update(place // UNIT for place in places)
+        copies = [fields("SuperblockDisk", self.raw[place:place + UNIT]) for place in places]
+        self.superblock = max(copies, key=lambda copy: copy["generation"])
+        written = [copy for number, copy in enumerate(copies)
+                   if number % 2 == self.superblock["generation"] % 2]
+        for number, copy in enumerate(copies):
+            assert copy["magic"] == int.from_bytes(b"latchkey", "little")
+            assert copy["place_number"] == number and copy["format_version"] == 1
+            assert not any(copy["reserved"] + copy["log_head"] + copy["volume_key"])
+        assert all(copy["generation"] == self.superblock["generation"] for copy in written)
+        self.trees = {1: self.tree(1, self.superblock["root"])}
+        for (tree, kind, offset), value in list(self.trees[1].items()):
+            assert (kind, offset) == (1, 0) and len(value) == size_of("TreeRecordDisk")
+            self.trees[tree] = self.tree(tree, fields("TreeRecordDisk", value)["root"])
+        assert set(self.trees) == {1, 2, 3, 256} and not self.trees[3]
+        self.extents = [self.extent(key, value) for key, value in self.trees[2].items()]
+
+    def tree(self, number, pointer_bytes):
+        """All records under a pointer, in the order of their keys."""
+        pointer = fields("PointerDisk", pointer_bytes)
+        size = self.superblock["node_bytes"]
+        node, twin = (self.raw[pointer[place] * UNIT:pointer[place] * UNIT + size]
+                      for place in ("place0", "place1"))
+        assert node == twin
+        for place in ("place0", "place1"):
+            self.used.update(range(pointer[place], pointer[place] + size // UNIT))
+        head = fields("NodeHeader", node)
+        assert head["magic"] == int.from_bytes(b"LKND", "little") and head["tree"] == number
+        assert head["level"] == pointer["level"] and head["generation"] == pointer["generation"]
+        assert head["place"] == pointer["place0"]
+        assert head["volume_id"] == self.superblock["volume_id"]
+        records, name = {}, "InteriorEntry" if head["level"] else "LeafSlot"
+        for index in range(head["count"]):
+            at = size_of("NodeHeader") + index * size_of(name)
+            item = fields(name, node[at:at + size_of(name)])
+            if head["level"]:
+                records.update(self.tree(number, item["child"]))
+            else:
+                key = fields("KeyDisk", item["key"])
+                records[key["object"], key["type"], key["offset"]] = \
+                    node[item["data_offset"]:item["data_offset"] + item["size"]]
+        assert list(records) == sorted(records)
+        return records
+
+    def extent(self, key, value):
+        record = fields("ExtentHeadDisk", value)
+        assert key[1:] == (1, 0) and record["flags"] == 0 and 1 <= record["blocks"] <= 128
+        at = size_of("ExtentHeadDisk")
+        context = value[at:at + record["context_size"]]
+        sums = value[at + len(context):]
+        record["checksums"] = struct.unpack(f"<{record['blocks']}I", sums)
+        record["context"] = fields("ContextDisk", context) if context else None
+        record["first"] = key[0]
+        self.used.update(range(key[0], key[0] + record["blocks"]))
+        return record
+
+    def block(self, number, policy):
+        """One block of a file's data, opened."""
+        [record] = [r for r in self.extents if r["first"] <= number < r["first"] + r["blocks"]]
+        distance = number - record["first"]
+        data = self.raw[number * UNIT:(number + 1) * UNIT]
+        assert crc32c(data) == record["checksums"][distance]
+        assert (record["context"] is not None) == bool(policy["encrypted"])
+        if record["context"] is None:
+            return data
+        context = record["context"]
+        assert context["key_id"] == policy["key_id"] == hkdf(self.master, 1, b"", 16)
+        key = hkdf(self.master, 9, context["nonce"], 64)
+        return open_unit(key, record["first_unit"] + distance, data)
+
+    def of(self, inode, kind):
+        return {key[2]: value for key, value in self.trees[256].items() if key[:2] == (inode, kind)}
+
+    def item(self, inode):
+        value = self.trees[256][inode, 1, 0]
+        assert len(value) == size_of("InodeDisk")
+        item = fields("InodeDisk", value)
+        assert item["version"] == 1 and item["reserved0"] == 0 and not any(item["reserved1"])
+        policy = (item["contents_mode"], item["names_mode"], item["policy_flags"])
+        assert policy == ((1, 4, 3) if item["encrypted"] else (0, 0, 0))
+        return item
+
+    @functools.cache
+    def names(self, directory):
+        item, found = self.item(directory), {}
+        for value in self.of(directory, 3).values():
+            entry = fields("EntryDisk", value)
+            stored = value[size_of("EntryDisk"):]
+            assert len(stored) == entry["name_size"]
+            back = self.trees[256][entry["inode"], 2, directory]
+            assert back == bytes([len(stored)]) + stored and size_of("BackDisk") == 1
+            assert entry["kind"] == self.item(entry["inode"])["kind"]
+            if item["encrypted"]:
+                stored = open_name(hkdf(self.master, 2, item["nonce"], 32), stored)
+            found[stored.decode()] = entry["inode"]
+        return found
+
+    def read(self, path):
+        inode = 256
+        for name in path.strip("/").split("/"):
+            inode = self.names(inode)[name]
+        item = self.item(inode)
+        blocks = (item["size"] + UNIT - 1) // UNIT
+        plain = bytearray(blocks * UNIT)
+        for offset, value in self.of(inode, 4).items():
+            piece = fields("MapDisk", value)
+            assert piece["flags"] == 0
+            for index in range(piece["blocks"]):
+                at = offset + index * UNIT
+                plain[at:at + UNIT] = self.block(piece["disk_block"] + index, item)
+        assert not any(plain[item["size"]:])
+        return bytes(plain[:item["size"]])
+
+    def bitmap(self):
+        """Of region 0 of a store that has only that one."""
+        taken = set(range(16)) | {place for place in (16, 272)}
+        count = len(self.raw) // UNIT
+        taken |= {count - 16, count - 272}
+        spare = [block for block in range(400) if block not in taken]
+        generation = self.superblock["generation"]
+        block = spare[3 + generation % 3]
+        slot_map = self.raw[block * UNIT:(block + 1) * UNIT]
+        head = fields("SlotMapDisk", slot_map)
+        assert head["magic"] == int.from_bytes(b"lksltmap", "little")
+        assert head["generation"] == generation
+        assert head["used_blocks"] == self.superblock["used_blocks"]
+        assert slot_map == self.raw[spare[6 + generation % 3] * UNIT:][:UNIT]
+        block = spare[slot_map[TABLES["SlotMapDisk"][1]["entries"][0]] & 3]
+        bitmap = self.raw[block * UNIT:(block + 1) * UNIT]
+        head = fields("BitmapSlotDisk", bitmap)
+        assert head["magic"] == int.from_bytes(b"lkbitmap", "little") and head["region"] == 0
+        self.used.update(spare[:9])
+        bits = bitmap[TABLES["BitmapSlotDisk"][1]["bits"][0]:]
+        return {i for i in range(count) if bits[i // 8] >> i % 8 & 1}
+
+
+class WithStore(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -69,6 +304,9 @@ class Decryptor(unittest.TestCase):
         return subprocess.run([LATCHKEY, *map(str, words)], check=True, capture_output=True,
                               text=True).stdout
 
+
+@unittest.skipIf(Cipher is None, "python3-cryptography is not installed")
+class Decryptor(WithStore):
     def test_files_from_the_raw_device(self):
         rng = random.Random(7)
         for size in (1, 4095, 4096, 5000, 131072, 3_000_001):
@@ -86,6 +324,37 @@ class Decryptor(unittest.TestCase):
                 self.assertGreaterEqual(len(set(nonces)), (size + 131071) // 131072)
                 with self.assertRaises(ValueError):
                     decrypt(self.image, bytes(64), file_map)
+
+
+@unittest.skipIf(Cipher is None, "python3-cryptography is not installed")
+class Reader(WithStore):
+    def test_files_by_their_names(self):
+        rng = random.Random(11)
+        names = ["a", "f" * 16, "g" * 31, "h" * 32, "i" * 33, "j" * 200, "k" * 255, "Schlüssel"]
+        names += [f"{number:03}" for number in range(300)]  # a tree of several nodes
+        wanted = {}
+        (self.folder / "in/sub").mkdir(parents=True)
+        for index, name in enumerate(names):
+            path = ("sub/" if index % 2 else "") + name
+            content = rng.randbytes(rng.choice((0, 1, 100, 4096)) if index else 300_001)
+            (self.folder / "in" / path).write_bytes(content)
+            wanted[path] = content
+        for target in ("vault/x", "clear"):
+            self.run_latchkey("put", "-q", "-r", "--key-file", self.key, self.folder / "in",
+                              f"{self.image}:/{target}")
+        with open(self.folder / "in/a", "r+b") as changed:
+            changed.truncate(100_000)
+        for target in ("vault/x", "clear"):
+            self.run_latchkey("put", "-q", "--key-file", self.key, self.folder / "in/a",
+                              f"{self.image}:/{target}/a")
+        wanted["a"] = wanted["a"][:100_000]
+        store = Store(self.image, self.key.read_bytes())
+        for target in ("vault/x", "clear"):
+            for path, content in wanted.items():
+                with self.subTest(path=f"{target}/{path}"):
+                    self.assertEqual(store.read(f"{target}/{path}"), content)
+        self.assertEqual(store.bitmap(), store.used)
+        self.assertEqual(len(store.used), store.superblock["used_blocks"])
 
 
 if __name__ == "__main__":
