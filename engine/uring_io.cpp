@@ -77,6 +77,9 @@ Result<void> UringIo::set_up(const IoOptions& options) {
     refused = -::io_uring_queue_init_params(depth_, &ring_, &params);
     status_.deferred_taskrun = refused == 0 && kFlags[i] == kDeferred;
   }
+  if (refused == ENOMEM) {
+    return fail_os(Errc::no_memory, refused, "no memory that may be locked is left for io_uring");
+  }
   if (refused != 0) {
     return fail_os(Errc::unavailable, refused, "the kernel refuses io_uring to this process");
   }
