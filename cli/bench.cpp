@@ -121,7 +121,7 @@ Exit run_bench(const Common& common, const BenchArgs& args) {
     return report_usage(common, "bench", "needs at least one round and one byte");
   const InterruptGuard guard;
   auto rows = Bench(common, args).run();
-  if (!rows) return report_error(common, args.image, rows.error());
+  if (!rows) return report_image(common, args.image, rows.error());
   nlohmann::json list = nlohmann::json::array();
   if (!common.json) fmt::print("extent      sealed       clear   ratio\n");
   for (const Row& row : *rows) {

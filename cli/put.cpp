@@ -73,10 +73,11 @@ class Putter {
       return std::unexpected(host_error("cannot be read"));
     if (!S_ISREG(info.st_mode)) return skip(source);
     volume::OpenFlags open_flags;
+    failed = target;
     open_flags.write = open_flags.create = open_flags.truncate = true;
     LK_TRY(const volume::HandleId handle,
            volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777));
-    auto copied = copy(host.fd, handle);
+    auto copied = copy(source, host.fd, target, handle);
     const auto stat = volume_.stat(handle);
     auto closed = volume_.close_handle(handle);
     LK_TRYV(copied);
@@ -93,6 +94,7 @@ class Putter {
     if (::lstat(source.c_str(), &info) != 0) return std::unexpected(host_error("cannot be read"));
     if (S_ISREG(info.st_mode)) return file(source, target, false);
     if (!S_ISDIR(info.st_mode)) return skip(source);
+    failed = target;
     auto inode = volume::make_directory(volume_, caller(), target, info.st_mode & 07777);
     if (!inode && inode.error().code == Errc::exists) inode = volume::resolve(volume_, target);
     if (!inode) return std::unexpected(inode.error());
@@ -108,6 +110,7 @@ class Putter {
     }
     std::ranges::sort(names);
     for (const fs::path& name : names) LK_TRYV(tree(name, join(target, name.filename())));
+    failed = target;
     return keep_times(*inode, info);
   }
 
@@ -117,12 +120,15 @@ class Putter {
   }
 
  private:
-  Result<void> copy(int fd, volume::HandleId handle) {
+  Result<void> copy(const fs::path& source, int fd, const std::string& target,
+                    volume::HandleId handle) {
     for (u64 offset = 0;;) {
+      failed = source;
       if (interrupted()) return fail(Errc::canceled, kInterrupted);
       const ssize_t got = ::read(fd, buffer_.data(), buffer_.size());
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return std::unexpected(host_error("cannot be read"));
+      failed = target;
       if (got == 0) return {};
       LK_TRY(const u64 wrote,
              volume_.write(handle, offset, Bytes(buffer_).first(static_cast<std::size_t>(got))));
@@ -190,7 +196,7 @@ Exit run_put(const Common& common, const CopyArgs& args) {
                                                : putter.file(args.source, *path, true);
                     if (!done) return report_error(common, putter.failed, done.error());
                     if (auto synced = volume.sync(); !synced)
-                      return report_error(common, target->image, synced.error());
+                      return report_image(common, target->image, synced.error());
                     return Exit::ok;
                   });
   if (exit == Exit::ok) print_report(common, report, "put");

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "engine/file_device.h"
+
 namespace latchkey::cli {
 
 Exit exit_for(const Error& error) {
@@ -81,13 +83,44 @@ Exit say(const Common& common, std::string_view subject, const std::string& sent
   return exit;
 }
 
+// What to do about it, where a person may not know.
+std::string_view advice_for(const Error& error) {
+  switch (error.code) {
+    case Errc::no_key:
+      return "; --key-file gives the key";
+    case Errc::wrong_key:
+      return "; ls --json tells the identifier of the right one";
+    case Errc::no_space:
+      return error.os_errno == 0 ? "; remove something with rm, or make a larger store"
+                                 : "; what the image or file lies on is full";
+    case Errc::unavailable:
+      return "; allow io_uring (kernel.io_uring_disabled, the container's seccomp profile)";
+    case Errc::no_memory:
+      return error.os_errno == 0 ? "" : "; raise the lock limit to 8 MiB (ulimit -l 8192)";
+    case Errc::damaged:
+    case Errc::malformed:
+      return "; check tells what is damaged";
+    default:
+      return "";
+  }
+}
+
 }  // namespace
 
 Exit report_error(const Common& common, std::string_view subject, const Error& error) {
   if (error.code == Errc::no_key && common.key_given)
     return report_error(common, subject,
                         Error{Errc::wrong_key, "it is encrypted under another key than this one"});
-  return say(common, subject, describe(error), exit_for(error), name_of(error.code));
+  return say(common, subject, describe(error).append(advice_for(error)), exit_for(error),
+             name_of(error.code));
+}
+
+Exit report_image(const Common& common, const std::string& image, const Error& error) {
+  if (error.code != Errc::wrong_device) return report_error(common, image, error);
+  std::string sentence = describe(error);
+  if (const auto found = engine::foreign_signature(image); found && !found->empty())
+    sentence += "; on it: " + *found;
+  return say(common, image, sentence, exit_for(error), name_of(error.code));
 }
 
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence) {

@@ -22,6 +22,7 @@ namespace {
 // by its signature.
 Result<std::string> recognised(const std::string& image, engine::Device& device) {
   LK_TRY(const auto io, device.make_io({}));
+  if (device.info().size_bytes < engine::kDeviceBytesMin) return engine::foreign_signature(image);
   const auto scan = engine::scan_superblocks(*io, device.info().size_bytes);
   if (scan) return std::string("a latchkey store");
   switch (scan.error().code) {
@@ -45,11 +46,11 @@ Exit run_mkfs(const Common& common, const MkfsArgs& args) {
   struct stat status{};
   const bool existed = ::lstat(args.image.c_str(), &status) == 0;
   auto device = open_image(args.image, options);
-  if (!device) return report_error(common, args.image, device.error());
+  if (!device) return report_image(common, args.image, device.error());
   // A file that was made here and did not become a store is of no use.
   const auto give_up = [&](const Error& error) {
     if (!existed) ::unlink(args.image.c_str());
-    return report_error(common, args.image, error);
+    return report_image(common, args.image, error);
   };
   if (!args.force) {
     auto found = recognised(args.image, **device);
@@ -143,7 +144,7 @@ Exit run_info(const Common& common, const InfoArgs& args) {
     volume::VolumeOptions options;
     options.read_only = true;
     auto opened = open_volume(args.image, options);
-    if (!opened) return report_error(common, args.image, opened.error());
+    if (!opened) return report_image(common, args.image, opened.error());
     const volume::VolumeFacts facts = opened->volume->facts();
     const engine::DeviceInfo& device = opened->device->info();
     body["store"] = {{"image", args.image},
@@ -162,7 +163,7 @@ Exit run_info(const Common& common, const InfoArgs& args) {
                        {"read_only_compatible", facts.store.features_ro_compat},
                        {"incompatible", facts.store.features_incompat}}}};
     if (auto closed = opened->volume->close(); !closed)
-      return report_error(common, args.image, closed.error());
+      return report_image(common, args.image, closed.error());
   }
   if (common.json) {
     print_json(common, body);
@@ -190,7 +191,7 @@ int run_check(const Common& common, const CheckArgs& args) {
   device_options.read_only = true;
   auto device = open_image(args.image, device_options);
   if (!device) {
-    report_error(common, args.image, device.error());
+    report_image(common, args.image, device.error());
     return kCouldNotLook;
   }
   Progress progress(common, "check");
@@ -202,7 +203,7 @@ int run_check(const Common& common, const CheckArgs& args) {
   if (!result) {
     const Error error = result.error();
     if (error.code != Errc::damaged && error.code != Errc::malformed) {
-      report_error(common, args.image, error);
+      report_image(common, args.image, error);
       return kCouldNotLook;
     }
     // Too damaged to be opened is an answer, too.

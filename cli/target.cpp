@@ -36,7 +36,8 @@ Result<void> open_key(const KeySource& source, KeyDescriptor& descriptor) {
   }
   if (descriptor.fd >= 0) return {};
   const int error = errno;
-  if (error == ENOENT) return fail_os(Errc::not_found, error, "there is no such key file");
+  if (error == ENOENT)
+    return fail_os(Errc::not_found, error, "there is no such key file; key generate makes one");
   return fail_os(error == EACCES ? Errc::permission : Errc::invalid, error,
                  "the key file cannot be opened");
 }

@@ -54,7 +54,7 @@ Exit with_volume(const Common& common, const std::string& image, const KeySource
     secret.emplace(std::move(*read));
   }
   auto opened = open_volume(image, options);
-  if (!opened) return report_error(common, image, opened.error());
+  if (!opened) return report_image(common, image, opened.error());
   std::optional<crypto::KeyId> id;
   if (secret) {
     auto added = opened->volume->add_key(caller(), std::move(*secret));
@@ -63,7 +63,7 @@ Exit with_volume(const Common& common, const std::string& image, const KeySource
   }
   const Exit exit = work(*opened->volume, id);
   if (auto closed = opened->volume->close(); !closed && exit == Exit::ok)
-    return report_error(common, image, closed.error());
+    return report_image(common, image, closed.error());
   return exit;
 }
 

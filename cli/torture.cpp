@@ -258,7 +258,7 @@ Exit run_torture(const Common& common, const TortureArgs& args) {
                         Error{Errc::unsupported, "this removal mode does not work yet"});
   const InterruptGuard guard;
   auto counts = Torture(common, args, *mode).run();
-  if (!counts) return report_error(common, args.image, counts.error());
+  if (!counts) return report_image(common, args.image, counts.error());
   if (common.json)
     print_json(common, {{"acknowledged", counts->acknowledged},
                         {"acknowledged_after_removal", counts->acknowledged_after_removal},
