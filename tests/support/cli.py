@@ -1,12 +1,14 @@
 """What the tests of the command line share: a folder that goes with the test, the binary run as a
 script would run it, and rules that each answer keeps."""
 import contextlib
+import ctypes
 import hashlib
 import hmac
 import json
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -15,7 +17,7 @@ LATCHKEY = os.path.abspath(os.environ.get("LATCHKEY_BINARY", "build/release/latc
 MIB = 1 << 20
 
 # Exit codes (README): what scripts rely on.
-OK, USAGE, DENIED, WRONG_DEVICE, BUSY, NO_KEY = 0, 1, 2, 4, 5, 6
+OK, USAGE, DENIED, NO_MEMORY, WRONG_DEVICE, BUSY, NO_KEY = 0, 1, 2, 3, 4, 5, 6
 INTEGRITY, UNAVAILABLE, IO, FORMAT, NO_SPACE = 9, 10, 11, 13, 14
 CHECK_ERRORS, CHECK_COULD_NOT_LOOK, CHECK_USAGE = 4, 8, 16
 
@@ -143,3 +145,26 @@ def as_nobody():
     if not shutil.which("setpriv"):
         raise unittest.SkipTest("root without setpriv cannot become an ordinary user")
     return ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def give_to_nobody(folder):
+    """The folder and what is in it belong to whom as_nobody() makes."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+
+
+def refuse_io_uring():
+    """For preexec_fn: from here on the kernel answers io_uring_setup with EPERM, as containers do
+    (a seccomp filter; x86-64)."""
+    load_number, is_setup, refuse, allow = ((0x20, 0, 0, 0), (0x15, 0, 1, 425),
+                                            (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000))
+    program = b"".join(struct.pack("=HBBI", *step)
+                       for step in (load_number, is_setup, refuse, allow))
+    code = ctypes.create_string_buffer(program)
+    filter_ = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
+    no_new_privileges = prctl(38, 1, None, 0, 0)
+    if no_new_privileges != 0 or prctl(22, 2, filter_, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp is refused")
