@@ -107,6 +107,7 @@ TEST_F(CheckTest, inode_item_must_be_what_we_write) {
   device_.restore(whole);
   damage([&](Transaction& t) -> Result<void> {
     LK_TRY(const auto item, t.get(kFirstSubvolume, inode_key(plain_)));
+    if (!item) return fail(Errc::not_found, "the inode is gone");
     return t.put(kFirstSubvolume, {plain_, kInodeType, 5}, item->value);
   });
   expect({at(plain_) + ": an inode item lies at a wrong place"});
