@@ -3,6 +3,7 @@
 // name on a SimDevice, without workers, so that a dirty page stays dirty until the rule flushes it.
 
 #include <algorithm>
+#include <functional>
 
 #include "tests/support/volume_fixture.h"
 
@@ -183,6 +184,42 @@ TEST_F(VolumeKeys, hard_does_not_count_what_is_unlinked) {
   EXPECT_EQ(report.bytes_lost, 0U);
   EXPECT_EQ(report.files_lost, 0U);
   close(handle);  // reaping needs no key
+}
+
+// The kernel's clock, and a call in the middle of who asks for the time.
+class MeddlingEnv final : public Env {
+ public:
+  u64 monotonic_ns() override {
+    if (meddle && ++asked == 3) meddle();
+    return system_env().monotonic_ns();
+  }
+  u64 realtime_ns() override { return system_env().realtime_ns(); }
+  void random(MutableBytes bytes) override { system_env().random(bytes); }
+
+  std::function<void()> meddle;
+  int asked = 0;
+};
+
+// Between the wipe and the dropping of what it cut off, which the report's phases end with a look
+// at the clock, a writer comes.
+TEST_F(VolumeKeys, hard_drops_and_counts_what_a_late_writer_touches) {
+  ASSERT_TRUE(volume_->close());
+  MeddlingEnv env;
+  volume_ = std::move(*Volume::open(device_, options_, env));
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file");
+  append(handle, "dirty");
+  Errc late{};
+  env.meddle = [&] { late = code_of(volume_->append(handle, bytes_of("late"))); };
+  const RemovalReport report = remove(id, RemovalMode::hard);
+  EXPECT_EQ(late, Errc::no_key);
+  EXPECT_EQ(report.bytes_lost, 4096U);
+  EXPECT_EQ(report.files_lost, 1U);
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  expect_clean();
 }
 
 TEST_F(VolumeKeys, an_open_directory_keeps_its_names_and_lets_nobody_new_in) {

@@ -128,7 +128,8 @@ void Volume::State::return_lease(Inode& inode) {
   if (last) slots->evict_key(inode.key_id());
 }
 
-// Takes the lease that the inode's data needs; one that a removal has cut off is given back first.
+// Takes the lease that the inode's data needs; one that a removal has cut off is given back first,
+// but not before that removal has dropped and counted what was dirty: it finds it by the lease.
 Result<void> Volume::State::unlock_inode(Inode& inode) {
   if (!inode.encrypted()) return {};
   {
@@ -138,7 +139,8 @@ Result<void> Volume::State::unlock_inode(Inode& inode) {
   ExclusiveLock lock(inode.lease_lock);
   if (inode.key_lease.held()) {
     if (!inode.key_lease.cut_off()) return {};
-    keyring.release(inode.key_lease);  // its key was wiped long ago
+    if (!inode.clean()) return fail(Errc::no_key, "the key's secret is gone");
+    keyring.release(inode.key_lease);
   }
   return keyring.lease(inode.key_id(), inode.number(), inode.key_lease);
 }

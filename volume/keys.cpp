@@ -114,8 +114,8 @@ void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& repor
   for (const InodePtr& inode : idle) forget_if_idle(inode);
 }
 
-// The secret is gone: dirty pages under it are dropped and counted, the leases given back. An inode
-// that has leased the key anew, because it was added again, keeps its pages: they can be sealed.
+// The secret is gone: dirty pages under it are dropped and counted, the leases given back. A clean
+// inode may have leased the key anew, because it was added again.
 void Volume::State::drop_cut_off(keymgr::Removal& removal, RemovalReport& report) {
   for (const InodePtr& inode : owners(removal)) {
     {
