@@ -144,8 +144,8 @@ void StoreState::unpin() {
   if (!pins.empty() && *pins.begin() <= through) through = *pins.begin() - 1;
   space->unpin_through(through);
   pool->note_unpinned(running.load(std::memory_order_acquire));
-  // Before data can take it. Not enough is no error here: the next reserve() says so.
-  (void)pool->fill(fixed_reserve() + tree_reserved);
+  // Before further data can take it. Not enough is no error here: the next reserve() says so.
+  (void)pool->fill(fixed_reserve() + tree_reserved, data_reserved);
 }
 
 Result<void> Store::commit() {

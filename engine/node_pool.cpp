@@ -42,9 +42,12 @@ void NodePool::give_back(const std::array<u64, 2>& places) {
   }
 }
 
-Result<void> NodePool::fill(u64 blocks) {
-  while (this->blocks() < blocks)
+Result<void> NodePool::fill(u64 blocks, u64 promised) {
+  while (this->blocks() < blocks) {
+    if (space_.blocks_free() < promised + node_blocks_)
+      return fail(Errc::no_space, "what is free is promised to data");
     LK_TRYV(add(sides_[end].size() <= sides_[middle].size() ? end : middle));
+  }
   return {};
 }
 

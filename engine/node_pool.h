@@ -5,7 +5,7 @@
 // which every other block is free has room for any amount of data and for no node at all. So what
 // a reservation may need for nodes is held here as allocated runs of one node each, and a
 // transaction takes its nodes from here. What transactions free comes back after two commits, when
-// refill() takes it before data can.
+// fill() takes it before further data can, but nothing that was promised to data.
 //
 // Two sides, so that the two places of a node are far from each other: one from the end of the
 // device, one from the middle. Nothing of it is on disk: blocks of the pool are free there.
@@ -31,8 +31,9 @@ class NodePool {
   // back at once.
   void give_back(const std::array<u64, 2>& places);
 
-  // Sets aside until there are `blocks`. Errors: as take(); what was found is kept.
-  Result<void> fill(u64 blocks);
+  // Sets aside until there are `blocks`, of what is free beyond `promised` blocks. Errors: as take();
+  // what was found is kept.
+  Result<void> fill(u64 blocks, u64 promised);
   // Gives to free space what is beyond `blocks`.
   void trim(u64 blocks);
 

@@ -28,8 +28,8 @@ u64 Store::tree_blocks_for(u32 records, u64 record_bytes) const {
 bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor) {
   const u64 nodes = floor + tree_reserved + tree_blocks;
   const u64 data = data_reserved + data_blocks;
-  const bool filled = pool->fill(nodes).has_value();
   if (space->blocks_free() < data) pool->trim(nodes);
+  const bool filled = pool->fill(nodes, data).has_value();
   return (filled || pool->blocks() + pool->blocks_coming() >= nodes) &&
          space->blocks_free() >= data;
 }

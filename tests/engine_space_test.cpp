@@ -60,6 +60,36 @@ TEST_F(SpaceTest, nodes_find_room_where_only_single_blocks_are_free) {
   expect_clean();
 }
 
+// The trees grow, and with them what commits may need, after all the rest was promised to data.
+TEST_F(SpaceTest, blocks_that_were_promised_to_data_are_not_set_aside_for_nodes) {
+  make(16 * kMiB, 4096);
+  auto tree = store_->reserve({0, 400, u64{400} * 500});
+  ASSERT_TRUE(tree);
+  Reservation data;
+  for (const u64 blocks : {64, 1}) {
+    for (;;) {
+      auto more = store_->reserve({blocks, 0, 0});
+      if (!more) break;
+      data.merge(std::move(*more));
+    }
+  }
+  const u64 promised = data.data_blocks();
+  for (u64 i = 0; i < 400; ++i) {
+    auto transaction = store_->begin(tree->take(0, store_->tree_blocks_for(1, 500)));
+    ASSERT_TRUE(transaction);
+    ASSERT_TRUE(transaction->put(kFirstSubvolume, {i, 1, 0}, seeded_bytes(i, 500)));
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(store_->reserve({1, 0, 0})) << "and commits are tried";
+  u64 given = 0;
+  while (data.data_blocks() > 0) {
+    const BlockRun run = store_->allocate(data, 64);
+    if (run.count == 0) break;
+    given += run.count;
+  }
+  EXPECT_EQ(given, promised);
+  ASSERT_NO_FATAL_FAILURE(expect_running());
+}
+
 class SpaceChurn : public SpaceTest, public ::testing::WithParamInterface<u32> {};
 
 TEST_P(SpaceChurn, a_store_that_stays_full_never_fails_a_transaction) {
