@@ -31,8 +31,8 @@ class NodePool {
   // back at once.
   void give_back(const std::array<u64, 2>& places);
 
-  // Sets aside until there are `blocks`, of what is free beyond `promised` blocks. Errors: as take();
-  // what was found is kept.
+  // Sets aside until there are `blocks`, of what is free beyond `promised` blocks. Errors: as
+  // take(); what was found is kept.
   Result<void> fill(u64 blocks, u64 promised);
   // Gives to free space what is beyond `blocks`.
   void trim(u64 blocks);
