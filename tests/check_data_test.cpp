@@ -119,6 +119,24 @@ TEST_F(CheckData, context_must_be_known_and_the_files) {
           ": an extent is not encrypted as its file is"});
 }
 
+TEST_F(CheckData, blocks_that_are_not_encrypted_as_their_file_are_not_read) {
+  const SimImage whole = device_.durable();
+  const ExtentRecord sealed = extent_of(file_);
+  const auto expect_damage = [&](const char* path) {
+    open_again();
+    add_key();
+    EXPECT_EQ(read_error(open(path, {})), Errc::damaged);
+    volume_.reset();
+    device_.restore(whole);
+  };
+  change_extent(file_, [](ExtentRecord& r) { r.context.clear(); });
+  expect_damage("/vault/file");
+  change_extent(file_, [](ExtentRecord& r) { r.context[2] ^= std::byte{1}; });
+  expect_damage("/vault/file");
+  change_extent(plain_, [&](ExtentRecord& r) { r.context = sealed.context; });
+  expect_damage("/plain");
+}
+
 TEST_F(CheckData, key_and_tweak_stand_over_one_block_only) {
   const SimImage whole = device_.durable();
   const ExtentRecord last = extent_of(last_);
