@@ -14,11 +14,11 @@ namespace {
 // Ops of one commit; the first error wins.
 struct Batch {
   std::vector<Op> ops;
-  i64 error = 0;
+  const Op* refused = nullptr;
 
   static void done(Op& op) {
     auto* batch = static_cast<Batch*>(op.owner);
-    if (op.result < 0 && batch->error == 0) batch->error = op.result;
+    if (op.result < 0 && batch->refused == nullptr) batch->refused = &op;
   }
   void add(u64 block, MutableBytes data) {
     Op op;
@@ -34,9 +34,7 @@ struct Batch {
       io.submit(op);
     }
     while (io.pending() != 0) LK_TRYV(io.tick(io.pending()));
-    if (error != 0)
-      return fail_os(Errc::io, static_cast<i32>(-error), "the device refused a metadata write");
-    return {};
+    return refused == nullptr ? Result<void>() : result_of(*refused);
   }
 };
 

@@ -80,6 +80,9 @@ Result<void> UringIo::set_up(const IoOptions& options) {
   if (refused == ENOMEM) {
     return fail_os(Errc::no_memory, refused, "no memory that may be locked is left for io_uring");
   }
+  if (refused == EMFILE || refused == ENFILE) {
+    return fail_os(Errc::no_memory, refused, "no descriptor is left for io_uring");
+  }
   if (refused != 0) {
     return fail_os(Errc::unavailable, refused, "the kernel refuses io_uring to this process");
   }

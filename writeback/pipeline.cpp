@@ -238,8 +238,7 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
       const PageRange& pages = batch.writes[w].pages;
       if (batch.ops[w].result < 0 && pages.first < part.pages.end() &&
           pages.end() > part.pages.first)
-        result = fail_os(Errc::io, static_cast<i32>(-batch.ops[w].result),
-                         "the device refused a data write", batch.ops[w].offset);
+        result = engine::result_of(batch.ops[w]);
     }
     if (!result)
       give_up(batch, i, result.error());
