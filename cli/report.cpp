@@ -96,6 +96,7 @@ std::string_view advice_for(const Error& error) {
     case Errc::unavailable:
       return "; allow io_uring (kernel.io_uring_disabled, the container's seccomp profile)";
     case Errc::no_memory:
+      if (error.os_errno == EMFILE) return "; raise the limit of open files (ulimit -n 1024)";
       return error.os_errno == 0 ? "" : "; raise the lock limit to 8 MiB (ulimit -l 8192)";
     case Errc::damaged:
     case Errc::malformed:

@@ -50,6 +50,7 @@ struct Arena {
   volume::InodeNumber directory = 0;
   std::atomic<bool> stop{false};
   std::atomic<bool> removed{false};  // between a removal and the next add
+  std::atomic<bool> broken{false};   // a writer gave up
   std::atomic<u64> bytes_told{0};    // lost, by removal reports
 };
 
@@ -68,6 +69,7 @@ class Writer {
 
   void run() {
     while (!arena_.stop && !broken) visit(files[random_() % files.size()]);
+    if (broken) arena_.broken = true;
   }
 
  private:
@@ -192,7 +194,7 @@ class Torture {
     Progress progress(common_, "torture");
     const u64 start = env.monotonic_ns();
     const u64 duration = u64{args_.seconds} * 1'000'000'000;
-    while (env.monotonic_ns() - start < duration) {
+    while (env.monotonic_ns() - start < duration && !arena.broken) {
       if (interrupted()) return fail(Errc::canceled, "interrupted; nothing of it is left there");
       std::this_thread::sleep_for(std::chrono::milliseconds(5 + random() % 60));
       auto report = arena.volume.remove_key(caller(), id, mode_);
