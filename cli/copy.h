@@ -1,6 +1,8 @@
 #pragma once
 // What put and get share: counts, and files that were left out.
 
+#include <sys/stat.h>
+
 #include <string>
 #include <vector>
 
@@ -17,6 +19,17 @@ struct CopyReport {
 };
 
 void print_report(const Common& common, const CopyReport& report, std::string_view done);
+
+// The image that holds the store is no file to copy from, and none to overwrite.
+class ImageIdentity {
+ public:
+  explicit ImageIdentity(const std::string& image);
+  // Errc::invalid when that is the image.
+  Result<void> refuse(const struct stat& file) const;
+
+ private:
+  struct stat image_{};
+};
 
 // "/a/b" and "c" make "/a/b/c".
 std::string join(const std::string& directory, const std::string& name);

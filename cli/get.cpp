@@ -31,8 +31,12 @@ Result<void> write_all(int fd, Bytes bytes) {
 
 class Getter {
  public:
-  Getter(const Common& common, volume::Volume& volume, CopyReport& report)
-      : volume_(volume), report_(report), progress_(common, "get"), buffer_(kChunkBytes) {}
+  Getter(const Common& common, const std::string& image, volume::Volume& volume, CopyReport& report)
+      : image_(image),
+        volume_(volume),
+        report_(report),
+        progress_(common, "get"),
+        buffer_(kChunkBytes) {}
 
   std::string failed;  // the name that an error is about
 
@@ -101,20 +105,30 @@ class Getter {
 
   Result<void> copy_to(volume::HandleId handle, const volume::Stat& stat, const fs::path& target) {
     const std::string source = std::exchange(failed, target);
-    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return std::unexpected(host_error("cannot be made"));
-    auto copied = copy(handle, fd);
-    if (!copied && copied.error().os_errno == 0) failed = source;
-    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
-    const timespec times[2] = {mtime, mtime};
-    struct stat made{};
-    const bool regular = ::fstat(fd, &made) == 0 && S_ISREG(made.st_mode);  // not /dev/null
-    if (copied && regular && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
-      copied = std::unexpected(host_error("mode and time cannot be set"));
+    auto copied = overwrite(handle, stat, fd);
+    if (!copied && copied.error().os_errno == 0 && copied.error().code != Errc::invalid)
+      failed = source;
     if (::close(fd) != 0 && copied) copied = std::unexpected(host_error("cannot be written"));
     return copied;
   }
 
+  Result<void> overwrite(volume::HandleId handle, const volume::Stat& stat, int fd) {
+    struct stat found{};
+    if (::fstat(fd, &found) != 0) return std::unexpected(host_error("cannot be looked at"));
+    LK_TRYV(image_.refuse(found));
+    const bool regular = S_ISREG(found.st_mode);  // not /dev/null
+    if (regular && ::ftruncate(fd, 0) != 0) return std::unexpected(host_error("cannot be emptied"));
+    LK_TRYV(copy(handle, fd));
+    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
+    const timespec times[2] = {mtime, mtime};
+    if (regular && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
+      return std::unexpected(host_error("mode and time cannot be set"));
+    return {};
+  }
+
+  const ImageIdentity image_;
   volume::Volume& volume_;
   CopyReport& report_;
   Progress progress_;
@@ -146,7 +160,7 @@ Exit run_get(const Common& common, const CopyArgs& args) {
         fs::path target = args.destination;
         if (!to_stdout && fs::is_directory(target, unknown) && !parent->name.empty())
           target /= parent->name;
-        Getter getter(common, volume, report);
+        Getter getter(common, source->image, volume, report);
         auto done = to_stdout   ? getter.file_to_output(parent->directory, parent->name)
                     : directory ? getter.tree(*inode, *stat, target)
                                 : getter.file_to(parent->directory, parent->name, *stat, target);

@@ -21,6 +21,17 @@ std::string join(const std::string& directory, const std::string& name) {
   return directory.ends_with('/') ? directory + name : directory + "/" + name;
 }
 
+ImageIdentity::ImageIdentity(const std::string& image) {
+  // What is not there has no identity: zero is no file's.
+  if (::stat(image.c_str(), &image_) != 0) image_ = {};
+}
+
+Result<void> ImageIdentity::refuse(const struct stat& file) const {
+  if (file.st_dev == image_.st_dev && file.st_ino == image_.st_ino && image_.st_ino != 0)
+    return fail(Errc::invalid, "is the image that holds the store");
+  return {};
+}
+
 void print_report(const Common& common, const CopyReport& report, std::string_view done) {
   if (common.json) {
     print_json(common, {{"files", report.files},
@@ -53,8 +64,12 @@ struct HostFile {
 
 class Putter {
  public:
-  Putter(const Common& common, volume::Volume& volume, CopyReport& report)
-      : volume_(volume), report_(report), progress_(common, "put"), buffer_(kChunkBytes) {}
+  Putter(const Common& common, const std::string& image, volume::Volume& volume, CopyReport& report)
+      : image_(image),
+        volume_(volume),
+        report_(report),
+        progress_(common, "put"),
+        buffer_(kChunkBytes) {}
 
   // `failed` is the name that an error is about.
   std::string failed;
@@ -72,6 +87,7 @@ class Putter {
     if (host.fd < 0 || ::fstat(host.fd, &info) != 0)
       return std::unexpected(host_error("cannot be read"));
     if (!S_ISREG(info.st_mode)) return skip(source);
+    LK_TRYV(image_.refuse(info));
     volume::OpenFlags open_flags;
     failed = target;
     open_flags.write = open_flags.create = open_flags.truncate = true;
@@ -144,6 +160,7 @@ class Putter {
                              i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
   }
 
+  const ImageIdentity image_;
   volume::Volume& volume_;
   CopyReport& report_;
   Progress progress_;
@@ -191,7 +208,7 @@ Exit run_put(const Common& common, const CopyArgs& args) {
                     guard.emplace();
                     const auto path = place_for(volume, target->path, args.source, directory);
                     if (!path) return report_error(common, target->path, path.error());
-                    Putter putter(common, volume, report);
+                    Putter putter(common, target->image, volume, report);
                     auto done = args.recursive ? putter.tree(args.source, *path)
                                                : putter.file(args.source, *path, true);
                     if (!done) return report_error(common, putter.failed, done.error());

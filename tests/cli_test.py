@@ -45,6 +45,26 @@ class Keys(CliTest):
             answer = self.run_json("key_id", "key", "id", "--key-file", path)
             self.assertEqual(answer, {"identifier": want.strip()})
 
+    def test_keys_come_from_files_and_descriptors_never_from_words(self):
+        self.make_store()
+        data = self.host_file("data", b"data")
+        with open(self.key, "rb") as raw:
+            self.run_ok("put", "-q", "--key-file", "-", data, self.at("/vault/f"), stdin=raw)
+        with open(self.key, "rb") as raw:
+            got = self.run_ok("get", "--key-fd", raw.fileno(), self.at("/vault/f"), "-",
+                              pass_fds=[raw.fileno()])
+        self.assertEqual(got, "data")
+        word = "00" * 64
+        for words in (["--key", word], [f"--key={word}"], ["--key-hex", word], [word]):
+            self.run_refused(USAGE, "get", self.at("/vault/f"), "-", *words)
+        # A descriptor that is not at its end is read from where it stands.
+        reader, writer = os.pipe()
+        os.write(writer, self.key.read_bytes())
+        os.close(writer)
+        with open(reader, "rb"):
+            self.assertEqual(self.run_ok("ls", "--key-fd", reader, self.at("/vault"),
+                                         pass_fds=[reader]), "f\n")
+
     def test_id_matches_hkdf_of_python3_cryptography(self):
         try:
             from cryptography.hazmat.backends import default_backend
@@ -164,6 +184,39 @@ class Trees(CliTest):
     def names(self, path, key=True):
         words = ("--key-file", self.key) if key else ()
         return self.run_ok("ls", *words, self.at(path)).splitlines()
+
+    def test_the_image_itself_is_neither_source_nor_destination(self):
+        self.put(self.tree / "a", "/vault/a")
+        linked = self.folder / "tree" / "linked"
+        os.link(self.image, linked)
+        key = ("--key-file", self.key)
+        for words in (["put", *key, self.image, self.at("/vault/i")],
+                      ["put", "-r", *key, linked, self.at("/vault")],
+                      ["get", *key, self.at("/vault/a"), self.image],
+                      ["get", *key, self.at("/vault/a"), linked]):
+            self.run_refused(USAGE, *words, says="the image that holds the store")
+        self.assertEqual(self.get_bytes("/vault/a"), b"alpha\n")
+        self.assert_clean()
+
+    def test_the_whole_store_and_names_of_any_length(self):
+        longest = self.tree / ("n" * 255)
+        longest.write_bytes(b"long")
+        self.put(self.tree, "/vault", "-r")
+        self.run_ok("put", "-q", self.tree / "a", self.at("/plain"))
+        self.assertIn(longest.name, self.names("/vault/tree"))
+        locked = self.names(f"/vault/{self.names('/vault', key=False)[0]}", key=False)
+        self.assertEqual(len(locked), 4)
+        self.assertLessEqual(max(map(len, locked)), 255, "a no-key name is a name, too")
+        for name in locked:
+            self.run_refused(NO_KEY, "map", self.at(f"/vault/{self.names('/vault', key=False)[0]}"
+                                                    f"/{name}"))
+            break
+        self.run_ok("get", "-qr", "--key-file", self.key, self.at("/"), self.folder / "out")
+        self.assertEqual(self.picture(self.folder / "out" / "vault" / "tree"),
+                         self.picture(self.tree))
+        self.assertEqual((self.folder / "out" / "plain").read_bytes(), b"alpha\n")
+        self.run_refused(USAGE, "put", self.tree / "a", self.at("/" + "n" * 256), says="too_long")
+        self.run_refused(USAGE, "ls", self.at("/../vault"), says="invalid")
 
     def test_ls_with_and_without_the_key(self):
         self.put(self.tree, "/vault", "-r")
