@@ -204,13 +204,13 @@ class Trees(CliTest):
         self.put(self.tree, "/vault", "-r")
         self.run_ok("put", "-q", self.tree / "a", self.at("/plain"))
         self.assertIn(longest.name, self.names("/vault/tree"))
-        locked = self.names(f"/vault/{self.names('/vault', key=False)[0]}", key=False)
+        top = f"/vault/{self.names('/vault', key=False)[0]}"
+        locked = self.run_json("ls", "ls", self.at(top))["entries"]
         self.assertEqual(len(locked), 4)
-        self.assertLessEqual(max(map(len, locked)), 255, "a no-key name is a name, too")
-        for name in locked:
-            self.run_refused(NO_KEY, "map", self.at(f"/vault/{self.names('/vault', key=False)[0]}"
-                                                    f"/{name}"))
-            break
+        for entry in locked:
+            self.assertLessEqual(len(entry["name"]), 255, "a no-key name is a name, too")
+            code = USAGE if entry["kind"] == "directory" else NO_KEY
+            self.run_refused(code, "map", self.at(f"{top}/{entry['name']}"))
         self.run_ok("get", "-qr", "--key-file", self.key, self.at("/"), self.folder / "out")
         self.assertEqual(self.picture(self.folder / "out" / "vault" / "tree"),
                          self.picture(self.tree))

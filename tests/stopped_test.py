@@ -169,7 +169,7 @@ class Failing(Stopped):
 
     def test_a_limit_on_the_size_of_files(self):
         self.acknowledge()
-        tree = self.make_tree(20, 2_500_000)
+        tree = self.make_tree(12, 2_500_000)
         put = ("put", "-qr", "--key-file", self.key, tree, self.at("/vault"))
         limit = (20 * MIB, 20 * MIB)
         self.run_refused(IO, *put, says="writing the device failed.*EFBIG", restore_signals=False,
