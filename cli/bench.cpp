@@ -119,6 +119,9 @@ class Bench {
 Exit run_bench(const Common& common, const BenchArgs& args) {
   if (args.rounds == 0 || args.size == 0)
     return report_usage(common, "bench", "needs at least one round and one byte");
+  for (const u64 extent : args.extents)
+    if (extent == 0 || extent % engine::kBlockBytes != 0)
+      return report_usage(common, "bench", "an extent is a multiple of 4 KiB");
   const InterruptGuard guard;
   auto rows = Bench(common, args).run();
   if (!rows) return report_image(common, args.image, rows.error());

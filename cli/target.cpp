@@ -78,6 +78,8 @@ Result<SecretBytes> read_key(const KeySource& source) {
 Result<std::unique_ptr<engine::Device>> open_image(const std::string& image,
                                                    const engine::OpenDeviceOptions& options) {
   auto device = engine::open_device(image, options);
+  if (!device && device.error().code == Errc::not_found && options.create_size != 0)
+    return fail_os(Errc::wrong_device, ENOENT, "there is no such folder to make it in");
   if (!device && device.error().code == Errc::not_found)
     return fail_os(Errc::wrong_device, ENOENT,
                    "there is no such device or image; mkfs --size makes one");

@@ -272,6 +272,24 @@ class Stores(CliTest):
         self.run_ok("mkfs", "-q", "-f", "--size", "80M", self.image)
         self.assertEqual(self.image.stat().st_size, 80 * MIB)
         self.assert_clean()
+        none = self.folder / "none"
+        for option, value in (("--extent", "3K"), ("--extent", "2M"), ("--node", "12K"),
+                              ("--label", "n" * 64)):
+            self.run_refused(USAGE, "mkfs", "--size", "32M", option, value, none)
+            self.assertFalse(none.exists())
+        self.run_refused(USAGE, "mkfs", "--size", "9000000T", none, says="too_big")
+        self.run_refused(WRONG_DEVICE, "mkfs", "--size", "0", none, says="no such device")
+        self.run_refused(WRONG_DEVICE, "mkfs", "--size", "32M", none / "img", says="folder")
+
+    def test_mkfs_options_are_what_info_says(self):
+        self.run_ok("mkfs", "-q", "--size", "32M", "--extent", "1M", "--node", "4K", "--label",
+                    "a name", self.image)
+        store = self.run_json("info", "info", self.image)["store"]
+        self.assertEqual((store["extent_bytes_max"], store["node_bytes"], store["label"]),
+                         (MIB, 4096, "a name"))
+        self.assertEqual((store["size_bytes"], store["kind"]), (32 * MIB, "file"))
+        self.assertRegex(store["volume_id"], "^[0-9a-f]{32}$")
+        self.assert_clean()
 
     def test_policy_set_makes_the_directory_and_keeps_what_is_there(self):
         self.run_ok("mkfs", "-q", "--size", "32M", self.image)
@@ -339,6 +357,8 @@ class Stores(CliTest):
         self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
         self.run_refused(USAGE, "bench", "-q", "--json", "--size", "0", self.image)
         self.run_refused(USAGE, "bench", "-q", "--extent", "1M", self.image, says="--extent")
+        for extent in ("0", "1K", "5000", "128K,0", "many"):
+            self.run_refused(USAGE, "bench", "-q", "--extent", extent, self.image)
         self.run_refused(NO_SPACE, "bench", "-q", "--size", "1G", self.image, says="space")
         self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
         self.assert_clean()
