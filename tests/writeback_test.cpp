@@ -374,5 +374,38 @@ TEST_F(WritebackTest, extent_keys_do_not_outlive_the_batch) {
   }
 }
 
+// The good file is sealed first, so its key is the one that the failing one finds in the lane.
+TEST_F(WritebackTest, an_extent_key_does_not_outlive_a_batch_whose_last_file_fails) {
+  const auto other = ring_.add(kA, in_arena(raw_key(2)));
+  ASSERT_TRUE(other);
+  keymgr::Lease cut_off;
+  ASSERT_TRUE(ring_.lease(*other, 2, cut_off));
+  FakeFile good = sealed_file();
+  FakeFile bad(*store_, &cut_off, *other);
+  good.dirty(0);
+  bad.dirty(0);
+  auto start = ring_.begin_removal(*other, kA, false, keymgr::RemovalMode::hard);
+  ASSERT_TRUE(start && start->removal && start->removal->commit());
+  std::vector<FileFlush> flushes(2);
+  flushes[0].file = &good;
+  flushes[1].file = &bad;
+  pipeline_->flush(flushes);
+  EXPECT_TRUE(flushes[0].result);
+  ASSERT_FALSE(flushes[1].result);
+  EXPECT_EQ(flushes[1].result.error().code, Errc::no_key);
+
+  const crypto::Nonce nonce = *nonces_of(good).begin();
+  const ScheduleNeedles needles = schedule_of(raw_, nonce);
+  EXPECT_FALSE(arena_holds(needles.encrypt));
+  EXPECT_FALSE(arena_holds(needles.tweak));
+  auto key = Secret<crypto::XtsKey>::create();
+  ASSERT_TRUE(key);
+  keymgr::KeyUse::begin(lease_)->extent_key(nonce, **key);
+  EXPECT_TRUE(arena_holds(needles.encrypt));  // the scan does see it where it is
+  key->reset();
+  EXPECT_FALSE(arena_holds(needles.encrypt));
+  ring_.release(cut_off);
+}
+
 }  // namespace
 }  // namespace latchkey::tests
