@@ -1,5 +1,6 @@
 # `./run ci` copies this to build/ci/CTestTestfile.cmake, so that one ctest runs everything and its
-# summary is the last word. Lint uses both cores itself, so it runs alone.
+# summary is the last word. Lint and the seeded bugs use both cores themselves, so they run alone.
 add_test(lint bash ../../run lint)
-set_tests_properties(lint PROPERTIES RUN_SERIAL ON TIMEOUT 1500)
+add_test(seeded_bugs bash ../../run mutants)
+set_tests_properties(lint seeded_bugs PROPERTIES RUN_SERIAL ON TIMEOUT 1500)
 subdirs(../release ../asan ../tsan)

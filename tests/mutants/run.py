@@ -71,6 +71,17 @@ def run(command, cwd, seconds=None, env=None):
         return None, process.communicate()[0]
 
 
+def how_it_failed(code, output):
+    """The first test that failed, or the one that ran when the program died or hung."""
+    failed = [name for name in re.findall(r"^\[  FAILED  \] ([^\s,]+)", output, re.MULTILINE)
+              if "." in name]
+    if failed:
+        return failed[0]
+    end = "hung" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
+    begun = re.findall(r"^\[ RUN      \] (\S+)", output, re.MULTILINE)
+    return f"{begun[-1]} ({end})" if begun else end
+
+
 class Bench:
     """A copy of the tree with one build folder, so that a bug rebuilds only what it touches."""
 
@@ -154,9 +165,7 @@ class Bench:
                 path.write_bytes(text)
         if code == 0:
             return "SURVIVED", ""
-        failed = re.findall(r"^\[  FAILED  \] (\S+?),?(?: .*)?$", output, re.MULTILINE)
-        failed = [name for name in failed if "." in name]
-        return "caught", "hung" if code is None else (failed[0] if failed else f"exit {code}")
+        return "caught", how_it_failed(code, output)
 
     def touched(self, mutant):
         paths = re.findall(r"^\+\+\+ b/(\S+)", mutant.patch.read_text(), re.MULTILINE)
