@@ -18,7 +18,7 @@ namespace latchkey::engine {
 namespace {
 
 constexpr u64 kTransferMax = kGiB;  // one system call moves at most 2 GiB - 4 KiB
-constexpr u32 kDepthMax = 4096;
+constexpr u32 kDepthMin = 4, kDepthMax = 4096;
 constexpr u32 kRetriesMax = 1000;      // of one Op without progress
 constexpr u32 kShortagesMax = 10'000;  // of a millisecond each, in one tick()
 
@@ -65,18 +65,27 @@ Result<std::unique_ptr<UringIo>> UringIo::create(const UringTarget& target,
   return io;
 }
 
-Result<void> UringIo::set_up(const IoOptions& options) {
+// What the kernel answered to a ring of depth_ in the best of the ways that it knows.
+int UringIo::set_up_ring(bool single_thread) {
   constexpr u32 kDeferred =
       IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED;
   constexpr std::array<u32, 3> kFlags = {kDeferred, IORING_SETUP_COOP_TASKRUN, 0};
-  depth_ = std::clamp(options.queue_depth, u32{1}, kDepthMax);
   int refused = EINVAL;
-  for (std::size_t i = options.single_thread ? 0 : 2; i < kFlags.size() && refused == EINVAL; ++i) {
+  for (std::size_t i = single_thread ? 0 : 2; i < kFlags.size() && refused == EINVAL; ++i) {
     io_uring_params params{};
     params.flags = kFlags[i];
     refused = -::io_uring_queue_init_params(depth_, &ring_, &params);
     status_.deferred_taskrun = refused == 0 && kFlags[i] == kDeferred;
   }
+  return refused;
+}
+
+Result<void> UringIo::set_up(const IoOptions& options) {
+  depth_ = std::clamp(options.queue_depth, u32{1}, kDepthMax);
+  int refused = set_up_ring(options.single_thread);
+  // Rings count against the lock limit of the user: a shorter one is better than none.
+  for (; refused == ENOMEM && depth_ > kDepthMin; refused = set_up_ring(options.single_thread))
+    depth_ = std::max(depth_ / 2, kDepthMin);
   if (refused == ENOMEM) {
     return fail_os(Errc::no_memory, refused, "no memory that may be locked is left for io_uring");
   }

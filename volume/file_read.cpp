@@ -7,14 +7,14 @@
 #include "base/check.h"
 #include "extent/context.h"
 #include "extent/seal.h"
+#include "volume/lock_limit.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
 
 namespace {
 
-constexpr u64 kChunkBytes = 512 * kKiB;  // read at a time; a ring's buffer holds it
-constexpr u64 kBounceBytes = 64 * kKiB;
+constexpr u64 kBounceBytes = kReadRingBytesMin;
 
 // One contiguous piece of the device that becomes blocks of the file.
 struct Piece {
@@ -146,7 +146,7 @@ Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
     const u64 whole = std::min((left + kPageBytes - 1) / kPageBytes * kPageBytes,
                                (into.size() - done) / kPageBytes * kPageBytes);
     if (in_block == 0 && whole != 0) {
-      const u64 chunk = std::min(whole, kChunkBytes);
+      const u64 chunk = std::min(whole, read_ring_bytes);
       result = read_blocks(inode, block, into.subspan(done, chunk));
       if (result) done += std::min(chunk, left);
       continue;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "volume/lock_limit.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -84,18 +85,25 @@ Result<void> Volume::State::start() {
   engine::OpenOptions open_options;
   open_options.read_only = options.read_only;
   open_options.previous_generation = options.previous_generation;
-  LK_TRY(store, engine::Store::open(device, open_options, env));
-  LK_TRY(slots, keymgr::SlotTable::create(options.key_slots));
+  const bool writable = !options.read_only && !options.previous_generation;
   writeback::PipelineOptions pipeline_options;
   pipeline_options.lanes = std::max(1U, options.writeback_workers);
+  const LockedSizes sizes = fit_lock_limit({.key_slots = options.key_slots,
+                                            .lanes = writable ? pipeline_options.lanes : 0,
+                                            .read_rings = open_options.read_rings},
+                                           lockable_bytes());
+  read_ring_bytes = open_options.read_ring_buffer_bytes = sizes.read_ring_bytes;
+  LK_TRY(store, engine::Store::open(device, open_options, env));
+  LK_TRY(slots, keymgr::SlotTable::create(sizes.key_slots));
   pipeline_options.queue_depth = options.queue_depth;
   pipeline_options.extent_blocks_max = store->facts().extent_blocks_max;
   if (options.extent_bytes != 0)
     pipeline_options.extent_blocks_max =
         std::min(pipeline_options.extent_blocks_max,
                  std::max(1U, options.extent_bytes / u32{engine::kBlockBytes}));
+  const u32 extent = pipeline_options.extent_blocks_max;  // a batch is whole extents
+  pipeline_options.batch_pages = std::max(extent, sizes.batch_pages / extent * extent);
   pipeline_options.clear_cipher = options.clear_cipher;
-  const bool writable = !options.read_only && !options.previous_generation;
   if (writable) {
     LK_TRY(pipeline, writeback::Pipeline::create(*store, env, pipeline_options));
   }

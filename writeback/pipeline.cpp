@@ -11,7 +11,6 @@ namespace latchkey::writeback {
 
 namespace {
 
-constexpr u32 kBatchPages = 512;  // 2 MiB: half of a lane's buffer
 constexpr u32 kWriteBlocksMax = 128;
 constexpr u64 kPageBytes = extent::kBlockBytes;
 
@@ -48,8 +47,9 @@ struct Pipeline::Lane {
   std::array<Batch, 2> batches;
 
   MutableBytes blocks(const Batch& batch, PageRange pages) const {
-    return io->buffer().subspan((batch.half * kBatchPages + pages.first) * kPageBytes,
-                                pages.count * kPageBytes);
+    const MutableBytes buffer = io->buffer();
+    return buffer.subspan(batch.half * (buffer.size() / 2) + pages.first * kPageBytes,
+                          pages.count * kPageBytes);
   }
 };
 
@@ -59,12 +59,13 @@ Pipeline::~Pipeline() = default;
 
 Result<std::unique_ptr<Pipeline>> Pipeline::create(engine::Store& store, Env& env,
                                                    const PipelineOptions& options) {
+  LK_CHECK(options.batch_pages != 0);
   std::unique_ptr<Pipeline> pipeline(new Pipeline(store, env, options));
   for (u32 i = 0; i < options.lanes; ++i) {
     auto lane = std::make_unique<Lane>();
     engine::IoOptions io_options;
     io_options.queue_depth = options.queue_depth;
-    io_options.buffer_bytes = 2 * kBatchPages * kPageBytes;
+    io_options.buffer_bytes = u64{2} * options.batch_pages * kPageBytes;
     LK_TRY(lane->io, store.device().make_io(io_options));
     LK_TRY(lane->key, Secret<crypto::XtsKey>::create());
     lane->batches[1].half = 1;
@@ -110,14 +111,14 @@ void Pipeline::flush(std::span<FileFlush> files) {
   return_lane(lane);
 }
 
-void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) {
-  while (next < files.size() && batch.pages.size() < kBatchPages) {
+void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) const {
+  while (next < files.size() && batch.pages.size() < options_.batch_pages) {
     FileFlush& flush = files[next];
     Part part;
     std::vector<DirtyPage> taken;
     if (flush.result)
-      taken =
-          flush.file->take(from, kBatchPages - static_cast<u32>(batch.pages.size()), part.space);
+      taken = flush.file->take(from, options_.batch_pages - static_cast<u32>(batch.pages.size()),
+                               part.space);
     if (taken.empty()) {
       ++next;
       from = 0;

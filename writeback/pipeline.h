@@ -21,7 +21,8 @@
 namespace latchkey::writeback {
 
 struct PipelineOptions {
-  u32 lanes = 2;  // flushes at a time; each has 4 MiB of I/O buffer
+  u32 lanes = 2;          // flushes at a time; each has an I/O buffer of two batches
+  u32 batch_pages = 512;  // sealed and written at a time
   u32 queue_depth = 32;
   u32 extent_blocks_max = 32;
   bool clear_cipher = false;  // bench: derivation and cipher replaced by a copy
@@ -58,7 +59,7 @@ class Pipeline {
   Pipeline(engine::Store& store, Env& env, const PipelineOptions& options);
   Lane& take_lane();
   void return_lane(Lane& lane);
-  static void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch);
+  void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) const;
   void start(Lane& lane, Batch& batch);
   bool allocate(Batch& batch);
   void seal(Lane& lane, Batch& batch);
