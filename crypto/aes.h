@@ -30,6 +30,12 @@ bool cpu_has_aesni();
 #define LK_AESNI __attribute__((target("aes,pclmul,ssse3,sse4.1")))
 #define LK_AESNI_INLINE __attribute__((target("aes,pclmul,ssse3,sse4.1"), always_inline)) inline
 
+#if defined(__clang__)
+#define LK_UNROLL _Pragma("unroll")
+#else
+#define LK_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 // Two keys of 32 bytes side by side: the second hides in the latency of the first.
 LK_AESNI void aes256_expand_pair(const std::byte* first, const std::byte* second,
                                  AesSchedule& first_schedule, AesSchedule& second_schedule);

@@ -25,7 +25,10 @@ struct Kernel {
   void (*cbc_decrypt)(const NameKey& key, MutableBytes blocks);
 };
 
-extern const Kernel kAesniKernel;    // usable() is false where the build or the CPU lacks it
+// usable() is false where the build or the CPU lacks it.
+extern const Kernel kVaes512Kernel;
+extern const Kernel kVaes256Kernel;
+extern const Kernel kAesniKernel;
 extern const Kernel kOpensslKernel;  // usable everywhere
 
 const Kernel& kernel();

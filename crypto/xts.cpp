@@ -10,7 +10,7 @@ namespace latchkey::crypto {
 namespace {
 
 // Best first; the first usable row is the one that this process takes.
-constexpr std::array kKernels{&kAesniKernel, &kOpensslKernel};
+constexpr std::array kKernels{&kVaes512Kernel, &kVaes256Kernel, &kAesniKernel, &kOpensslKernel};
 
 // Set once by the first caller, or by xts_force_kernel() before any key is expanded. All racing
 // first callers store the same row, so the order of their stores does not matter.

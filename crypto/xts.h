@@ -1,8 +1,9 @@
 #pragma once
 // AES-256-XTS over whole data units (IEEE 1619; tweak = le64(unit index) || 0, as fscrypt).
 //
-// Nothing here allocates, locks or fails after the key is expanded. Kernels: AES-NI, eight blocks
-// abreast; OpenSSL where the CPU has no AES-NI. Chosen once at run time.
+// Nothing here allocates, locks or fails after the key is expanded. Kernels: VAES with 512-bit or
+// 256-bit registers, AES-NI, each eight registers abreast; OpenSSL where the CPU has no AES-NI.
+// Chosen once at run time, the best that the CPU has.
 
 #include <array>
 #include <string_view>
@@ -37,8 +38,8 @@ struct XtsRun {
 void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 
-// "aesni" or "openssl": what this process uses. force_kernel is for tests and `--kernel`; false
-// when the CPU lacks it.
+// "vaes512", "vaes256", "aesni" or "openssl": what this process uses. force_kernel is for tests and
+// `--xts-kernel`; false when the CPU lacks it.
 std::string_view xts_kernel();
 bool xts_force_kernel(std::string_view name);
 // Every kernel of this build, and whether this CPU can run it.

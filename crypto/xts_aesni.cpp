@@ -1,8 +1,8 @@
 // AES-256-XTS and CBC on AES-NI, eight blocks abreast: AESENC has a latency of several cycles and a
 // throughput of one or two a cycle, so eight independent blocks keep the unit busy.
 
+#include "crypto/xts_aesni.h"
 #include "base/check.h"
-#include "crypto/aes.h"
 #include "crypto/kernel.h"
 
 namespace latchkey::crypto {
@@ -11,12 +11,6 @@ namespace latchkey::crypto {
 
 namespace {
 
-#if defined(__clang__)
-#define LK_UNROLL _Pragma("unroll")
-#else
-#define LK_UNROLL _Pragma("GCC unroll 8")
-#endif
-
 constexpr std::size_t kAbreast = 8;
 
 LK_AESNI_INLINE __m128i load_block(const std::byte* bytes) {
@@ -24,12 +18,6 @@ LK_AESNI_INLINE __m128i load_block(const std::byte* bytes) {
 }
 LK_AESNI_INLINE void store_block(std::byte* bytes, __m128i block) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), block);
-}
-
-// A schedule that was never expanded is zero; the last round key of a real one is not.
-LK_AESNI_INLINE bool filled(const AesSchedule& schedule) {
-  const __m128i last = _mm_load_si128(round_keys(schedule) + kAesRounds);
-  return !_mm_testz_si128(last, last);
 }
 
 // tweak * x in GF(2^128) with the polynomial x^128 + x^7 + x^2 + x + 1 (IEEE 1619, 5.2).
@@ -123,7 +111,8 @@ LK_AESNI_INLINE void crypt_unit(const __m128i* keys, __m128i tweak, const std::b
 template <bool kSeal>
 LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
   const AesSchedule& schedule = kSeal ? key.encrypt : key.decrypt;
-  LK_CHECK_MSG(filled(key.tweak) && filled(schedule), "a key that this kernel did not expand");
+  LK_CHECK_MSG(aesni::filled(key.tweak) && aesni::filled(schedule),
+               "a key that this kernel did not expand");
   const __m128i* keys = round_keys(schedule);
   const __m128i* tweak_keys = round_keys(key.tweak);
   const std::size_t units = input.size() / run.unit_bytes;
@@ -138,19 +127,23 @@ LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes
   }
 }
 
-LK_AESNI void expand(Bytes raw, XtsKey& key) {
+}  // namespace
+
+namespace aesni {
+
+void expand(Bytes raw, XtsKey& key) {
   aes256_expand_pair(raw.data(), raw.data() + kAesKeyBytes, key.encrypt, key.tweak);
   aes256_invert(key.encrypt, key.decrypt);
   wipe(key.raw);
 }
 
-LK_AESNI void expand_name(Bytes raw, NameKey& key) {
+void expand_name(Bytes raw, NameKey& key) {
   aes256_expand(raw.data(), key.encrypt);
   aes256_invert(key.encrypt, key.decrypt);
   wipe(key.raw);
 }
 
-LK_AESNI void cbc_encrypt(const NameKey& key, MutableBytes blocks) {
+void cbc_encrypt(const NameKey& key, MutableBytes blocks) {
   LK_CHECK_MSG(filled(key.encrypt), "a key that this kernel did not expand");
   const __m128i* keys = round_keys(key.encrypt);
   __m128i chain = _mm_setzero_si128();
@@ -161,7 +154,7 @@ LK_AESNI void cbc_encrypt(const NameKey& key, MutableBytes blocks) {
   }
 }
 
-LK_AESNI void cbc_decrypt(const NameKey& key, MutableBytes blocks) {
+void cbc_decrypt(const NameKey& key, MutableBytes blocks) {
   LK_CHECK_MSG(filled(key.decrypt), "a key that this kernel did not expand");
   const __m128i* keys = round_keys(key.decrypt);
   __m128i chain = _mm_setzero_si128();
@@ -173,10 +166,11 @@ LK_AESNI void cbc_decrypt(const NameKey& key, MutableBytes blocks) {
   }
 }
 
-}  // namespace
+}  // namespace aesni
 
-const Kernel kAesniKernel{"aesni",          cpu_has_aesni, expand,      crypt_run<true>,
-                          crypt_run<false>, expand_name,   cbc_encrypt, cbc_decrypt};
+const Kernel kAesniKernel{
+    "aesni",          cpu_has_aesni,      aesni::expand,      crypt_run<true>,
+    crypt_run<false>, aesni::expand_name, aesni::cbc_encrypt, aesni::cbc_decrypt};
 
 #else
 

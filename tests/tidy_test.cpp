@@ -67,7 +67,7 @@ std::string room_of(const std::string& path) { return path.substr(0, path.find('
 bool ends_with_any(std::string_view path, std::initializer_list<std::string_view> ends) {
   return std::ranges::any_of(ends, [&](std::string_view end) { return path.ends_with(end); });
 }
-bool is_cpp(std::string_view path) { return ends_with_any(path, {".h", ".cpp"}); }
+bool is_cpp(std::string_view path) { return ends_with_any(path, {".h", ".cpp", ".inc"}); }
 bool is_source(std::string_view path) {
   return is_cpp(path) || path == "run" ||
          ends_with_any(path, {".py", ".sh", ".cmake", "CMakeLists.txt", "/run"});
