@@ -103,6 +103,7 @@ Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
   wipe(bounce, kBounceBytes);
   ::munmap(bounce, kBounceBytes);
   std::vector<Group> result;
+  result.reserve(groups_.size());
   for (const std::string& name : groups_) result.push_back({name});
   for (const Needle& needle : needles_) {
     Group& group = result[needle.group];

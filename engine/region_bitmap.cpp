@@ -116,14 +116,14 @@ void RegionBitmap::assign_difference(const RegionBitmap& a, const RegionBitmap& 
 }
 
 void RegionBitmap::load(Bytes bits) {
-  LK_CHECK(bits.size() >= kWords * 8);
-  for (u32 word = 0; word < kWords; ++word)
+  LK_CHECK(bits.size() >= sizeof words_);
+  for (std::size_t word = 0; word < kWords; ++word)
     words_[word] = load_disk<Le64>(bits.subspan(word * 8, 8));
 }
 
 void RegionBitmap::store(MutableBytes bits) const {
-  LK_CHECK(bits.size() >= kWords * 8);
-  for (u32 word = 0; word < kWords; ++word)
+  LK_CHECK(bits.size() >= sizeof words_);
+  for (std::size_t word = 0; word < kWords; ++word)
     store_disk(bits.subspan(word * 8, 8), Le64(words_[word]));
 }
 

@@ -108,6 +108,8 @@ class VolumeChecker {
           return entry(key, value);
         case kMapType:
           return map(key, value);
+        default:
+          break;
       }
     } else if (key.object == kCounterObject && key.type == kCounterType && key.offset == 0) {
       if (value.size() != sizeof(Le64))

@@ -48,8 +48,8 @@ struct Pipeline::Lane {
 
   MutableBytes blocks(const Batch& batch, PageRange pages) const {
     const MutableBytes buffer = io->buffer();
-    return buffer.subspan(batch.half * (buffer.size() / 2) + pages.first * kPageBytes,
-                          pages.count * kPageBytes);
+    return buffer.subspan(batch.half * (buffer.size() / 2) + u64{pages.first} * kPageBytes,
+                          u64{pages.count} * kPageBytes);
   }
 };
 
@@ -148,6 +148,7 @@ void Pipeline::start(Lane& lane, Batch& batch) {
     return;
   }
   std::vector<PageRange> ranges;
+  ranges.reserve(batch.parts.size());
   for (const Part& part : batch.parts) ranges.push_back(part.pages);
   batch.extents = plan_extents(ranges, batch.runs, options_.extent_blocks_max, env_);
   seal(lane, batch);
@@ -212,6 +213,7 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
 
 void Pipeline::write(Lane& lane, Batch& batch) {
   std::vector<bool> ended;
+  ended.reserve(batch.parts.size());
   for (const Part& part : batch.parts) ended.push_back(part.ended);
   batch.writes = plan_writes(batch.extents, kWriteBlocksMax, ended);
   batch.ops.assign(batch.writes.size(), {});
