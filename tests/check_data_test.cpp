@@ -3,6 +3,7 @@
 // Method: one record after the other is changed, see check_fixture.h.
 
 #include "tests/support/check_fixture.h"
+#include "tests/support/seed.h"
 
 namespace latchkey::tests {
 namespace {
@@ -221,7 +222,7 @@ TEST_F(CheckData, random_records_under_right_checksums_do_not_crash_it) {
   const SimImage whole = device_.durable();
   u64 with_findings = 0;
   constexpr u64 kSeeds = 300;
-  for (u64 seed = 1; seed <= kSeeds; ++seed) {
+  for (const u64 seed : seeds(kSeeds)) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
     device_.restore(whole);

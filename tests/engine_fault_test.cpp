@@ -7,6 +7,7 @@
 #include "engine/io_buffer.h"
 #include "engine/node.h"
 #include "engine/superblock.h"
+#include "tests/support/seed.h"
 #include "tests/support/store_fixture.h"
 
 namespace latchkey::tests {
@@ -192,7 +193,7 @@ TEST_F(FaultTest, random_bits_under_right_checksums_do_not_crash) {
   store_.reset();
   const Pointer pointer = root_of(kFirstSubvolume);
   const SimImage image = device_->snapshot();
-  for (u64 seed = 0; seed < 300; ++seed) {
+  for (const u64 seed : seeds(300)) {
     SCOPED_TRACE(seed);
     device_->restore(image);
     std::mt19937_64 random(seed);

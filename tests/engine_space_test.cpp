@@ -3,6 +3,7 @@
 // Method: stores filled to the brim, in the worst shapes and by seeded random operations; any
 // failure of a transaction stops the store, which the tests look for.
 
+#include "tests/support/seed.h"
 #include "tests/support/store_fixture.h"
 
 namespace latchkey::tests {
@@ -93,7 +94,7 @@ TEST_F(SpaceTest, blocks_that_were_promised_to_data_are_not_set_aside_for_nodes)
 class SpaceChurn : public SpaceTest, public ::testing::WithParamInterface<u32> {};
 
 TEST_P(SpaceChurn, a_store_that_stays_full_never_fails_a_transaction) {
-  const u64 seed = 77;
+  const u64 seed = seed_base() + 77;
   make(16 * kMiB, GetParam());
   std::mt19937_64 random(seed);
   std::vector<BlockRun> runs;

@@ -11,6 +11,7 @@
 #include "base/checksum.h"
 #include "engine/store.h"
 #include "engine/superblock.h"
+#include "tests/support/seed.h"
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
@@ -93,7 +94,7 @@ TEST_F(EngineTest, a_fresh_store_is_empty_clean_and_says_what_it_is) {
 }
 
 TEST_F(EngineTest, trees_equal_a_map_across_commits_and_reopening) {
-  const u64 seed = 20261121;
+  const u64 seed = seed_base() + 20261121;
   SCOPED_TRACE(seed);
   make();
   std::mt19937_64 random(seed);

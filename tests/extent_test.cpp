@@ -16,6 +16,7 @@
 #include "extent/context.h"
 #include "extent/map.h"
 #include "extent/seal.h"
+#include "tests/support/seed.h"
 
 namespace latchkey::extent {
 namespace {
@@ -202,7 +203,7 @@ class MapModel {
 };
 
 TEST(Map, punch_and_replace_agree_with_an_array_of_blocks) {
-  for (u64 seed = 1; seed <= 200; ++seed) {
+  for (const u64 seed : tests::seeds(200)) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     MapModel model(seed);
     for (int i = 0; i < 60; ++i) model.step();

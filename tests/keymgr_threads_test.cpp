@@ -13,6 +13,7 @@
 #include "keymgr/gate.h"
 #include "keymgr/master_key.h"
 #include "tests/support/keyring_fixture.h"
+#include "tests/support/seed.h"
 
 namespace latchkey::keymgr {
 namespace {
@@ -360,7 +361,7 @@ class Stress : public KeyringTest, public testing::WithParamInterface<bool> {};
 
 TEST_P(Stress, everything_at_once) {
   const bool with_hard = GetParam();
-  const u64 seed = 20260101;
+  const u64 seed = tests::seed_base() + 20260101;
   std::atomic<bool> stop{false};
   std::atomic<u64> leased{0}, cut{0}, wiped{0}, removed{0};
   std::vector<std::thread> threads;

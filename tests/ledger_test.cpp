@@ -5,6 +5,7 @@
 // own sake the random source is then made to repeat itself, as that of a cloned machine does.
 
 #include "tests/support/ledger.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -140,7 +141,7 @@ class Machine {
 };
 
 TEST(NonceLedger, crashes_and_forks_of_an_image_never_seal_under_a_pair_twice) {
-  for (u64 seed = 1; seed <= 3; ++seed) {
+  for (const u64 seed : seeds(3)) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Machine machine(seed, system_env());
     std::mt19937_64 random(seed);

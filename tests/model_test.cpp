@@ -3,6 +3,7 @@
 // that break it; and seeded random files against a plain vector for what they hold without a crash.
 
 #include "tests/support/model.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -111,7 +112,7 @@ TEST(FileHistory, holes_read_as_zeros_and_a_truncate_upwards_makes_them) {
 }
 
 TEST(FileHistory, it_holds_what_a_file_holds) {
-  for (u64 seed = 1; seed <= 20; ++seed) {
+  for (const u64 seed : seeds(20)) {
     std::mt19937_64 random(seed);
     FileHistory file;
     Data plain;

@@ -17,6 +17,7 @@
 #include "base/disk.h"
 #include "engine/io_buffer.h"
 #include "engine/store.h"
+#include "tests/support/seed.h"
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
@@ -230,7 +231,7 @@ void cut_everywhere(const Cuts& cuts) {
     ASSERT_TRUE(!survived || std::cmp_equal(workload.states.size(), cuts.steps + 1));
     if (workload.states.empty()) workload.states.push_back({});
     for (int i = 0; i < cuts.crashes_a_cut; ++i) {
-      const u64 seed = cut * 1000 + static_cast<u64>(i);
+      const u64 seed = seed_base() + cut * 1000 + static_cast<u64>(i);
       SCOPED_TRACE(testing::Message()
                    << "workload " << workload_seed << ", cut " << cut << ", crash seed " << seed);
       SimDevice after({.size_bytes = cuts.device_bytes, .seed = seed});
@@ -253,18 +254,18 @@ void cut_everywhere(const Cuts& cuts) {
 }
 
 TEST(StoreCrash, every_cut_recovers_a_committed_state) {
-  for (u64 seed = 1; seed <= 9; ++seed) cut_everywhere({seed, 30, 3});
+  for (const u64 seed : seeds(9)) cut_everywhere({seed, 30, 3});
 }
 
 // The store is full but for a few blocks.
 TEST(StoreCrash, every_cut_recovers_where_what_is_freed_is_reused) {
-  for (u64 seed = 20; seed < 22; ++seed) cut_everywhere({seed, 20, 1, 16 * kMiB, 4096, 26});
+  for (const u64 seed : seeds(2)) cut_everywhere({seed + 19, 20, 1, 16 * kMiB, 4096, 26});
 }
 
 // Data, nodes and their second places lie in three regions of free space there, so that the first
 // is not touched by the commit after a lost one. Nodes of one block would lie among the data.
 TEST(StoreCrash, every_cut_recovers_where_bitmaps_have_several_regions) {
-  for (u64 seed = 13; seed < 15; ++seed) cut_everywhere({seed, 20, 1, 600 * kMiB, 8192});
+  for (const u64 seed : seeds(2)) cut_everywhere({seed + 12, 20, 1, 600 * kMiB, 8192});
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <random>
 #include "tests/support/ledger.h"
 #include "tests/support/model.h"
+#include "tests/support/seed.h"
 #include "tests/support/sim_device.h"
 #include "volume/paths.h"
 namespace latchkey::tests {
@@ -188,7 +189,7 @@ void look_at(const SimImage& image, NonceLedger& ledger, u64 seed) {
 
 TEST(VolumeCrash, every_life_recovers_what_the_model_allows) {
   NonceLedger ledger;
-  for (u64 seed = 1; seed <= 30; ++seed) {
+  for (const u64 seed : seeds(30)) {
     std::mt19937_64 random(seed);
     SimDevice fresh({.size_bytes = 16 * kMiB, .seed = seed});
     MkfsOptions options;

@@ -12,6 +12,7 @@
 #include <map>
 
 #include "tests/support/ledger.h"
+#include "tests/support/seed.h"
 #include "tests/support/volume_fixture.h"
 #include "volume/page_memory.h"
 
@@ -301,7 +302,7 @@ struct Stop {
 class Stopped : public VolumeFault, public ::testing::WithParamInterface<Stop> {};
 
 TEST_P(Stopped, volume_stops_says_so_and_keeps_what_it_acknowledged) {
-  for (u64 seed = 1; seed <= 12; ++seed) {
+  for (const u64 seed : seeds(12)) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     const std::string before = text_of(20000, seed), after = text_of(20000, seed + 100);
     put("/plain", "plain");

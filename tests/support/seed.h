@@ -1,9 +1,9 @@
 #pragma once
-// Where a test begins to count its seeds. ./run soak sets LATCHKEY_SEED to a new number each time
-// round; without it every run of the suite is the same. With what a failed soak printed there the
-// test does the same again.
+// Where the tests begin to count their seeds. ./run soak sets LATCHKEY_SEED to a new number in each
+// round; without it every run of the suite is the same.
 
 #include <cstdlib>
+#include <ranges>
 
 #include "base/types.h"
 
@@ -14,5 +14,8 @@ inline u64 seed_base() {
   const char* given = std::getenv("LATCHKEY_SEED");
   return given == nullptr ? 0 : std::strtoull(given, nullptr, 10);
 }
+
+// The seeds of a test that runs `count` times: from 1 on, or from where the soak begins.
+inline auto seeds(u64 count) { return std::views::iota(seed_base() + 1, seed_base() + 1 + count); }
 
 }  // namespace latchkey::tests

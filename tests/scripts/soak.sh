@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# soak.sh MINUTES: every test again and again with new seeds, with torture of every mode after each
+# round; then the fuzz target with the last third of the time. `./run soak` builds first. A failure
+# prints the command that repeats it and does not end the soak; at the end comes a summary, and 1 if
+# anything failed.
+set -uo pipefail
+cd "$(dirname "$(readlink -f "$0")")/../.."
+
+minutes=${1:-120}
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "usage: ./run soak [MINUTES]" >&2; exit 1; }
+jobs=${LATCHKEY_JOBS:-$(nproc)}
+modes="soft hard"        # a removal mode that lands is a word here
+torture_seconds=15
+fuzz_seconds_max=600     # then from the seeds again, so that a corpus does not fill the memory
+fuzz=build/fuzz/tests/open_fuzz
+latchkey=build/release/latchkey
+out=build/soak
+image=$out/store.img
+
+mkdir -p "$out"
+rm -f "$out"/*.log "$out"/crash-* "$out"/timeout-* "$out"/oom-* "$out"/leak-*
+total=$((minutes * 60))
+rounds=0 tests=0 tortures=0 images=0
+failures=()
+
+say() { echo "soak: $(printf '%4d' $((SECONDS / 60))) min  $*"; }
+
+# failed WHAT COMMAND LOG
+failed() {
+  failures+=("$1: $2")
+  say "FAILED $1"
+  echo "  repeat: $2"
+  echo "  output: $3"
+}
+
+# One pass over the tests under a seed of its own.
+test_round() {
+  local seed=$1 log=$out/tests-$1.log name
+  LATCHKEY_SEED=$seed ctest --test-dir build/release -j "$jobs" --output-on-failure \
+    --no-tests=error >"$log" 2>&1
+  local code=$?
+  tests=$((tests + $(grep -cE '^ *[0-9]+/[0-9]+ Test ' "$log")))
+  if [ $code -ne 0 ]; then
+    local names
+    names=$(sed -nE 's/^\t *[0-9]+ - ([^ ]+) \(.*/\1/p' "$log")
+    for name in ${names:-.}; do
+      failed "test $name" "LATCHKEY_SEED=$seed ctest --test-dir build/release -R '^$name\$'" "$log"
+    done
+  else
+    rm -f "$log"
+  fi
+}
+
+# A store of its own, the key removed while writers write, then check.
+torture_round() {
+  local mode=$1 seed=$2 log=$out/torture-$1-$2.log
+  local command="$latchkey torture --mode $mode --seconds $torture_seconds --seed $seed"
+  rm -f "$image"
+  tortures=$((tortures + 1))
+  if { "$latchkey" mkfs --size 8G "$image" && $command --json "$image" &&
+       "$latchkey" check "$image"; } >"$log" 2>&1; then
+    rm -f "$log" "$image"
+  else
+    mv "$image" "$log.img"
+    failed "torture $mode" "$latchkey mkfs --size 8G IMG && $command IMG" "$log, $log.img"
+  fi
+}
+
+# fuzz_round SECONDS
+fuzz_round() {
+  local seed=$((RANDOM * 32768 + RANDOM + 1))
+  local corpus=$out/corpus log=$out/fuzz-$seed.log
+  rm -rf "$corpus" && mkdir "$corpus"
+  "$fuzz" -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -seed="$seed" \
+    -artifact_prefix="$out/" "$corpus" >"$log" 2>&1
+  local code=$? runs found
+  runs=$(sed -nE 's/^#([0-9]+).*/\1/p' "$log" | tail -1)
+  images=$((images + ${runs:-0}))
+  if [ $code -ne 0 ]; then
+    found=$(sed -nE 's/.*Test unit written to (.*)/\1/p' "$log" | tail -1)
+    failed "fuzz target" "$fuzz ${found:--seed=$seed -max_total_time=$1 $corpus}" "$log"
+  else
+    rm -f "$log"
+  fi
+}
+
+summary() {
+  trap '' EXIT INT TERM
+  rm -f "$image"
+  rm -rf "$out/corpus"
+  echo "soak: $((SECONDS / 60)) of $minutes minutes, $rounds rounds: $tests tests," \
+    "$tortures tortures, $images fuzzed images; ${#failures[@]} failed"
+  [ ${#failures[@]} -eq 0 ] || printf '  %s\n' "${failures[@]}"
+  [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ]
+  exit
+}
+trap summary EXIT
+trap 'exit 130' INT TERM
+
+SECONDS=0
+first=$(date +%s)
+while [ "$rounds" -eq 0 ] || [ "$SECONDS" -lt $((total * 2 / 3)) ]; do
+  seed=$((first + rounds * 100000))  # a test counts up from there, by less than that
+  say "round $((rounds + 1)), LATCHKEY_SEED=$seed"
+  test_round "$seed"
+  for mode in $modes; do torture_round "$mode" "$seed"; done
+  rounds=$((rounds + 1))
+done
+while [ "$images" -eq 0 ] || [ $((total - SECONDS)) -gt 30 ]; do
+  left=$((total - SECONDS))
+  span=$((left > fuzz_seconds_max ? fuzz_seconds_max : left < 30 ? 30 : left))
+  say "fuzz target for $span s"
+  fuzz_round "$span"
+  [ "$images" -gt 0 ] && [ ${#failures[@]} -lt 20 ] || break
+done
