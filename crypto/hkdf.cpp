@@ -10,6 +10,7 @@
 
 #include <openssl/sha.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -19,6 +20,7 @@
 #include "base/check.h"
 #include "base/wait.h"
 #include "crypto/aes.h"
+#include "crypto/hkdf_lanes.h"
 #include "crypto/kernel.h"
 
 namespace latchkey::crypto {
@@ -215,6 +217,27 @@ void derive_extent_key(const HkdfState& state, const Nonce& nonce, XtsKey& key) 
   ScratchLease scratch;
   expand_context(*scratch, state, Context::per_extent, nonce.bytes);
   xts_expand(scratch->digest, key);
+}
+
+void derive_extent_keys(const HkdfState& state, std::span<const Nonce> nonces,
+                        std::span<XtsKey> keys) {
+  LK_CHECK(nonces.size() == keys.size());
+  // Eight lanes take as long as two keys one by one; idle lanes derive the last key again.
+  constexpr std::size_t kWorthwhile = 3;
+  while (nonces.size() >= kWorthwhile && hkdf_lanes_usable()) {
+    const std::size_t count = std::min(kHkdfLanes, nonces.size());
+    std::array<const Nonce*, kHkdfLanes> lane_nonces;
+    std::array<XtsKey*, kHkdfLanes> lane_keys;
+    for (std::size_t i = 0; i < kHkdfLanes; ++i) {
+      lane_nonces[i] = &nonces[std::min(i, count - 1)];
+      lane_keys[i] = &keys[std::min(i, count - 1)];
+    }
+    derive_lanes(state, lane_nonces, lane_keys);
+    for (XtsKey& key : keys.first(count)) xts_expand(key.raw, key);
+    nonces = nonces.subspan(count);
+    keys = keys.subspan(count);
+  }
+  for (std::size_t i = 0; i < nonces.size(); ++i) derive_extent_key(state, nonces[i], keys[i]);
 }
 
 void derive_name_key(const HkdfState& state, const Nonce& directory_nonce, NameKey& key) {

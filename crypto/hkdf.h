@@ -10,8 +10,8 @@
 // Under "latchkey\0", all our own: 1 attribute values, 2 keyed tags (design K5, D3).
 //
 // Thread-safe; all but hkdf_prepare() cannot fail. They work in a pool of 32 scratches in the
-// arena, made by the first call and kept, and wipe what they used. All but derive_extent_key() end
-// with burn_stack_and_registers(): its callers work in batches and burn once after each.
+// arena, made by the first call and kept, and wipe what they used. All but derive_extent_key()
+// and derive_extent_keys() end with burn_stack_and_registers(): their callers burn after a batch.
 
 #include "base/secret.h"
 #include "crypto/ids.h"
@@ -45,5 +45,8 @@ void hkdf_expand_info(const HkdfState& state, Bytes info, MutableBytes output);
 KeyId key_identifier(const HkdfState& state);
 // The 64-byte extent key goes straight into schedules; no copy of it is left.
 void derive_extent_key(const HkdfState& state, const Nonce& nonce, XtsKey& key);
+// The same for as many nonces as keys, eight at once where the CPU has AVX-512.
+void derive_extent_keys(const HkdfState& state, std::span<const Nonce> nonces,
+                        std::span<XtsKey> keys);
 
 }  // namespace latchkey::crypto

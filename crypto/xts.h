@@ -24,7 +24,7 @@ struct alignas(64) XtsKey {
   std::array<std::byte, kXtsKeyBytes> raw;  // used by the OpenSSL kernel only, else zero
 };
 
-// `raw` is 64 bytes in the arena; the caller wipes it.
+// `raw` is 64 bytes in the arena; the caller wipes it. It may be key.raw.
 void xts_expand(Bytes raw, XtsKey& key);
 
 // Seals or opens input.size() / unit_bytes whole units; the first has tweak `first_unit`, the next

@@ -94,8 +94,10 @@ void cbc_encrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, tru
 void cbc_decrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, false); }
 
 void expand(Bytes raw, XtsKey& key) {
-  wipe(&key, sizeof key);
-  std::memcpy(key.raw.data(), raw.data(), key.raw.size());
+  std::memmove(key.raw.data(), raw.data(), key.raw.size());
+  wipe(key.encrypt);
+  wipe(key.decrypt);
+  wipe(key.tweak);
 }
 
 void expand_name(Bytes raw, NameKey& key) {
