@@ -60,6 +60,11 @@ void KeyUse::extent_key(const crypto::Nonce& nonce, crypto::XtsKey& key) const {
   crypto::derive_extent_key(state(), nonce, key);
 }
 
+void KeyUse::extent_keys(std::span<const crypto::Nonce> nonces,
+                         std::span<crypto::XtsKey> keys) const {
+  crypto::derive_extent_keys(state(), nonces, keys);
+}
+
 void KeyUse::name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key) const {
   crypto::derive_name_key(state(), directory_nonce, key);
 }

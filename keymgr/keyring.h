@@ -84,6 +84,8 @@ class KeyUse {
   ~KeyUse();
 
   void extent_key(const crypto::Nonce& nonce, crypto::XtsKey& key) const;
+  // As many nonces as keys: eight at once cost as much as two.
+  void extent_keys(std::span<const crypto::Nonce> nonces, std::span<crypto::XtsKey> keys) const;
   void name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key) const;
   const crypto::HkdfState& state() const;
 

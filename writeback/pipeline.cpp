@@ -1,5 +1,6 @@
 #include "writeback/pipeline.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -12,6 +13,7 @@ namespace latchkey::writeback {
 namespace {
 
 constexpr u32 kWriteBlocksMax = 128;
+constexpr std::size_t kKeysAtOnce = 8;  // as many as are derived together
 constexpr u64 kPageBytes = extent::kBlockBytes;
 
 }  // namespace
@@ -43,7 +45,7 @@ struct Pipeline::Batch {
 
 struct Pipeline::Lane {
   std::unique_ptr<engine::Io> io;
-  Secret<crypto::XtsKey> key;
+  Secret<std::array<crypto::XtsKey, kKeysAtOnce>> keys;
   std::array<Batch, 2> batches;
 
   MutableBytes blocks(const Batch& batch, PageRange pages) const {
@@ -67,7 +69,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(engine::Store& store, Env& en
     io_options.queue_depth = options.queue_depth;
     io_options.buffer_bytes = u64{2} * options.batch_pages * kPageBytes;
     LK_TRY(lane->io, store.device().make_io(io_options));
-    LK_TRY(lane->key, Secret<crypto::XtsKey>::create());
+    LK_TRY(lane->keys, (Secret<std::array<crypto::XtsKey, kKeysAtOnce>>::create()));
     lane->batches[1].half = 1;
     pipeline->return_lane(*lane);
     pipeline->lanes_.push_back(std::move(lane));
@@ -181,7 +183,7 @@ void Pipeline::seal(Lane& lane, Batch& batch) {
     batch.parts[i].flush->file->sealed(batch.pages_of(i));
     if (!sealed) give_up(batch, i, sealed.error());
   }
-  wipe(&*lane.key, sizeof(crypto::XtsKey));
+  wipe(&*lane.keys, sizeof *lane.keys);
   burn_stack_and_registers();
 }
 
@@ -198,17 +200,33 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
     return {};
   }
   LK_TRY(const keymgr::KeyUse use, keymgr::KeyUse::begin(*lease));
-  for (const PlannedExtent& extent : batch.extents) {
-    if (extent.part != index) continue;
-    use.extent_key(extent.nonce, *lane.key);
-    for (u32 unit = 0; unit < extent.run.count; ++unit) {
-      const std::size_t page = extent.first_page + unit;
+  // A part's extents lie side by side.
+  const auto first = std::ranges::find(batch.extents, index, &PlannedExtent::part);
+  const auto last =
+      std::ranges::find_if(first, batch.extents.end(),
+                           [&](const PlannedExtent& extent) { return extent.part != index; });
+  for (std::span<const PlannedExtent> rest(first, last); !rest.empty();) {
+    const auto some = rest.first(std::min(rest.size(), kKeysAtOnce));
+    seal_extents(lane, batch, use, some);
+    rest = rest.subspan(some.size());
+  }
+  return {};
+}
+
+void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
+                            std::span<const PlannedExtent> extents) {
+  std::array<crypto::Nonce, kKeysAtOnce> nonces;
+  std::ranges::transform(extents, nonces.begin(), &PlannedExtent::nonce);
+  use.extent_keys(std::span(nonces).first(extents.size()),
+                  std::span(*lane.keys).first(extents.size()));
+  for (std::size_t i = 0; i < extents.size(); ++i) {
+    for (u32 unit = 0; unit < extents[i].run.count; ++unit) {
+      const std::size_t page = extents[i].first_page + unit;
       batch.checksums[page] =
-          extent::seal_block(*lane.key, unit, Bytes(batch.pages[page].data, kPageBytes),
+          extent::seal_block((*lane.keys)[i], unit, Bytes(batch.pages[page].data, kPageBytes),
                              lane.blocks(batch, {page, 1}));
     }
   }
-  return {};
 }
 
 void Pipeline::write(Lane& lane, Batch& batch) {

@@ -64,6 +64,8 @@ class Pipeline {
   bool allocate(Batch& batch);
   void seal(Lane& lane, Batch& batch);
   Result<void> seal_part(Lane& lane, Batch& batch, std::size_t index);
+  static void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
+                           std::span<const PlannedExtent> extents);
   void write(Lane& lane, Batch& batch);
   void finish(Lane& lane, Batch& batch);
   Result<void> insert(Batch& batch, std::size_t index);
