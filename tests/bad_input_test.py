@@ -382,6 +382,15 @@ class Machine(CliTest):
                          identifier_of(self.key.read_bytes()) + "\n")
         self.assert_clean()
 
+    def test_the_demo_ends_with_one_line_where_io_uring_is_refused(self):
+        demo = pathlib.Path(__file__).parent / "demo" / "demo.py"
+        (demo.parents[2] / "build").mkdir(exist_ok=True)
+        done = subprocess.run([sys.executable, demo], capture_output=True, timeout=60,
+                              env=os.environ | {"LATCHKEY_BINARY": LATCHKEY},
+                              preexec_fn=refuse_io_uring)
+        self.assertEqual(done.returncode, UNAVAILABLE, done.stderr)
+        self.assertRegex(done.stderr, rb"^latchkey: [^\n]*io_uring[^\n]*\n$")
+
     def test_a_small_lock_limit_works_or_says_what_to_do(self):
         nobody = as_nobody()
         self.make_store("32M")

@@ -38,7 +38,8 @@ def compile_command(entry):
 
 def sources():
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/**/*")
-                  if path.suffix in (".h", ".cpp", ".inc") and path.relative_to(ROOT).parts[0] != "build")
+                  if path.suffix in (".h", ".cpp", ".inc")
+                  and path.relative_to(ROOT).parts[0] != "build")
 
 
 def main():
