@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -288,7 +289,8 @@ TEST(Arena, StaysOutOfDumpsForksAndSwap) {
   const SecretBytes secret = make(64);
   const std::string flags = mapping_flags(secret.bytes().data());
   const bool memfd = arena_status().kind == ArenaKind::memfd_secret;
-  EXPECT_NE(flags.find(" lo "), std::string::npos) << flags;                   // locked
+  // Pages of memfd_secret are never swapped, whether the mapping is marked (6.1 does not) or not.
+  EXPECT_TRUE(memfd || flags.find(" lo ") != std::string::npos) << flags;      // locked
   EXPECT_NE(flags.find(" dd "), std::string::npos) << flags;                   // not dumped
   EXPECT_NE(flags.find(memfd ? " dc " : " wf "), std::string::npos) << flags;  // not copied, wiped
 }
@@ -394,6 +396,21 @@ void become_limited(u64 limit) {
   if (geteuid() == 0) LK_DIE_UNLESS(setresuid(65534, 65534, 65534) == 0);
 }
 
+// Linux 6.1 lets a process map more of it than its lock limit, as was seen; later ones do not.
+bool kernel_counts_memfd_secret() {
+  const pid_t child = fork();
+  if (child == 0) {
+    become_limited(0);
+    const long fd = syscall(SYS_memfd_secret, 0);
+    const bool ready = fd >= 0 && ftruncate(static_cast<int>(fd), 4096) == 0;
+    LK_DIE_UNLESS(ready);
+    _exit(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, static_cast<int>(fd), 0) == MAP_FAILED ? 1
+                                                                                            : 0);
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 1;
+}
+
 // Takes all that the limit allows, to the byte, and no more.
 void check_exhaustion(u64 limit) {
   become_limited(limit);
@@ -425,6 +442,7 @@ constexpr u64 kLockLimit = 600 * kKiB;
 
 TEST_F(SecretDeathTest, TheLockLimitIsAnErrorAndNoFallback) {
   if (!kernel_has_memfd_secret()) GTEST_SKIP() << "the kernel has no memfd_secret";
+  if (!kernel_counts_memfd_secret()) GTEST_SKIP() << "the kernel does not count memfd_secret";
   EXPECT_EXIT(
       {
         unsetenv("LATCHKEY_SECRETS");
@@ -445,6 +463,8 @@ TEST_F(SecretDeathTest, TheLockLimitBindsLockedPagesToo) {
 }
 
 TEST_F(SecretDeathTest, NoLockLimitAtAllDecidesNothing) {
+  if (kernel_has_memfd_secret() && !kernel_counts_memfd_secret())
+    GTEST_SKIP() << "the kernel does not count memfd_secret";
   EXPECT_EXIT(
       {
         unsetenv("LATCHKEY_SECRETS");
