@@ -380,6 +380,20 @@ class Stores(CliTest):
         self.assertEqual(done.returncode, 15, "nothing was exercised")
         self.assertEqual(self.member(done.stdout.decode(), "torture")["removals"], 0)
 
+    def test_torture_lasts_on_a_small_store(self):
+        self.make_store("64M")
+        for mode, seconds in (("soft", 5), ("hard", 2)):
+            answer = self.run_json("torture", "torture", "-q", "--mode", mode, "--seconds", seconds,
+                                   "--writers", "4", self.image)
+            # More was written than its share of the store, so records were overwritten.
+            self.assertGreater(answer["acknowledged"] * (24 << 10), 20 * MIB)
+            self.assertEqual(answer["silently_lost"], 0)
+            if mode == "soft":
+                self.assertGreater(answer["acknowledged_after_removal"], 0)
+                self.assertEqual(answer["reported_lost"], 0)
+        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
+        self.assert_clean()
+
 
 class Words(CliTest):
     def test_words_that_make_no_sense_get_one_line(self):

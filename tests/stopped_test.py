@@ -98,7 +98,6 @@ class Full(Stopped):
         for name in names[:-1]:
             self.assertEqual(self.get_bytes(f"/vault/tree/{name}"), (tree / name).read_bytes())
         self.run_refused(NO_SPACE, *put, "--json")
-        self.run_refused(NO_SPACE, "torture", "-q", "--seconds", "20", self.image)
         self.run_refused(NO_SPACE, "bench", "-q", "--size", "64M", self.image)
         self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
         # What is removed makes room, for as much as there was.
@@ -114,6 +113,10 @@ class Full(Stopped):
         tree = self.make_tree(2500, 3000)
         self.run_refused(NO_SPACE, "put", "-qr", "--key-file", self.key, tree, self.at("/vault"),
                          says="the store is full")
+        big = self.host_file("big", self.random.randbytes(16 * MIB))
+        for i in range(4):  # each finds a little of what was only promised to the one before
+            self.run_refused(NO_SPACE, "put", "-q", big, self.at(f"/big{i}"))
+        self.run_refused(NO_SPACE, "torture", "-q", "--seconds", "20", self.image, says="room")
         self.assert_first_is_there()
         names = self.names("/vault/tree")
         for name in self.random.sample(names[:-1], 8):
