@@ -49,6 +49,24 @@ struct SessionWriter {
   }
 };
 
+// What the needles' keys are derived from, also those of extents that are sealed after the key was
+// removed: masked as the needles are, so that it is none itself.
+struct MaskedState {
+  std::array<std::byte, sizeof(crypto::HkdfState)> masked, mask;
+  bool kept = false;
+
+  void keep(const crypto::HkdfState& state) {
+    system_env().random(mask);
+    const Bytes bytes = std::as_bytes(std::span(&state, 1));
+    for (std::size_t i = 0; i < mask.size(); ++i) masked[i] = bytes[i] ^ mask[i];
+    kept = true;
+  }
+  void open(crypto::HkdfState& state) const {
+    const MutableBytes bytes = std::as_writable_bytes(std::span(&state, 1));
+    for (std::size_t i = 0; i < mask.size(); ++i) bytes[i] = masked[i] ^ mask[i];
+  }
+};
+
 class Session {
  public:
   Session(volume::Volume& volume) : volume_(volume), scan_(system_env()) {}
@@ -93,14 +111,15 @@ class Session {
 
   json add() {
     if (secret_.empty()) return {{"error", "no key is loaded"}};
-    if (!nonces_state_.empty()) nonces_state_.reset();
-    auto state = Secret<crypto::HkdfState>::create();
-    if (!state) return error_of(state.error());
-    crypto::hkdf_extract(secret_.bytes(), **state);
+    {
+      auto state = Secret<crypto::HkdfState>::create();
+      if (!state) return error_of(state.error());
+      crypto::hkdf_extract(secret_.bytes(), **state);
+      nonces_state_.keep(**state);
+    }
     auto id = volume_.add_key(caller(), std::move(secret_));
     if (!id) return error_of(id.error());
     id_ = *id;
-    nonces_state_ = std::move(*state);
     removed_ = false;
     return {{"identifier", to_hex(id->span())}};
   }
@@ -200,12 +219,13 @@ class Session {
   }
 
   Result<void> add_needles(const crypto::Nonce& nonce) {
-    if (nonces_state_.empty()) return {};
-    auto key = Secret<crypto::XtsKey>::create();
-    if (!key) return std::unexpected(key.error());
-    crypto::derive_extent_key(*nonces_state_, nonce, **key);
+    if (!nonces_state_.kept) return {};
+    LK_TRY(auto state, Secret<crypto::HkdfState>::create());
+    LK_TRY(auto key, Secret<crypto::XtsKey>::create());
+    nonces_state_.open(*state);
+    crypto::derive_extent_key(*state, nonce, *key);
     // Round keys 0 and 1 of the data and the tweak schedule are the extent key itself.
-    for (const Bytes schedule : {Bytes((*key)->encrypt), Bytes((*key)->tweak)}) {
+    for (const Bytes schedule : {Bytes(key->encrypt), Bytes(key->tweak)}) {
       scan_.add("extent_key", schedule.first(32));
       scan_.add("round_key", schedule.subspan(32));
     }
@@ -227,7 +247,6 @@ class Session {
   json remove(const std::string& name) {
     const auto mode = keymgr::parse_removal_mode(name);
     if (!mode) return {{"error", "no such mode"}};
-    nonces_state_.reset();
     auto report = volume_.remove_key(caller(), id_, *mode);
     if (!report) return error_of(report.error());
     removed_ = true;
@@ -288,7 +307,7 @@ class Session {
   volume::Volume& volume_;
   MemoryScan scan_;
   SecretBytes secret_;
-  Secret<crypto::HkdfState> nonces_state_;  // of the needles; gone before a removal
+  MaskedState nonces_state_;
   crypto::KeyId id_;
   std::vector<std::unique_ptr<SessionWriter>> writers_;
   std::atomic<bool> stopping_{false};

@@ -112,6 +112,16 @@ def needles(master, nonces):
     return groups
 
 
+_PAGE = 4096
+
+
+def without_zero_pages(data):
+    """What a needle can lie in; the pages that stay keep their order."""
+    zero = bytes(_PAGE)
+    pages = (data[at:at + _PAGE] for at in range(0, len(data), _PAGE))
+    return b"".join(page for page in pages if page != zero)
+
+
 def scan_process(pid, groups):
     """How many needles of each group lie in any readable mapping of the process."""
     found = {name: set() for name in groups}
@@ -123,11 +133,9 @@ def scan_process(pid, groups):
             first, end = (int(x, 16) for x in span.split("-"))
             try:
                 memory.seek(first)
-                data = memory.read(end - first)
+                data = without_zero_pages(memory.read(end - first))
             except (OSError, ValueError, OverflowError):
                 continue  # secretmem answers EIO: that is its point
-            if not data.strip(b"\0"):
-                continue
             for name, pieces in groups.items():
                 found[name].update(p for p in pieces if p not in found[name] and p in data)
     return {name: len(hits) for name, hits in found.items()}
