@@ -6,6 +6,7 @@ packages_demo="python3 util-linux"
 packages_test="python3 python3-cryptography util-linux e2fsprogs"
 packages_lint="clang-19 clang-tidy-19 clang-format-19"
 packages_fuzz="clang-19 libclang-rt-19-dev"
+packages_guest="qemu-system-x86 busybox-static cpio kmod python3"
 packages_ci="git"  # the seeded bugs are patches
 
 # packages_need PACKAGE...: prints and installs what is missing, as root or through sudo; without

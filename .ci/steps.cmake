@@ -3,4 +3,6 @@
 add_test(lint bash ../../run lint)
 add_test(seeded_bugs bash ../../run mutants)
 set_tests_properties(lint seeded_bugs PROPERTIES RUN_SERIAL ON TIMEOUT 1500)
+add_test(guest python3 ../../tests/guest/guest.py ../release/tests/crypto_test "*kcapi*")
+set_tests_properties(guest PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77)
 subdirs(../release ../asan ../tsan)

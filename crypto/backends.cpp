@@ -1,11 +1,9 @@
 #include "crypto/backends.h"
 
-#include <kcapi.h>
-
 #include <cerrno>
 #include <cstring>
 
-#include "crypto/xts.h"
+#include "crypto/kernel.h"
 
 namespace latchkey::crypto {
 namespace {
@@ -27,13 +25,10 @@ std::string af_alg_reason(int os_errno) {
   }
 }
 
-BackendInfo probe_af_alg() {
-  kcapi_set_verbosity(KCAPI_LOG_NONE);  // it would print the refusal that we report
-  kcapi_handle* handle = nullptr;
-  const int result = kcapi_cipher_init(&handle, "xts(aes)", 0);
-  if (result < 0) return {"af_alg", false, af_alg_reason(-result)};
-  kcapi_cipher_destroy(handle);
-  return {"af_alg", true, ""};
+std::string why_not(const KernelInfo& kernel) {
+  if (kernel.usable) return "";
+  if (kernel.name == kKcapiKernel.name) return af_alg_reason(kcapi_refusal());
+  return "this CPU or this build lacks its instructions";
 }
 
 }  // namespace
@@ -41,9 +36,7 @@ BackendInfo probe_af_alg() {
 std::vector<BackendInfo> probe_backends() {
   std::vector<BackendInfo> backends;
   for (const KernelInfo& kernel : xts_kernels())
-    backends.push_back({std::string(kernel.name), kernel.usable,
-                        kernel.usable ? "" : "this CPU or this build lacks its instructions"});
-  backends.push_back(probe_af_alg());
+    backends.push_back({std::string(kernel.name), kernel.usable, why_not(kernel)});
   return backends;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// What can encrypt on this machine, for `latchkey info`: the kernels of xts.h, and the operating
-// system's crypto over AF_ALG, which is probed but takes no data yet.
+// What can encrypt on this machine, for `latchkey info`: the kernels of xts.h, the operating
+// system's over AF_ALG among them, and why one cannot.
 
 #include <string>
 #include <vector>
@@ -8,12 +8,12 @@
 namespace latchkey::crypto {
 
 struct BackendInfo {
-  std::string name;  // "aesni", "openssl", "af_alg"
+  std::string name;  // as in xts.h
   bool usable = false;
   std::string reason;  // why it is not usable, errno's name first; empty if it is
 };
 
-// Opens and closes an AF_ALG socket. Not for a data path.
+// The first call opens and closes AF_ALG sockets.
 std::vector<BackendInfo> probe_backends();
 
 }  // namespace latchkey::crypto

@@ -38,8 +38,8 @@ struct XtsRun {
 void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 
-// "vaes512", "vaes256", "aesni" or "openssl": what this process uses. force_kernel is for tests and
-// `--xts-kernel`; false when the CPU lacks it.
+// "vaes512", "vaes256", "aesni", "openssl" or "kcapi": what this process uses. force_kernel is for
+// tests and `--xts-kernel`; false when the CPU, or for kcapi the operating system, lacks it.
 std::string_view xts_kernel();
 bool xts_force_kernel(std::string_view name);
 // Every kernel of this build, and whether this CPU can run it.

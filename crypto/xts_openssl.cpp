@@ -10,12 +10,12 @@
 
 #include <openssl/evp.h>
 
-#include <cstring>
 #include <memory>
 
 #include "base/check.h"
 #include "base/disk.h"
 #include "crypto/kernel.h"
+#include "crypto/raw_key.h"
 
 namespace latchkey::crypto {
 namespace {
@@ -25,10 +25,7 @@ struct FreeContext {
 };
 using Context = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
 
-const unsigned char* octets(Bytes bytes) {
-  return reinterpret_cast<const unsigned char*>(bytes.data());
-}
-unsigned char* octets(MutableBytes bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
+using raw_key::octets;
 
 // Fetched once and kept: a fetch takes longer than a data unit.
 const EVP_CIPHER* xts_cipher() {
@@ -42,15 +39,8 @@ const EVP_CIPHER* cbc_cipher() {
   return cipher;
 }
 
-// Both halves of an expanded key are random: an all-zero one was never expanded.
-bool filled(Bytes raw) {
-  std::byte any{0};
-  for (const std::byte byte : raw) any |= byte;
-  return any != std::byte{0};
-}
-
 Context keyed(const EVP_CIPHER* cipher, Bytes raw, bool seal) {
-  LK_CHECK_MSG(filled(raw), "a key that this kernel did not expand");
+  LK_CHECK_MSG(raw_key::filled(raw), "a key that this kernel did not expand");
   Context context(EVP_CIPHER_CTX_new());
   LK_CHECK_MSG(context != nullptr, "no memory for a cipher context");
   const int keyed = EVP_CipherInit_ex(context.get(), cipher, nullptr, octets(raw), nullptr, seal);
@@ -93,23 +83,12 @@ void cbc(const NameKey& key, MutableBytes blocks, bool seal) {
 void cbc_encrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, true); }
 void cbc_decrypt(const NameKey& key, MutableBytes blocks) { cbc(key, blocks, false); }
 
-void expand(Bytes raw, XtsKey& key) {
-  std::memmove(key.raw.data(), raw.data(), key.raw.size());
-  wipe(key.encrypt);
-  wipe(key.decrypt);
-  wipe(key.tweak);
-}
-
-void expand_name(Bytes raw, NameKey& key) {
-  wipe(&key, sizeof key);
-  std::memcpy(key.raw.data(), raw.data(), key.raw.size());
-}
-
 bool usable() { return true; }
 
 }  // namespace
 
-const Kernel kOpensslKernel{"openssl", usable,      expand,      seal_run,
-                            open_run,  expand_name, cbc_encrypt, cbc_decrypt};
+const Kernel kOpensslKernel{"openssl",   usable,     raw_key::expand,
+                            seal_run,    open_run,   raw_key::expand_name,
+                            cbc_encrypt, cbc_decrypt};
 
 }  // namespace latchkey::crypto

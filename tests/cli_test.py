@@ -339,7 +339,7 @@ class Stores(CliTest):
         info = self.run_json("info", "info", self.image)
         self.assertEqual(info["store"]["size_bytes"], 64 * MIB)
         self.assertIn(info["secrets"]["kind"], ("memfd_secret", "locked"))
-        self.assertIn("af_alg", [backend["name"] for backend in info["backends"]])
+        self.assertIn("kcapi", [backend["name"] for backend in info["backends"]])
         self.assertIn(info["xts_kernel"], [kernel["name"] for kernel in info["xts_kernels"]])
         self.assertNotIn("store", self.run_json("info", "info"))
         self.assertIn("64 MiB", self.run_ok("info", self.image))

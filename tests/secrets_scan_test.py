@@ -2,8 +2,8 @@
 """Goal: "absent" means that no byte of a key is left in the process (K3), whatever arena it lay in.
 Method: `latchkey session` runs writers on an image while its key goes softly. The needles (master,
 HKDF states, extent keys, round keys) are all found while the key is there, also those of extents
-sealed after the removal, and none after the last close: by a scanner outside with an HKDF and AES of
-its own in the locked arena, by the session itself in memfd_secret, which no other process can read.
+sealed after the removal, and none after the last close: by a scanner outside with an HKDF and AES
+of its own in the locked arena, by the session itself in memfd_secret, which no other process reads.
 A planted needle shows that neither is blind."""
 import pathlib
 import random
