@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <sstream>
 #include <string_view>
 
 #include "engine/fd.h"
@@ -107,6 +108,28 @@ std::optional<std::string> loop_device_of(const struct stat& file) {
 
 std::optional<std::string> backing_file_of(const struct stat& loop_device) {
   return first_line(sysfs_folder(loop_device) + "/loop/backing_file");
+}
+
+bool is_mounted(const struct stat& block_device) {
+  const std::string number =
+      fmt::format("{}:{}", major(block_device.st_rdev), minor(block_device.st_rdev));
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    // "36 35 98:0 /root /point options [fields] - type source options" (proc_pid_mountinfo(5)).
+    std::istringstream words(line);
+    std::string mount, parent, device, word, type, source;
+    words >> mount >> parent >> device;
+    if (device == number) return true;
+    while (words >> word && word != "-") {
+    }
+    words >> type >> source;
+    // btrfs and others mount under a number of their own.
+    struct stat found{};
+    if (source.starts_with('/') && ::stat(source.c_str(), &found) == 0 && S_ISBLK(found.st_mode) &&
+        found.st_rdev == block_device.st_rdev)
+      return true;
+  }
+  return false;
 }
 
 u64 queue_limit(const struct stat& device, const char* name) {

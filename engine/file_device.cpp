@@ -107,8 +107,12 @@ Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& optio
   int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
   if (::stat(path.c_str(), &opened.status) == 0) {
     LK_TRYV(check_kind(opened.status));
-    if (S_ISBLK(opened.status.st_mode) && !options.force) {
-      LK_TRY(opened.claim, claim_block_device(path, opened.status));
+    if (S_ISBLK(opened.status.st_mode)) {
+      auto claim = claim_block_device(path, opened.status);
+      const bool over_a_mount =
+          options.force && !claim && claim.error().os_errno == EBUSY && is_mounted(opened.status);
+      if (!claim && !over_a_mount) return std::unexpected(claim.error());
+      if (claim) opened.claim = std::move(*claim);
     }
   } else if (errno == ENOENT && options.create_size != 0) {
     flags |= O_CREAT | O_EXCL;
@@ -133,8 +137,8 @@ Result<Opened> open_path(const std::string& path, const OpenDeviceOptions& optio
   return opened;
 }
 
-Result<void> take_lock(int fd, bool force) {
-  for (u32 tries = 1; ::flock(fd, LOCK_EX | LOCK_NB) != 0 && !force; ++tries) {
+Result<void> take_lock(int fd) {
+  for (u32 tries = 1; ::flock(fd, LOCK_EX | LOCK_NB) != 0; ++tries) {
     if (errno != EWOULDBLOCK) return fail_os(Errc::io, errno, "the device cannot be locked");
     if (tries == kLockTries)
       return fail_os(Errc::busy, EBUSY, "the device is in use by another process");
@@ -145,18 +149,18 @@ Result<void> take_lock(int fd, bool force) {
 
 // Locks the file behind a loop device; without the right to open it, or with its name gone, there
 // is nothing to lock.
-Result<Fd> lock_backing_file(const struct stat& status, bool force) {
+Result<Fd> lock_backing_file(const struct stat& status) {
   if (!is_loop_device(status)) return Fd();
   const auto path = backing_file_of(status);
   if (!path) return Fd();
   Fd fd(::open(path->c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return Fd();
-  LK_TRYV(take_lock(fd.get(), force));
+  LK_TRYV(take_lock(fd.get()));
   return fd;
 }
 
-Result<void> refuse_loop_backing(const struct stat& status, bool force) {
-  if (force || !S_ISREG(status.st_mode) || !loop_device_of(status)) return {};
+Result<void> refuse_loop_backing(const struct stat& status) {
+  if (!S_ISREG(status.st_mode) || !loop_device_of(status)) return {};
   return fail_os(Errc::busy, EBUSY, "the file backs an attached loop device");
 }
 
@@ -234,11 +238,11 @@ const char* kind_of(const struct stat& status) {
 Result<std::unique_ptr<Device>> take(const std::string& path, const OpenDeviceOptions& options,
                                      Opened& opened) {
   const bool block_device = S_ISBLK(opened.status.st_mode);
-  // A block device was claimed by O_EXCL. flock would collide with udev, which holds one now and
-  // then.
-  if (!block_device) LK_TRYV(take_lock(opened.fd.get(), options.force));
-  LK_TRYV(refuse_loop_backing(opened.status, options.force));
-  LK_TRY(Fd backing_lock, lock_backing_file(opened.status, options.force));
+  // A block device was claimed by O_EXCL, unless it is taken from a mount. flock may have to wait
+  // for udev, which holds one now and then.
+  if (!opened.claim.valid()) LK_TRYV(take_lock(opened.fd.get()));
+  LK_TRYV(refuse_loop_backing(opened.status));
+  LK_TRY(Fd backing_lock, lock_backing_file(opened.status));
   if (block_device) LK_TRYV(check_block_device(opened.fd.get(), options.read_only));
   if (options.create_size != 0) LK_TRYV(grow(opened, options.create_size));
 

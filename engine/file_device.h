@@ -13,7 +13,7 @@ struct OpenDeviceOptions {
   bool read_only = false;
   u64 create_size =
       0;  // not 0: make the file (sparse) if it does not exist, or grow it to this size
-  bool force = false;     // take a device although a mount or another holder uses it
+  bool force = false;     // take a block device although it is mounted; nobody else's lock
   bool buffered = false;  // do not try O_DIRECT (tests)
 };
 

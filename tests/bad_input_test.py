@@ -167,7 +167,8 @@ class Access(CliTest):
         with open(self.image, "rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             self.run_refused(BUSY, *put, self.at("/vault/g"), says="in use by another process")
-            self.run_refused(BUSY, "mkfs", self.image, says="in use")
+            for force in ([], ["-f"], ["-f", "--size", "64M"]):
+                self.run_refused(BUSY, "mkfs", *force, self.image, says="in use")
             self.run_refused(CHECK_COULD_NOT_LOOK, "check", self.image, says="in use")
         with subprocess.Popen([LATCHKEY, "session", str(self.image)], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE) as session:
@@ -175,10 +176,20 @@ class Access(CliTest):
             session.stdin.flush()
             session.stdout.readline()
             self.run_refused(BUSY, *put, self.at("/vault/g"), says="in use by another process")
+            self.run_refused(BUSY, "mkfs", "-f", self.image, says="in use by another process")
             session.stdin.close()
+        self.assertEqual(self.get_bytes("/vault/f"), self.data.read_bytes(), "nothing was lost")
         self.run_ok("put", "-q", *put[1:], self.at("/vault/g"))
         with loop_device(self.image) as device:
             self.run_refused(BUSY, "ls", self.at("/"), says="backs an attached loop device")
+            self.run_refused(BUSY, "mkfs", "-f", self.image, says="backs an attached loop device")
+            with subprocess.Popen([LATCHKEY, "session", device], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE) as session:
+                session.stdin.write(b"open /\n")
+                session.stdin.flush()
+                session.stdout.readline()
+                self.run_refused(BUSY, "mkfs", "-f", device, says="in use")
+                session.stdin.close()
             with open(device, "rb") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)  # as udev does: no reason to refuse
                 self.assertEqual(self.run_ok("ls", f"{device}:/"), "vault\n")

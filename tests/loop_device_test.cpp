@@ -1,8 +1,10 @@
 // A loop device with 4 KiB sectors, as the demo makes it: both roads to its bytes count as one, it
 // reads what it wrote, discards, and says when it is read-only. Needs root and losetup.
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <string>
 #include <thread>
 
+#include "engine/fd.h"
 #include "engine/file_device.h"
 #include "tests/support/temp_file.h"
 
@@ -116,12 +119,15 @@ TEST_F(LoopDevice, device_and_backing_file_exclude_each_other) {
     ASSERT_TRUE(device);
     EXPECT_EQ(refusal(device_), Errc::busy);
     EXPECT_EQ(refusal(device_, {.read_only = true}), Errc::busy);
-    EXPECT_TRUE(open_device(device_, {.force = true}));
+    EXPECT_EQ(refusal(device_, {.force = true}), Errc::busy);
+    EXPECT_EQ(refusal(image_, {.force = true}), Errc::busy);
   }
+  EXPECT_EQ(refusal(image_, {.force = true}), Errc::busy) << "it backs one all the same";
   {
-    const auto file = open_device(image_, {.force = true});
-    ASSERT_TRUE(file);
+    const engine::Fd file(::open(image_.c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(::flock(file.get(), LOCK_EX | LOCK_NB), 0);
     EXPECT_EQ(refusal(device_), Errc::busy) << "its file is locked";
+    EXPECT_EQ(refusal(device_, {.force = true}), Errc::busy);
   }
   detach();
   EXPECT_TRUE(open_device(image_, {}));
@@ -137,6 +143,11 @@ TEST_F(LoopDevice, a_mounted_device_is_busy_and_its_file_system_named) {
       output_of(fmt::format("mkdir {0} && mount {1} {0} && echo mounted", mount_point, device_)),
       "mounted");
   EXPECT_EQ(refusal(device_), Errc::busy);
+  {
+    const auto taken = open_device(device_, {.force = true});
+    ASSERT_TRUE(taken) << "force is for that";
+    EXPECT_EQ(refusal(device_, {.force = true}), Errc::busy) << "once";
+  }
   EXPECT_EQ(output_of("umount " + mount_point + " && echo unmounted"), "unmounted");
   EXPECT_TRUE(open_device(device_, {}));
 }
