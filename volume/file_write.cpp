@@ -89,17 +89,25 @@ Result<void> Volume::State::write_piece(Inode& inode, u64 offset, Bytes from, bo
 
 // `offset`: none for the end of the file. Answers where it was written.
 Result<u64> Volume::State::write(HandleId id, std::optional<u64> offset, Bytes from) {
-  LK_TRY(const auto handle, find(id));
-  if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
+  LK_TRY(HandleUse handle, find(id));
+  const auto wrote = write(*handle, offset, from);
+  // After a close under it this is the last user, whose flush nobody else hears of.
+  const auto ended = handle.end();
+  if (wrote) LK_TRYV(ended);
+  return wrote;
+}
+
+Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Bytes from) {
+  if (!handle.flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
   LK_TRYV(must_be_writable());
-  LK_TRYV(ready(*handle));
+  LK_TRYV(ready(handle));
   if (auto failure = store->failure()) {
-    handle->stop_told = true;
+    handle.stop_told = true;
     return std::unexpected(*failure);
   }
-  Inode& inode = *handle->inode;
+  Inode& inode = *handle.inode;
   Lock writer(inode.write_mutex);
-  if (!offset || handle->flags.append) offset = inode.size();
+  if (!offset || handle.flags.append) offset = inode.size();
   if (*offset > kFileBytesMax || from.size() > kFileBytesMax - *offset)
     return fail(Errc::too_big, "a file is too big");
   const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);

@@ -19,11 +19,12 @@ Result<void> Volume::State::must_be_writable() const {
   return {};
 }
 
-Result<HandlePtr> Volume::State::find(HandleId id) {
+Result<Volume::State::HandleUse> Volume::State::find(HandleId id) {
   Lock lock(table_mutex);
   const auto it = handles.find(static_cast<u64>(id));
   if (it == handles.end()) return fail(Errc::bad_handle, "there is no such handle");
-  return it->second;
+  ++it->second->inode->users;
+  return HandleUse(it->second, Use(*this, it->second->inode));
 }
 
 HandleId Volume::State::add_handle(HandlePtr handle) {
@@ -122,13 +123,14 @@ Result<HandleId> Volume::open_directory(Caller caller, InodeNumber directory, st
 
 Result<void> Volume::close_handle(HandleId id) {
   State& state = *state_;
-  LK_TRY(const HandlePtr handle, state.find(id));
+  HandlePtr handle;
   {
-    // Of two closes of one handle one finds it here.
     Lock lock(state.table_mutex);
-    if (state.handles.erase(static_cast<u64>(id)) == 0)
-      return fail(Errc::bad_handle, "there is no such handle");
+    const auto it = state.handles.find(static_cast<u64>(id));
+    if (it == state.handles.end()) return fail(Errc::bad_handle, "there is no such handle");
+    handle = it->second;
     std::erase(handle->inode->handle_ids, static_cast<u64>(id));
+    state.handles.erase(it);
   }
   const auto ended = state.end_use(handle->inode);
   LK_TRYV(state.tell_errors(*handle));

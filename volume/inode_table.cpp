@@ -52,16 +52,16 @@ Result<Volume::State::Use> Volume::State::use(InodeNumber number) {
 }
 
 Result<void> Volume::State::end_use(const InodePtr& inode) {
+  bool reaps = false;
   {
     Lock lock(table_mutex);
     LK_CHECK(inode->users != 0);
     // The last user of an unlinked inode keeps it in the table until it is reaped: use() refuses
-    // it.
-    const bool reaps = inode->users == 1 && inode->unlinked;
-    if (!reaps) --inode->users;
-    if (inode->users != 0 && !reaps) return {};
+    // it. Decided here: one that is unlinked from now on has a user who reaps it.
+    reaps = inode->users == 1 && inode->unlinked;
+    if (!reaps && --inode->users != 0) return {};
   }
-  if (inode->unlinked) {
+  if (reaps) {
     const auto reaped = reap(*inode);
     Lock lock(table_mutex);
     --inode->users;

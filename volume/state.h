@@ -65,6 +65,7 @@ class DirectoryLocks {
 
 struct Volume::State {
   class Use;
+  class HandleUse;
 
   State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in);
   ~State();
@@ -124,7 +125,7 @@ struct Volume::State {
   Result<void> reap(InodeNumber inode);
 
   // --- handles.cpp
-  Result<HandlePtr> find(HandleId id);
+  Result<HandleUse> find(HandleId id);
   HandleId add_handle(HandlePtr handle);
   void drop_handle(HandleId id);
   Result<void> pass_door(Inode& inode);
@@ -147,6 +148,7 @@ struct Volume::State {
   bool should_stop();
 
   // --- file_write.cpp
+  Result<u64> write(Handle& handle, std::optional<u64> offset, Bytes from);
   Result<u64> write(HandleId id, std::optional<u64> offset, Bytes from);
   Result<void> write_piece(Inode& inode, u64 offset, Bytes from, bool use_reserve)
       LK_REQUIRES(inode.write_mutex);
@@ -204,6 +206,20 @@ class Volume::State::Use {
  private:
   State* state_ = nullptr;
   InodePtr inode_;
+};
+
+// A handle during one call. The call is a user of the inode: a close under it is not the last one,
+// so what the call takes and dirties is flushed and given back by whoever ends last.
+class Volume::State::HandleUse {
+ public:
+  HandleUse(HandlePtr handle, Use use) : handle_(std::move(handle)), use_(std::move(use)) {}
+  Handle& operator*() const { return *handle_; }
+  Handle* operator->() const { return handle_.get(); }
+  Result<void> end() { return use_.end(); }
+
+ private:
+  HandlePtr handle_;
+  Use use_;
 };
 
 }  // namespace latchkey::volume

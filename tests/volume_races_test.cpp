@@ -1,0 +1,106 @@
+// Goal: what one thread does at the worst moment of another one loses nothing that was acknowledged
+// and leaves nothing of a key behind: a close under an operation, a removal under a listing, a
+// flush or a waiting writer. Method: the moment is an op of the device, at which a hook does the
+// other thread's part; no timing decides.
+
+#include <chrono>
+#include <future>
+#include <thread>
+
+#include "tests/support/hook_device.h"
+#include "tests/support/volume_fixture.h"
+#include "volume/map_records.h"
+#include "volume/page_memory.h"
+
+namespace latchkey::tests {
+namespace {
+
+using namespace volume;  // NOLINT: the whole file is about it
+using engine::Op;
+using engine::OpKind;
+using keymgr::KeyState;
+using keymgr::RemovalMode;
+
+class VolumeRaces : public VolumeTest {
+ protected:
+  void SetUp() override {
+    options_.inline_writeback = true;
+    options_.commit_interval_ms = 0;
+    options_.dirty_bytes_max = kMiB;
+    VolumeTest::SetUp();
+    open_hooked();
+  }
+  void TearDown() override {
+    hooked_.hook = nullptr;
+    VolumeTest::TearDown();
+  }
+  void open_hooked() {
+    if (volume_) {
+      EXPECT_TRUE(volume_->close());
+    }
+    volume_.reset();
+    auto opened = Volume::open(hooked_, options_, system_env());
+    ASSERT_TRUE(opened) << opened.error().what;
+    volume_ = std::move(*opened);
+  }
+  // Once, before the next op of this kind.
+  void at_next(OpKind kind, std::function<void()> call) {
+    hooked_.hook = [kind, call = std::move(call), done = false](const Op& op) mutable {
+      if (op.kind != kind || std::exchange(done, true)) return;
+      call();
+    };
+  }
+  // Dirty pages of /filler, so that the next write of so much finds no room and flushes it.
+  void fill_memory(u64 bytes = kMiB - 8 * kPageBytes) { put("/filler", std::string(bytes, 'f')); }
+
+  HookDevice hooked_{device_};
+};
+
+// --- a handle that is closed under an operation ---
+
+TEST_F(VolumeRaces, write_that_outlives_the_close_of_its_handle_is_kept) {
+  const HandleId handle = open("/file");
+  append(handle, "first ");
+  ASSERT_TRUE(volume_->fsync(handle));
+  fill_memory();
+  const std::string text(100000, 'x');
+  at_next(OpKind::write, [&] { close(handle); });
+  const auto wrote = volume_->append(handle, bytes_of(text));
+  ASSERT_TRUE(wrote) << wrote.error().what;
+  EXPECT_TRUE(content("/file") == "first " + text);
+}
+
+TEST_F(VolumeRaces, operation_that_outlives_the_close_of_its_handle_leaves_no_lease) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file");
+  append(handle, "first ");
+  ASSERT_TRUE(volume_->fsync(handle));
+  fill_memory();
+  // Of more than one piece: each takes the lease that it needs.
+  const std::string text(700000, 'x');
+  at_next(OpKind::write, [&] { close(handle); });
+  ASSERT_TRUE(volume_->append(handle, bytes_of(text)));
+  EXPECT_TRUE(content("/vault/file") == "first " + text);
+  EXPECT_EQ(remove(id).state, KeyState::absent);
+}
+
+TEST_F(VolumeRaces, last_operation_of_a_closed_handle_lets_the_key_go) {
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file");
+  append(handle, "first ");
+  ASSERT_TRUE(volume_->fsync(handle));
+  fill_memory();
+  at_next(OpKind::write, [&] {
+    EXPECT_EQ(remove(id).state, KeyState::incompletely_removed);
+    close(handle);
+    EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  });
+  ASSERT_TRUE(volume_->append(handle, bytes_of(std::string(100000, 'x'))));
+  EXPECT_EQ(state(id), KeyState::absent);
+  crash(1);
+  add_key();
+  EXPECT_TRUE(content("/vault/file") == "first " + std::string(100000, 'x'));
+}
+
+}  // namespace
+}  // namespace latchkey::tests
