@@ -102,5 +102,51 @@ TEST_F(VolumeRaces, last_operation_of_a_closed_handle_lets_the_key_go) {
   EXPECT_TRUE(content("/vault/file") == "first " + std::string(100000, 'x'));
 }
 
+// --- a removal under a listing ---
+
+Heap name_schedule(const Heap& raw, const crypto::Nonce& nonce) {
+  auto state = Secret<crypto::HkdfState>::create();
+  auto key = Secret<crypto::NameKey>::create();
+  LK_CHECK(state.has_value() && key.has_value());
+  SecretBytes secret = in_arena(raw);
+  crypto::hkdf_extract(secret.bytes(), **state);
+  crypto::derive_name_key(**state, nonce, **key);
+  return Heap((*key)->encrypt.begin(), (*key)->encrypt.end());
+}
+
+// What the device has to be asked for is not waited for with a key in hand.
+TEST_F(VolumeRaces, removal_under_a_listing_leaves_no_name_key) {
+  vault();
+  for (int i = 0; i < 400; ++i) put("/vault/" + std::to_string(i) + std::string(100, 'n'), "");
+  const auto directory = resolve(*volume_, "/vault");
+  ASSERT_TRUE(directory);
+  open_hooked();
+  const auto store = engine::Store::open(device_, {.read_only = true}, system_env());
+  ASSERT_TRUE(store);
+  const auto attributes = get_inode((*store)->view(), *directory);
+  ASSERT_TRUE(attributes);
+  const Heap needle = name_schedule(Heap(64, std::byte{7}), attributes->nonce);
+  bool removed = true;  // at the read of that number; in the end there are no more
+  int read = 0;
+  for (; removed; ++read) {
+    SCOPED_TRACE(testing::Message() << "read " << read);
+    open_hooked();
+    const crypto::KeyId id = add_key();
+    removed = false;
+    hooked_.hook = [&, left = read](const Op& op) mutable {
+      if (op.kind != OpKind::read || left-- != 0) return;
+      EXPECT_EQ(remove(id, RemovalMode::hard).state, KeyState::absent);
+      EXPECT_FALSE(arena_holds(needle));
+      removed = true;
+    };
+    const auto entries = volume_->read_directory(*directory);
+    hooked_.hook = nullptr;
+    ASSERT_TRUE(entries);
+    EXPECT_EQ(entries->size(), 400U);
+    EXPECT_FALSE(arena_holds(needle));
+  }
+  EXPECT_GE(read, 4);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -55,15 +55,14 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   const Attributes above = parent->attributes();
   if (above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   if (parent->unlinked) return fail(Errc::not_found, "the directory is gone");
-  LK_TRY(const NameAccess names, names_of(directory, above));
+  LK_TRY(const auto stored, stored_name(directory, above, name));
   if (above.encrypted) {
     // A new inode needs the key itself, not the names of a directory that is still open.
     keymgr::Lease door;
     LK_TRYV(keyring.lease(above.key_id, directory, door));
     if (keyring.release(door)) slots->evict_key(above.key_id);
-    if (!names.unlocked)
-      return fail(Errc::no_key, "the directory is locked: its key is not present");
   }
+  if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
   Attributes fresh;
   fresh.kind = kind;
   fresh.mode = mode & 07777;
@@ -75,7 +74,7 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   if (fresh.encrypted) env.random(fresh.nonce.bytes);
   Entry entry;
   entry.kind = kind;
-  entry.stored = names.stored(name);
+  entry.stored = *stored;
   LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRY(const auto there, find_stored(transaction, directory, entry.stored));

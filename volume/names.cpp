@@ -13,14 +13,24 @@ Result<void> check_name(std::string_view name) {
   return {};
 }
 
+Result<NameAccess> NameAccess::with(const keymgr::Lease& lease, const crypto::Nonce& nonce) {
+  NameAccess access(true);
+  LK_TRY(access.key_, Secret<crypto::NameKey>::create());
+  auto use = keymgr::KeyUse::begin(lease);
+  if (!use) return access;
+  use->name_key(nonce, *access.key_);
+  access.use_.emplace(std::move(*use));
+  return access;
+}
+
 std::string NameAccess::stored(std::string_view name) const {
-  return encrypted ? crypto::encrypt_name(*key, name) : std::string(name);
+  return encrypted_ ? crypto::encrypt_name(*key_, name) : std::string(name);
 }
 
 Result<std::string> NameAccess::shown(std::string_view stored) const {
-  if (!encrypted) return std::string(stored);
-  if (!unlocked) return crypto::no_key_name(stored);
-  return crypto::decrypt_name(*key, stored);
+  if (!encrypted_) return std::string(stored);
+  if (!use_) return crypto::no_key_name(stored);
+  return crypto::decrypt_name(*key_, stored);
 }
 
 Result<Attributes> Volume::State::directory_attributes(InodeNumber directory) {
@@ -31,27 +41,39 @@ Result<Attributes> Volume::State::directory_attributes(InodeNumber directory) {
 
 // Under the lease of an open handle on the directory if there is one: then the names stay readable
 // after a soft removal; else under one for this operation.
-Result<NameAccess> Volume::State::names_of(InodeNumber directory, const Attributes& attributes) {
-  NameAccess access;
-  access.encrypted = attributes.encrypted;
-  if (!access.encrypted) return access;
-  LK_TRY(access.key, Secret<crypto::NameKey>::create());
-  const auto derive = [&](const keymgr::Lease& lease) {
-    auto use = keymgr::KeyUse::begin(lease);
-    if (use) use->name_key(attributes.nonce, *access.key);
-    return use.has_value();
+Result<void> Volume::State::with_names(InodeNumber directory, const Attributes& attributes,
+                                       const std::function<Result<void>(const NameAccess&)>& fn) {
+  if (!attributes.encrypted) return fn(NameAccess::plain());
+  const auto under = [&](const keymgr::Lease& lease, bool& done) -> Result<void> {
+    LK_TRY(const NameAccess names, NameAccess::with(lease, attributes.nonce));
+    done = names.unlocked();
+    return done ? fn(names) : Result<void>{};
   };
+  bool done = false;
   if (const InodePtr inode = in_memory(directory)) {
     SharedLock lock(inode->lease_lock);
-    if (inode->key_lease.held() && derive(inode->key_lease)) return access;
+    if (inode->key_lease.held()) LK_TRYV(under(inode->key_lease, done));
+    if (done) return {};
   }
   keymgr::Lease lease;
-  access.unlocked = false;
+  Result<void> result;
   if (keyring.lease(attributes.key_id, directory, lease)) {
-    access.unlocked = derive(lease);
+    result = under(lease, done);
     if (keyring.release(lease)) slots->evict_key(attributes.key_id);
   }
-  return access;
+  if (!result || done) return result;
+  return fn(NameAccess::locked());
+}
+
+Result<std::optional<std::string>> Volume::State::stored_name(InodeNumber directory,
+                                                              const Attributes& attributes,
+                                                              std::string_view name) {
+  std::optional<std::string> stored;
+  LK_TRYV(with_names(directory, attributes, [&](const NameAccess& names) -> Result<void> {
+    if (names.unlocked()) stored = names.stored(name);
+    return {};
+  }));
+  return stored;
 }
 
 Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view,
@@ -73,9 +95,9 @@ Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view
 Result<Entry> Volume::State::find_entry(InodeNumber directory, std::string_view name) {
   LK_TRYV(check_name(name));
   LK_TRY(const Attributes attributes, directory_attributes(directory));
-  LK_TRY(const NameAccess names, names_of(directory, attributes));
-  if (names.unlocked) {
-    LK_TRY(auto entry, find_stored(store->view(), directory, names.stored(name)));
+  LK_TRY(const auto stored, stored_name(directory, attributes, name));
+  if (stored) {
+    LK_TRY(auto entry, find_stored(store->view(), directory, *stored));
     if (!entry) return fail(Errc::not_found, "there is no such name");
     return std::move(*entry);
   }
@@ -104,23 +126,26 @@ Result<InodeNumber> Volume::lookup(InodeNumber directory, std::string_view name)
 
 Result<std::vector<DirEntry>> Volume::State::list(InodeNumber directory) {
   LK_TRY(const Attributes attributes, directory_attributes(directory));
-  LK_TRY(const NameAccess names, names_of(directory, attributes));
-  std::vector<DirEntry> entries;
+  std::vector<DirEntry> entries;  // first with their stored names
   Result<void> wrong;
   LK_TRYV(store->view().scan(
       engine::kFirstSubvolume, {directory, kEntryType, 0}, {directory, kEntryType, ~u64{0}},
       [&](const engine::Key& key, Bytes value) {
         auto entry = decode_entry(key, value);
-        auto shown = entry ? names.shown(entry->stored)
-                           : Result<std::string>(std::unexpected(entry.error()));
-        if (!shown) {
-          wrong = std::unexpected(shown.error());
+        if (!entry) {
+          wrong = std::unexpected(entry.error());
           return false;
         }
-        entries.push_back({std::move(*shown), entry->inode, entry->kind});
+        entries.push_back({std::move(entry->stored), entry->inode, entry->kind});
         return true;
       }));
   LK_TRYV(wrong);
+  LK_TRYV(with_names(directory, attributes, [&](const NameAccess& names) -> Result<void> {
+    for (DirEntry& entry : entries) {
+      LK_TRY(entry.name, names.shown(entry.name));
+    }
+    return {};
+  }));
   return entries;
 }
 

@@ -35,14 +35,24 @@ struct Handle {
 };
 using HandlePtr = std::shared_ptr<Handle>;
 
-// A directory's names while its key is held: derived for one operation, wiped after it.
-struct NameAccess {
-  bool encrypted = false;
-  bool unlocked = true;
-  Secret<crypto::NameKey> key;
+// The two forms of a directory's names, for one batch of them. While it has the key it is a KeyUse,
+// so a wipe waits for it: no I/O, no lock and no wait while it lives.
+class NameAccess {
+ public:
+  // Under `lease`, which outlives it; unlocked() is false when its secret is gone.
+  static Result<NameAccess> with(const keymgr::Lease& lease, const crypto::Nonce& nonce);
+  static NameAccess plain() { return NameAccess(false); }
+  static NameAccess locked() { return NameAccess(true); }
 
+  bool unlocked() const { return !encrypted_ || use_.has_value(); }
   std::string stored(std::string_view name) const;
   Result<std::string> shown(std::string_view stored) const;  // plain or no-key name
+
+ private:
+  explicit NameAccess(bool encrypted) : encrypted_(encrypted) {}
+  bool encrypted_;
+  std::optional<keymgr::KeyUse> use_;
+  Secret<crypto::NameKey> key_;  // wiped before the use ends
 };
 
 Result<void> check_name(std::string_view name);
@@ -160,7 +170,12 @@ struct Volume::State {
   Result<u64> read(Inode& inode, u64 offset, MutableBytes into);
 
   // --- names.cpp
-  Result<NameAccess> names_of(InodeNumber directory, const Attributes& attributes);
+  Result<void> with_names(InodeNumber directory, const Attributes& attributes,
+                          const std::function<Result<void>(const NameAccess&)>& fn);
+  // As it is stored; nothing while the directory is locked.
+  Result<std::optional<std::string>> stored_name(InodeNumber directory,
+                                                 const Attributes& attributes,
+                                                 std::string_view name);
   Result<Attributes> directory_attributes(InodeNumber directory);
   Result<std::optional<Entry>> find_stored(const engine::View& view, InodeNumber directory,
                                            std::string_view stored);
