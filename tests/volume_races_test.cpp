@@ -148,5 +148,32 @@ TEST_F(VolumeRaces, removal_under_a_listing_leaves_no_name_key) {
   EXPECT_GE(read, 4);
 }
 
+// --- a hard removal under a flush ---
+
+// What was sealed before the wipe lands: only what was not is lost.
+TEST_F(VolumeRaces, batch_that_was_sealed_before_the_wipe_lands) {
+  options_.dirty_bytes_max = 16 * kMiB;
+  open_hooked();
+  const crypto::KeyId id = vault();
+  ASSERT_TRUE(volume_->sync());
+  const HandleId handle = open("/vault/file");
+  std::string text(8 * kMiB, 'x');
+  append(handle, text);
+  std::future<RemovalReport> removal;
+  at_next(OpKind::write, [&] {
+    removal = std::async(std::launch::async, [&] { return remove(id, RemovalMode::hard); });
+    while (state(id) != KeyState::absent) std::this_thread::yield();
+  });
+  EXPECT_EQ(code_of(volume_->fsync(handle)), Errc::no_key);
+  const RemovalReport report = removal.get();
+  EXPECT_EQ(report.files_lost, 1U);
+  EXPECT_LT(report.bytes_lost, text.size());
+  add_key();
+  const std::string found = content("/vault/file");
+  EXPECT_EQ(found.size(), text.size() - report.bytes_lost);
+  EXPECT_TRUE(text.starts_with(found));
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -254,17 +254,18 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
     Part& part = batch.parts[i];
     if (part.ended) continue;
-    Result<void> result = part.flush->result;  // an earlier batch of this file did not land
+    // Of a batch behind this one it may be known already that it was never sealed: this one lands.
+    Result<void> result = part.flush->gap ? part.flush->result : Result<void>{};
     for (std::size_t w = 0; w < batch.writes.size() && result; ++w) {
       const PageRange& pages = batch.writes[w].pages;
       if (batch.ops[w].result < 0 && pages.first < part.pages.end() &&
           pages.end() > part.pages.first)
         result = engine::result_of(batch.ops[w]);
     }
-    if (!result)
-      give_up(batch, i, result.error());
-    else if (auto inserted = insert(batch, i); !inserted)
-      give_up(batch, i, inserted.error());
+    if (result) result = insert(batch, i);
+    if (result) continue;
+    part.flush->gap = true;
+    give_up(batch, i, result.error());
   }
   batch.parts.clear();
   batch.pages.clear();

@@ -39,6 +39,7 @@ struct FileFlush {
   Result<void> result;  // its first error ends its flush; other files go on
   u64 transaction = 0;  // the last one that inserted something of it: wait_durable() it
   u64 pages = 0;        // inserted
+  bool gap = false;     // a batch did not land: those behind it are not inserted
 };
 
 class Pipeline {
