@@ -175,5 +175,80 @@ TEST_F(VolumeRaces, batch_that_was_sealed_before_the_wipe_lands) {
   EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
 }
 
+// --- writers that wait while a key goes ---
+
+// Calls `between` once, when a removal's phase ends with a look at the clock: hard has wiped then
+// and dropped nothing yet.
+class MeddlingEnv final : public Env {
+ public:
+  u64 monotonic_ns() override {
+    if (armed.load() && std::this_thread::get_id() == thread && ++asked == 3) between();
+    return system_env().monotonic_ns();
+  }
+  u64 realtime_ns() override { return system_env().realtime_ns(); }
+  void random(MutableBytes bytes) override { system_env().random(bytes); }
+
+  void arm(std::function<void()> call) {
+    between = std::move(call);
+    thread = std::this_thread::get_id();
+    asked = 0;
+    armed = true;
+  }
+
+ private:
+  std::function<void()> between;
+  std::thread::id thread;
+  int asked = 0;
+  std::atomic<bool> armed{false};
+};
+
+// Pages that a removal is about to drop are no reason to refuse a writer of another file.
+TEST_F(VolumeRaces, hard_removal_is_no_error_of_other_files) {
+  ASSERT_TRUE(volume_->close());
+  MeddlingEnv env;
+  volume_ = std::move(*Volume::open(device_, options_, env));
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file"), plain = open("/plain");
+  append(handle, std::string(200 * kPageBytes, 'x'));
+  const std::string text(100 * kPageBytes, 'p');
+  std::future<Result<u64>> writer;
+  env.arm([&] {
+    writer =
+        std::async(std::launch::async, [&] { return volume_->write(plain, 0, bytes_of(text)); });
+    (void)writer.wait_for(std::chrono::milliseconds(100));
+  });
+  EXPECT_EQ(remove(id, RemovalMode::hard).bytes_lost, 200 * kPageBytes);
+  const auto wrote = writer.get();
+  EXPECT_TRUE(wrote) << wrote.error().what;
+  EXPECT_TRUE(content(plain) == text);
+  close(plain);
+  EXPECT_FALSE(volume_->close_handle(handle));  // io, or no_key of the writer's flush
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  expect_clean();
+}
+
+// Writers who wait for room hear of a device that takes nothing; not of one that did so once.
+TEST_F(VolumeRaces, trouble_of_the_past_is_no_error_of_a_later_write) {
+  options_.inline_writeback = false;
+  open_hooked();
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file"), plain = open("/plain");
+  ASSERT_TRUE(volume_->sync());
+  device_.inject({.kind = OpKind::write, .sticky = true});
+  while (volume_->append(handle, bytes_of(std::string(100000, 'x')))) {
+  }
+  remove(id, RemovalMode::hard);
+  device_.clear_faults();
+  // The next flush is slow: the writer has to wait for it.
+  at_next(OpKind::write, [] { std::this_thread::sleep_for(std::chrono::milliseconds(100)); });
+  const std::string text(3 * kMiB, 'p');
+  const auto wrote = volume_->write(plain, 0, bytes_of(text));
+  EXPECT_TRUE(wrote) << wrote.error().what;
+  EXPECT_TRUE(content(plain) == text);
+  close(plain);
+  (void)volume_->close_handle(handle);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -16,6 +16,11 @@ constexpr u64 kPagesAtOnce = 1024;
 constexpr u64 kRoomWaitNs = 50'000'000;
 constexpr u64 kIdleWaitNs = 10'000'000;
 
+// Not so pages whose key is gone: their removal is about to drop them, which makes room.
+bool device_refuses(const Result<void>& flushed) {
+  return !flushed && flushed.error().code != Errc::no_key;
+}
+
 }  // namespace
 
 // The files of a group are locked together: the first one by waiting for it, the others only where
@@ -71,6 +76,7 @@ Result<void> Volume::State::flush(const InodePtr& inode) {
 
 // Waits for the dirty limit. Outside of gates and transactions (T3).
 Result<Room> Volume::State::take_room(u64 pages) {
+  std::optional<u64> failed_before;  // rounds of writeback
   for (;;) {
     const u64 seen = memory.room_changes();
     if (memory.promise(pages)) return Room(memory, pages);
@@ -78,7 +84,8 @@ Result<Room> Volume::State::take_room(u64 pages) {
     if (!workers.empty()) {
       {
         Lock lock(worker_mutex);
-        if (stuck) return std::unexpected(*stuck);
+        if (!failed_before) failed_before = failed_rounds;
+        if (stuck && failed_rounds != *failed_before) return std::unexpected(*stuck);
       }
       memory.wait_room(seen, kRoomWaitNs);
       continue;
@@ -87,7 +94,7 @@ Result<Room> Volume::State::take_room(u64 pages) {
     const Flushed flushed = flush_many(dirty, false);
     for (const InodePtr& inode : dirty) forget_if_idle(inode);
     if (flushed.pages != 0) continue;
-    LK_TRYV(flushed.result);
+    if (device_refuses(flushed.result)) return std::unexpected(flushed.result.error());
     memory.wait_room(seen, kIdleWaitNs);  // other threads hold the room
   }
 }
@@ -123,10 +130,12 @@ void Volume::State::work() {
     const Flushed flushed = flush_many(dirty, false);  // errors are kept for the handles
     {
       Lock lock(worker_mutex);
-      if (flushed.pages != 0)
+      if (flushed.pages != 0) {
         stuck.reset();
-      else if (!flushed.result)
+      } else if (device_refuses(flushed.result)) {
         stuck = flushed.result.error();
+        ++failed_rounds;
+      }
     }
     for (const InodePtr& inode : dirty) forget_if_idle(inode);
     if (due) {

@@ -106,8 +106,10 @@ struct Volume::State {
 
   Mutex worker_mutex;
   bool stopping LK_GUARDED_BY(worker_mutex) = false;
-  // Why the last round of writeback got nothing down: who waits for room hears of it.
+  // Why the last round of writeback got nothing down, and how often that was so: who waits for room
+  // hears of a round that failed since.
   std::optional<Error> stuck LK_GUARDED_BY(worker_mutex);
+  u64 failed_rounds LK_GUARDED_BY(worker_mutex) = 0;
   std::vector<std::thread> workers;
 
   bool writable() const { return pipeline != nullptr; }
