@@ -175,15 +175,27 @@ TEST_F(VolumeKeys, hard_counts_what_it_loses_and_tells_each_handle_once) {
   EXPECT_EQ(content("/vault/closed"), "");
 }
 
-TEST_F(VolumeKeys, hard_does_not_count_what_is_unlinked) {
+// Whoever has it open still needs it. At the last close it goes, dirty or not.
+TEST_F(VolumeKeys, an_unlinked_file_that_is_open_is_treated_as_any_other) {
   const crypto::KeyId id = vault();
-  const HandleId handle = open("/vault/x");
-  append(handle, "gone anyway");
-  ASSERT_TRUE(volume_->unlink(*resolve(*volume_, "/vault"), "x"));
+  const InodeNumber directory = *resolve(*volume_, "/vault");
+  const HandleId lost = open("/vault/x"), whole = open("/vault/y"), closed = open("/vault/z");
+  append(lost, "kept");
+  append(whole, "whole");
+  ASSERT_TRUE(volume_->fsync(lost));
+  ASSERT_TRUE(volume_->fsync(whole));
+  append(lost, " lost");
+  append(closed, "gone anyway");
+  for (const char* name : {"x", "y", "z"}) ASSERT_TRUE(volume_->unlink(directory, name));
+  close(closed);
   const RemovalReport report = remove(id, RemovalMode::hard);
-  EXPECT_EQ(report.bytes_lost, 0U);
-  EXPECT_EQ(report.files_lost, 0U);
-  close(handle);  // reaping needs no key
+  EXPECT_EQ(report.bytes_lost, 4096U);
+  EXPECT_EQ(report.files_lost, 1U);
+  add_key();
+  EXPECT_EQ(content(whole), "whole");
+  EXPECT_EQ(read_error(lost), Errc::io);
+  EXPECT_EQ(code_of(volume_->close_handle(lost)), Errc::io);  // reaping needs no key
+  close(whole);
 }
 
 // The kernel's clock, and a call in the middle of who asks for the time.

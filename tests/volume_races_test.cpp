@@ -250,5 +250,38 @@ TEST_F(VolumeRaces, trouble_of_the_past_is_no_error_of_a_later_write) {
   (void)volume_->close_handle(handle);
 }
 
+// --- what was lost stays told --------------------------------------------------------------------
+
+TEST_F(VolumeRaces, writer_that_waited_through_the_loss_of_its_file_is_told) {
+  options_.inline_writeback = false;
+  options_.writeback_workers = 1;
+  open_hooked();
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file");
+  append(handle, "kept");
+  ASSERT_TRUE(volume_->sync());
+  std::promise<void> held, go_on;
+  at_next(OpKind::write, [&] {
+    held.set_value();
+    go_on.get_future().wait();
+  });
+  put("/filler", std::string(150 * kPageBytes, 'f'));  // half of the memory: the worker flushes it
+  held.get_future().wait();
+  append(handle, std::string(5000, 'x'));
+  auto writer = std::async(std::launch::async, [&] {
+    return volume_->write(handle, 0, bytes_of(std::string(110 * kPageBytes, 'y')));
+  });
+  // It waits for room.
+  EXPECT_EQ(writer.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  EXPECT_EQ(remove(id, RemovalMode::hard).files_lost, 1U);
+  add_key();
+  const HandleId fresh = open("/vault/file");
+  go_on.set_value();
+  EXPECT_EQ(code_of(writer.get()), Errc::io);
+  EXPECT_TRUE(content(fresh) == "kept");
+  close(fresh);
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -46,8 +46,10 @@ struct Edges {
 }  // namespace
 
 // The piece touches at most kPagesAtOnce pages. Nobody else writes this file meanwhile, but a flush
-// may take its pages.
-Result<void> Volume::State::write_piece(Inode& inode, u64 offset, Bytes from, bool use_reserve) {
+// may take its pages, and a removal may drop them: then what the caller saw of the file is gone.
+Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
+  const u64 offset = piece.offset;
+  const Bytes from = piece.from;
   const u64 first = offset / kPageBytes;
   const u64 count = (offset + from.size() - 1) / kPageBytes - first + 1;
   LK_TRYV(unlock_inode(inode));
@@ -69,9 +71,10 @@ Result<void> Volume::State::write_piece(Inode& inode, u64 offset, Bytes from, bo
     if (wanted != 0) {
       LK_TRY(space, store->reserve({wanted, static_cast<u32>(wanted * kRecordsAPage),
                                     wanted * kRecordBytesAPage},
-                                   use_reserve));
+                                   piece.use_reserve));
     }
     SharedLock lease(inode.lease_lock);
+    if (inode.losses != piece.losses) return data_lost();
     std::optional<keymgr::GatePass> pass;
     if (inode.encrypted()) {
       LK_TRY(keymgr::GatePass entered, keymgr::GatePass::enter(inode.key_lease));
@@ -112,9 +115,9 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
     return fail(Errc::too_big, "a file is too big");
   const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);
   for (u64 done = 0; done < from.size();) {
-    const u64 piece = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
-    LK_TRYV(write_piece(inode, *offset + done, from.subspan(done, piece), false));
-    done += piece;
+    const u64 size = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
+    LK_TRYV(write_piece(inode, {*offset + done, from.subspan(done, size), handle.losses}));
+    done += size;
   }
   return *offset;
 }
@@ -146,7 +149,7 @@ Result<void> Volume::State::truncate(const InodePtr& inode, u64 size) {
   if (size < old_size && size % kPageBytes != 0) {
     static constexpr std::array<std::byte, kPageBytes> kZeros{};
     const u64 tail = std::min(kPageBytes - size % kPageBytes, old_size - size);
-    LK_TRYV(write_piece(*inode, size, Bytes(kZeros).first(tail), true));
+    LK_TRYV(write_piece(*inode, {size, Bytes(kZeros).first(tail), inode->losses, true}));
   }
   // Dirty data goes down first: the size in the tree must not run ahead of it.
   if (size != 0) LK_TRYV(flush(inode));

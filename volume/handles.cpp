@@ -139,8 +139,7 @@ Result<void> Volume::close_handle(HandleId id) {
 
 Result<void> Volume::State::ready(Handle& handle) {
   LK_TRYV(unlock_inode(*handle.inode));
-  if (handle.losses != handle.inode->losses)
-    return fail(Errc::io, "data of this file was lost when its key was removed");
+  if (handle.losses != handle.inode->losses) return data_lost();
   return {};
 }
 
@@ -151,8 +150,7 @@ Result<void> Volume::State::tell_errors(Handle& handle) {
     inode.error_untold = false;
     return std::unexpected(inode.last_error());
   }
-  if (handle.losses != inode.losses && !handle.loss_told.exchange(true))
-    return fail(Errc::io, "data of this file was lost when its key was removed");
+  if (handle.losses != inode.losses && !handle.loss_told.exchange(true)) return data_lost();
   if (auto failure = store->failure(); failure && !handle.stop_told.exchange(true))
     return std::unexpected(*failure);
   return {};

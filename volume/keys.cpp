@@ -122,8 +122,7 @@ void Volume::State::drop_cut_off(keymgr::Removal& removal, RemovalReport& report
       Lock flush_lock(inode->flush_mutex);
       ExclusiveLock lease_lock(inode->lease_lock);
       if (!inode->key_lease.cut_off()) continue;
-      const u64 lost = inode->unlinked ? 0 : inode->lose_pages();
-      if (inode->unlinked) inode->drop_pages(0);
+      const u64 lost = inode->lose_pages();
       keyring.release(inode->key_lease);
       if (lost != 0) {
         ++inode->losses;

@@ -55,6 +55,10 @@ class NameAccess {
   Secret<crypto::NameKey> key_;  // wiped before the use ends
 };
 
+inline std::unexpected<Error> data_lost() {
+  return fail(Errc::io, "data of this file was lost when its key was removed");
+}
+
 Result<void> check_name(std::string_view name);
 
 // The locks of one or two directories: of the shards that they fall into, in order.
@@ -162,8 +166,13 @@ struct Volume::State {
   // --- file_write.cpp
   Result<u64> write(Handle& handle, std::optional<u64> offset, Bytes from);
   Result<u64> write(HandleId id, std::optional<u64> offset, Bytes from);
-  Result<void> write_piece(Inode& inode, u64 offset, Bytes from, bool use_reserve)
-      LK_REQUIRES(inode.write_mutex);
+  struct WritePiece {
+    u64 offset = 0;
+    Bytes from;
+    u32 losses = 0;  // of the inode when the caller looked at it
+    bool use_reserve = false;
+  };
+  Result<void> write_piece(Inode& inode, const WritePiece& piece) LK_REQUIRES(inode.write_mutex);
   Result<void> truncate(const InodePtr& inode, u64 size);
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
 
