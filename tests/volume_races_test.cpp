@@ -283,5 +283,32 @@ TEST_F(VolumeRaces, writer_that_waited_through_the_loss_of_its_file_is_told) {
   EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
 }
 
+// --- an error changes nothing ---
+
+TEST_F(VolumeRaces, truncate_that_cannot_read_the_map_loses_no_data) {
+  HandleId handle = open("/file");
+  for (u64 page = 0; page < 6000; page += 2)
+    ASSERT_TRUE(volume_->write(handle, page * kPageBytes, bytes_of("x")));
+  close(handle);
+  open_hooked();
+  put("/other", "reads the bitmap");
+  ASSERT_TRUE(volume_->sync());
+  handle = open("/file");
+  const std::string page(kPageBytes, 'd');
+  ASSERT_TRUE(volume_->write(handle, 3001 * kPageBytes, bytes_of(page)));
+  // It may have come so far as what is in memory of the map's end.
+  device_.inject({.kind = OpKind::read, .sticky = true});
+  EXPECT_EQ(code_of(volume_->truncate(handle, 0)), Errc::io);
+  device_.clear_faults();
+  EXPECT_GT(volume_->stat(handle)->size, 3002 * kPageBytes);
+  std::string back(kPageBytes, ' ');
+  EXPECT_TRUE(volume_->read(handle, 3001 * kPageBytes, std::as_writable_bytes(std::span(back))));
+  EXPECT_TRUE(back == page);
+  EXPECT_TRUE(volume_->truncate(handle, 0));
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_EQ(content(handle), "");
+  close(handle);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -154,12 +154,12 @@ Result<void> Volume::State::truncate(const InodePtr& inode, u64 size) {
   // Dirty data goes down first: the size in the tree must not run ahead of it.
   if (size != 0) LK_TRYV(flush(inode));
   Lock flush_lock(inode->flush_mutex);
-  inode->drop_pages((size + kPageBytes - 1) / kPageBytes);
   return cut_map(*inode, size);
 }
 
-// From the end in bounded steps, the size along with them: whatever commit is the last one before a
-// crash, the file ends where its map ends.
+// From the end in bounded steps, the size and the pages in memory along with them: whatever commit
+// is the last one before a crash, the file ends where its map ends, and a step that fails leaves
+// what is before it.
 Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
   static constexpr std::size_t kEntriesAtOnce = 64;
   const u64 first_gone = (size + kPageBytes - 1) / kPageBytes;
@@ -169,6 +169,7 @@ Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
     LK_TRY(auto entries, last_entries(transaction, inode.number(), first_gone, kEntriesAtOnce));
     more = entries.size() == kEntriesAtOnce;
     const u64 from = more ? std::max(first_gone, entries.back().file_block) : first_gone;
+    inode.drop_pages(from);
     std::ranges::reverse(entries);
     LK_TRYV(
         apply(transaction, inode.number(), extent::punch(entries, {from, kFileBlocksMax - from})));
