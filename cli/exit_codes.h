@@ -24,6 +24,9 @@ enum class Exit : int {
   nothing_exercised = 15,
 };
 
+// check answers with fsck's bits, whatever the error.
+inline constexpr int kCheckErrorsLeft = 4, kCheckCouldNotLook = 8, kCheckUsage = 16;
+
 Exit exit_for(const Error& error);
 
 }  // namespace latchkey::cli

@@ -18,8 +18,6 @@
 namespace latchkey::cli {
 namespace {
 
-constexpr int kCheckFailed = 8, kCheckUsage = 16;  // fsck's
-
 // Sizes as "4G" or "128K".
 CLI::Option* add_size(CLI::App* app, const std::string& name, u64& value, const std::string& help) {
   return app->add_option_function<std::string>(
@@ -73,7 +71,7 @@ class CommandLine {
  private:
   int broken(const std::string& subject, const Error& error) const {
     const Exit exit = report_error(common_, subject, error);
-    return common_.verb == "check" ? kCheckFailed : static_cast<int>(exit);
+    return common_.verb == "check" ? kCheckCouldNotLook : static_cast<int>(exit);
   }
 
   int run(int argc, char** argv) {
@@ -86,12 +84,13 @@ class CommandLine {
     }
     common_.key_given = key_source_.given() || path_.key.given() || copy_.key.given();
     if (secrets_ == "locked") {
-      if (auto forced = arena_force_locked(); !forced)
-        return static_cast<int>(report_error(common_, "--secrets", forced.error()));
+      if (auto forced = arena_force_locked(); !forced) return broken("--secrets", forced.error());
     }
-    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_))
-      return static_cast<int>(
-          report_usage(common_, "--xts-kernel", "this processor or build has no such kernel"));
+    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_)) {
+      const Exit exit =
+          report_usage(common_, "--xts-kernel", "this processor or build has no such kernel");
+      return common_.verb == "check" ? kCheckUsage : static_cast<int>(exit);
+    }
     return work_();
   }
 

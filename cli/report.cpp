@@ -69,17 +69,23 @@ std::string printable(std::string_view text) {
 namespace {
 
 Exit say(const Common& common, std::string_view subject, const std::string& sentence, Exit exit,
-         std::string_view code) {
+         std::string_view code, int check_exit = kCheckCouldNotLook) {
   // Nowhere is left to tell that this cannot be told.
   const std::string line =
       fmt::format("latchkey: {}: {}\n", printable(subject), printable(sentence));
   (void)std::fwrite(line.data(), 1, line.size(), stderr);
-  if (common.json)
-    print_json(common, {{"error",
-                         {{"subject", subject},
-                          {"message", sentence},
-                          {"code", code},
-                          {"exit", static_cast<int>(exit)}}}});
+  if (!common.json) return exit;
+  const bool check = common.verb == "check";
+  nlohmann::json body = {{"error",
+                          {{"subject", subject},
+                           {"message", sentence},
+                           {"code", code},
+                           {"exit", check ? check_exit : static_cast<int>(exit)}}}};
+  if (check) {
+    body["clean"] = false;
+    body["errors"] = nlohmann::json::array({{{"what", sentence}, {"where", subject}}});
+  }
+  print_json(common, body);
   return exit;
 }
 
@@ -125,7 +131,12 @@ Exit report_image(const Common& common, const std::string& image, const Error& e
 }
 
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence) {
-  return say(common, subject, std::string(sentence), Exit::usage, "usage");
+  return say(common, subject, std::string(sentence), Exit::usage, "usage", kCheckUsage);
+}
+
+Exit report_refusal(const Common& common, std::string_view subject, std::string_view sentence,
+                    Errc code) {
+  return say(common, subject, std::string(sentence), exit_for(Error{code}), name_of(code));
 }
 
 Error host_error(const char* what) {

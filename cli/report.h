@@ -23,11 +23,13 @@ struct Common {
 // {"__header":{"version":"1"},VERB:body} and a newline.
 void print_json(const Common& common, const nlohmann::json& body);
 // "latchkey: SUBJECT: sentence" on standard error, and with --json an object with an `error`
-// member.
+// member; that of check always has its `clean` and `errors`, too.
 Exit report_error(const Common& common, std::string_view subject, const Error& error);
 // The same about an image or device: what is no store may be known as something else.
 Exit report_image(const Common& common, const std::string& image, const Error& error);
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence);
+Exit report_refusal(const Common& common, std::string_view subject, std::string_view sentence,
+                    Errc code);
 // What a system call on the host's files answered: errno.
 Error host_error(const char* what);
 

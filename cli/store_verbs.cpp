@@ -58,8 +58,7 @@ Exit run_mkfs(const Common& common, const MkfsArgs& args) {
     if (!found->empty()) {
       const std::string sentence =
           fmt::format("holds {}; nothing was changed; -f overwrites it", *found);
-      report_usage(common, args.image, sentence);
-      return Exit::busy;
+      return report_refusal(common, args.image, sentence, Errc::exists);
     }
   }
   volume::MkfsOptions mkfs;
@@ -186,13 +185,12 @@ json describe_findings(const std::vector<engine::Finding>& findings) {
 }  // namespace
 
 int run_check(const Common& common, const CheckArgs& args) {
-  static constexpr int kErrorsLeft = 4, kCouldNotLook = 8;
   engine::OpenDeviceOptions device_options;
   device_options.read_only = true;
   auto device = open_image(args.image, device_options);
   if (!device) {
     report_image(common, args.image, device.error());
-    return kCouldNotLook;
+    return kCheckCouldNotLook;
   }
   Progress progress(common, "check");
   engine::CheckOptions options;
@@ -204,7 +202,7 @@ int run_check(const Common& common, const CheckArgs& args) {
     const Error error = result.error();
     if (error.code != Errc::damaged && error.code != Errc::malformed) {
       report_image(common, args.image, error);
-      return kCouldNotLook;
+      return kCheckCouldNotLook;
     }
     // Too damaged to be opened is an answer, too.
     result = volume::CheckFindings{};
@@ -215,6 +213,7 @@ int run_check(const Common& common, const CheckArgs& args) {
     print_json(common, {{"clean", clean},
                         {"errors", describe_findings(result->findings)},
                         {"notes", describe_findings(result->notes)},
+                        {"data_read", args.data},
                         {"nodes", result->nodes},
                         {"extents", result->extents},
                         {"data_blocks", result->data_blocks},
@@ -225,11 +224,12 @@ int run_check(const Common& common, const CheckArgs& args) {
       fmt::print("{}: {}\n", finding.where, finding.what);
     for (const engine::Finding& finding : result->notes)
       fmt::print("note: {}: {}; the next commits mend it\n", finding.where, finding.what);
-    fmt::print("{}: {}; {} nodes, {} extent records, {} data blocks, {} files and directories\n",
+    fmt::print("{}: {}; {} nodes, {} extent records, {} data blocks, {} files and directories{}\n",
                args.image, clean ? "clean" : fmt::format("{} errors", result->findings.size()),
-               result->nodes, result->extents, result->data_blocks, result->inodes);
+               result->nodes, result->extents, result->data_blocks, result->inodes,
+               args.data ? "" : "; data not read (--data reads it)");
   }
-  return clean ? 0 : kErrorsLeft;
+  return clean ? 0 : kCheckErrorsLeft;
 }
 
 }  // namespace latchkey::cli

@@ -220,7 +220,9 @@ class Access(CliTest):
             os.truncate(self.image, shorter)
             self.run_refused(WRONG_DEVICE, "ls", self.at("/"), says="truncated")
             self.run_refused(WRONG_DEVICE, "put", self.data, self.at("/g"), says="truncated")
-            self.run_refused(CHECK_COULD_NOT_LOOK, "check", self.image, says="truncated")
+            for json_ in ([], ["--json"]):
+                self.run_refused(CHECK_COULD_NOT_LOOK, "check", *json_, self.image,
+                                 says="truncated")
             self.run_refused(BUSY, "mkfs", self.image, says="-f overwrites")
         # Grown again the end is zeros: what lay there is missed, not made up.
         os.truncate(self.image, size)
@@ -370,7 +372,10 @@ class Damage(CliTest):
         self.assertEqual(self.get_bytes("/vault/s7"), bytes([7]) * 5000)
         done = self.run_raw("check", "--data", "--json", "-q", self.image)
         self.assertEqual(done.returncode, CHECK_ERRORS)
-        self.assertEqual(self.run_raw("check", "-q", self.image).returncode, OK, "without --data")
+        self.assertRegex(done.stdout.decode(), '"data_read":true')
+        # Without --data it is clean as far as was looked, and says how far.
+        self.assertIn("data not read", self.run_ok("check", "-q", self.image))
+        self.assertIs(self.run_json("check", "check", "-q", self.image)["data_read"], False)
 
 
 class Machine(CliTest):

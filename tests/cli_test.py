@@ -405,6 +405,8 @@ class Words(CliTest):
                 self.run_refused(USAGE, *words)
                 self.run_refused(USAGE, "--json", *words)
         self.run_refused(CHECK_USAGE, "check")
+        self.run_refused(CHECK_USAGE, "check", "--json")
+        self.run_refused(CHECK_USAGE, "check", "--json", "--xts-kernel", "frob", "x")
         done = self.run_raw("key", "id", "--json")
         self.assertEqual(json.loads(done.stdout)["key_id"]["error"]["exit"], USAGE)
         done = self.run_raw("mkfs", "--json")

@@ -78,8 +78,13 @@ class CliTest(unittest.TestCase):
         if "--json" in map(str, done.args):
             answer = json.loads(done.stdout)
             self.assertEqual(answer.pop("__header"), {"version": "1"})
-            (body,) = answer.values()
+            ((verb, body),) = answer.items()
             self.assertIn(body["error"]["message"], lines[0])
+            self.assertEqual(body["error"]["exit"], code)
+            if verb == "check":
+                self.assertIs(body["clean"], False)
+                self.assertEqual(body["errors"], [{"what": body["error"]["message"],
+                                                   "where": body["error"]["subject"]}])
         else:
             self.assertEqual(done.stdout, b"")
 
