@@ -68,6 +68,8 @@ class Beside {
     state_.counters[names_[1] + "_" + unit] = work * 1e9 / second;
     state_.counters["ratio"] = second / first;
   }
+  // The first side's work a nanosecond.
+  double first_rate(double work) const { return passes_ == 0 ? 0 : work / median(ns_[0]); }
   // Times, where there is no work to divide by; the ratio is the first side's to the second's.
   void report_us() {
     if (passes_ == 0) return;

@@ -1,7 +1,9 @@
-// Ours beside OpenSSL in one run, alternating. XTS by data unit and direction, on 128 KiB that stay
-// in the second cache, OpenSSL with a context keyed once and a tweak a unit; extent keys derived
-// and expanded, OpenSSL with an HKDF context kept and its cipher keyed again. The two sides' bytes
-// are compared before anything is timed. Data and keys of this program are not secret.
+// Ours beside OpenSSL and, where it is installed, libgcrypt: each pair alternating in one run. XTS
+// by kernel, data unit, direction and memory: 128 KiB that stay in the second cache, or pieces of
+// that size out of 256 MiB that were not touched for long; the others with a context keyed once and
+// a tweak a unit. Extent keys derived and expanded, OpenSSL with an HKDF context kept and its
+// cipher keyed again. The sides' bytes are compared before anything is timed. Data and keys of this
+// program are not secret.
 
 #include <benchmark/benchmark.h>
 #include <openssl/core_names.h>
@@ -9,12 +11,18 @@
 #include <openssl/kdf.h>
 #include <openssl/params.h>
 
+#if LK_HAVE_GCRYPT
+#include <gcrypt.h>
+#endif
+
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "base/check.h"
 #include "bench/beside.h"
+#include "bench/clock.h"
 #include "crypto/hkdf.h"
 #include "crypto/xts.h"
 
@@ -22,9 +30,11 @@ namespace latchkey {
 namespace {
 
 using bench::Beside;
+using bench::cycles_per_ns;
 using bench::timed;
 
 constexpr std::size_t kRunBytes = 128 * kKiB;
+constexpr std::size_t kDramBytes = 256 * kMiB;
 constexpr u32 kKeysAPass = 64;
 
 const unsigned char* octets(Bytes bytes) {
@@ -86,6 +96,35 @@ class OpensslXts {
   int seal_;
 };
 
+#if LK_HAVE_GCRYPT
+class GcryptXts {
+ public:
+  GcryptXts(Bytes raw, bool seal) : seal_(seal) {
+    LK_CHECK_MSG(gcry_check_version(nullptr) != nullptr, "libgcrypt cannot begin");
+    gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+    LK_CHECK(gcry_cipher_open(&handle_, GCRY_CIPHER_AES256, GCRY_CIPHER_MODE_XTS, 0) == 0);
+    LK_CHECK(gcry_cipher_setkey(handle_, raw.data(), raw.size()) == 0);
+  }
+  ~GcryptXts() { gcry_cipher_close(handle_); }
+  GcryptXts(const GcryptXts&) = delete;
+  GcryptXts& operator=(const GcryptXts&) = delete;
+
+  void run(u64 first_unit, u32 unit_bytes, Bytes input, MutableBytes output) {
+    const auto call = seal_ ? gcry_cipher_encrypt : gcry_cipher_decrypt;
+    for (std::size_t offset = 0; offset < input.size(); offset += unit_bytes) {
+      const u64 tweak[2] = {first_unit + offset / unit_bytes, 0};
+      LK_CHECK(gcry_cipher_setiv(handle_, tweak, sizeof tweak) == 0);
+      LK_CHECK(call(handle_, output.data() + offset, unit_bytes, input.data() + offset,
+                    unit_bytes) == 0);
+    }
+  }
+
+ private:
+  gcry_cipher_hd_t handle_ = nullptr;
+  const bool seal_;
+};
+#endif
+
 // EVP_KDF "HKDF", expand only: the extract is done once a master key on both sides.
 class OpensslHkdf {
  public:
@@ -132,31 +171,71 @@ class OpensslHkdf {
 
 // --- benchmarks ----------------------------------------------------------------------------------
 
-void xts(benchmark::State& state, std::string_view kernel, bool seal) {
+// Pieces of kRunBytes for one pass after the other: always the same, or the next of many, so that
+// the caches have forgotten it.
+class Pieces {
+ public:
+  explicit Pieces(bool dram)
+      : input_(pattern(dram ? kDramBytes : kRunBytes, 1)), output_(input_.size()) {}
+  Bytes input() const { return Bytes(input_).subspan(at_, kRunBytes); }
+  MutableBytes output() { return MutableBytes(output_).subspan(at_, kRunBytes); }
+  void next() { at_ = (at_ + kRunBytes) % input_.size(); }
+
+ private:
+  std::vector<std::byte> input_, output_;
+  std::size_t at_ = 0;
+};
+
+struct XtsCase {
+  std::string_view kernel;
+  bool seal = true;
+  bool dram = false;
+  std::string other;  // whom we run beside
+};
+
+using RunUnits = std::function<void(u64 first_unit, u32 unit_bytes, Bytes, MutableBytes)>;
+
+RunUnits other_side(const XtsCase& what, Bytes raw) {
+#if LK_HAVE_GCRYPT
+  if (what.other == "libgcrypt") {
+    auto gcrypt = std::make_shared<GcryptXts>(raw, what.seal);
+    return [gcrypt](auto... run) { gcrypt->run(run...); };
+  }
+#endif
+  auto openssl = std::make_shared<OpensslXts>(raw, what.seal);
+  return [openssl](auto... run) { openssl->run(run...); };
+}
+
+void xts(benchmark::State& state, const XtsCase& what) {
   const std::string before(crypto::xts_kernel());
-  LK_CHECK(crypto::xts_force_kernel(kernel));
-  const auto unit_bytes = static_cast<u32>(state.range(0));
-  const auto raw = pattern(crypto::kXtsKeyBytes, 7), input = pattern(kRunBytes, 1);
-  std::vector<std::byte> output(kRunBytes), expected(kRunBytes);
+  LK_CHECK(crypto::xts_force_kernel(what.kernel));
+  const auto raw = pattern(crypto::kXtsKeyBytes, 7);
   auto key = secret<crypto::XtsKey>();
   crypto::xts_expand(raw, *key);
-  OpensslXts openssl(raw, seal);
-  const crypto::XtsRun run{.first_unit = 3, .unit_bytes = unit_bytes};
+  const RunUnits other = other_side(what, raw);
+  const crypto::XtsRun run{.first_unit = 3, .unit_bytes = static_cast<u32>(state.range(0))};
+  Pieces pieces(what.dram);
   const auto ours = [&] {
-    (seal ? crypto::xts_seal : crypto::xts_open)(*key, run, input, output);
+    (what.seal ? crypto::xts_seal : crypto::xts_open)(*key, run, pieces.input(), pieces.output());
     benchmark::ClobberMemory();
   };
   const auto theirs = [&] {
-    openssl.run(run.first_unit, unit_bytes, input, expected);
+    other(run.first_unit, run.unit_bytes, pieces.input(), pieces.output());
     benchmark::ClobberMemory();
   };
   ours();
+  const std::vector<std::byte> expected(pieces.output().begin(), pieces.output().end());
   theirs();
-  if (output != expected) state.SkipWithError("the two sides differ");
-  Beside beside(state, "ours", "openssl");
+  if (!std::ranges::equal(expected, pieces.output())) state.SkipWithError("the two sides differ");
+  const auto timed_next = [&](const auto& side) {
+    pieces.next();
+    return timed(side);
+  };
+  Beside beside(state, "ours", what.other);
   for (auto _ : state)
-    if (!beside.pass([&] { return timed(ours); }, [&] { return timed(theirs); })) break;
+    if (!beside.pass([&] { return timed_next(ours); }, [&] { return timed_next(theirs); })) break;
   beside.report(double{kRunBytes} / double{kMiB}, "mib_s");
+  state.counters["ours_bytes_cycle"] = beside.first_rate(double{kRunBytes}) / cycles_per_ns();
   state.SetBytesProcessed(static_cast<i64>(kRunBytes) * state.iterations());
   LK_CHECK(crypto::xts_force_kernel(before));
 }
@@ -234,20 +313,28 @@ void hkdf_expand(benchmark::State& state) {
 BENCHMARK(extent_key_derive)->ArgName("batch")->Arg(1)->Arg(8)->UseManualTime();
 BENCHMARK(hkdf_expand)->UseManualTime();
 
-// Each kernel that this processor runs.
+void register_case(const XtsCase& what) {
+  const bool library = what.kernel == "openssl";
+  const std::string name = std::string(what.seal ? "xts_encrypt" : "xts_decrypt") +
+                           "/backend:" + (library ? "openssl" : "native") +
+                           "/kernel:" + std::string(what.kernel) +
+                           "/memory:" + (what.dram ? "dram" : "cache") + "/beside:" + what.other;
+  benchmark::RegisterBenchmark(name.c_str(), [what](benchmark::State& state) { xts(state, what); })
+      ->ArgName("unit")
+      ->RangeMultiplier(2)
+      ->Range(512, 65536)
+      ->UseManualTime();
+}
+
+// Each kernel that this processor runs; the operating system's is no match.
 void register_xts() {
+  std::vector<std::string> others{"openssl"};
+  if (LK_HAVE_GCRYPT) others.emplace_back("libgcrypt");
   for (const crypto::KernelInfo& kernel : crypto::xts_kernels()) {
-    if (!kernel.usable) continue;
-    for (const bool seal : {true, false}) {
-      const std::string name =
-          (seal ? "xts_encrypt/kernel:" : "xts_decrypt/kernel:") + std::string(kernel.name);
-      benchmark::RegisterBenchmark(
-          name.c_str(), [kernel, seal](benchmark::State& state) { xts(state, kernel.name, seal); })
-          ->ArgName("unit")
-          ->RangeMultiplier(2)
-          ->Range(512, 65536)
-          ->UseManualTime();
-    }
+    if (!kernel.usable || kernel.name == "kcapi") continue;
+    for (const std::string& other : others)
+      for (const bool dram : {false, true})
+        for (const bool seal : {true, false}) register_case({kernel.name, seal, dram, other});
   }
 }
 
