@@ -1,5 +1,5 @@
 #pragma once
-// What put and get share: counts, and files that were left out.
+// What put and get share: counts, and files that were left out or failed.
 
 #include <sys/stat.h>
 
@@ -11,14 +11,21 @@
 
 namespace latchkey::cli {
 
+struct CopyFailure {
+  std::string name;
+  Error error;
+};
+
 struct CopyReport {
   u64 files = 0;
   u64 directories = 0;
   u64 bytes = 0;
   std::vector<std::string> skipped;  // symlinks and special files, by name
+  std::vector<CopyFailure> failed;   // sources that could not be read; each was told already
 };
 
-void print_report(const Common& common, const CopyReport& report, std::string_view done);
+// The answer, and the exit code that the failures make: denied when one was not permitted.
+Exit print_report(const Common& common, const CopyReport& report, std::string_view done);
 
 // The image that holds the store is no file to copy from, and none to overwrite.
 class ImageIdentity {

@@ -5,7 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -29,6 +32,71 @@ Result<void> write_all(int fd, Bytes bytes) {
   return {};
 }
 
+bool is_zero(Bytes bytes) {
+  return bytes[0] == std::byte{} &&
+         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
+}
+
+// Writes to a descriptor; into an empty regular file, long runs of zeros as holes.
+class Output {
+ public:
+  Output(int fd, bool holes) : fd_(fd), holes_(holes) {}
+
+  Result<void> write(Bytes bytes) {
+    if (!holes_) return write_all(fd_, bytes);
+    while (!bytes.empty()) {
+      const std::size_t zeros = prefix(bytes, true);
+      zeros_ += zeros;
+      bytes = bytes.subspan(zeros);
+      if (bytes.empty()) break;
+      LK_TRYV(write_zeros());
+      const std::size_t data = prefix(bytes, false);
+      LK_TRYV(write_all(fd_, bytes.first(data)));
+      bytes = bytes.subspan(data);
+    }
+    return {};
+  }
+
+  Result<void> finish() {
+    const bool hole = zeros_ >= kHoleBytesMin;
+    LK_TRYV(write_zeros());
+    if (hole && ::ftruncate(fd_, ::lseek(fd_, 0, SEEK_CUR)) != 0)
+      return std::unexpected(host_error("cannot be written"));
+    return {};
+  }
+
+ private:
+  static constexpr std::size_t kPageBytes = 4 * kKiB;
+  static constexpr std::size_t kHoleBytesMin = 64 * kKiB;
+
+  // Bytes of the pages at the front that are zero, or are not.
+  static std::size_t prefix(Bytes bytes, bool zero) {
+    std::size_t size = 0;
+    while (size < bytes.size()) {
+      const Bytes page = bytes.subspan(size, std::min(kPageBytes, bytes.size() - size));
+      if (is_zero(page) != zero) break;
+      size += page.size();
+    }
+    return size;
+  }
+
+  Result<void> write_zeros() {
+    const u64 zeros = std::exchange(zeros_, 0);
+    if (zeros == 0) return {};
+    if (zeros < kHoleBytesMin) {
+      static constexpr std::array<std::byte, kHoleBytesMin> kZeros{};
+      return write_all(fd_, Bytes(kZeros).first(zeros));
+    }
+    if (::lseek(fd_, static_cast<off_t>(zeros), SEEK_CUR) < 0)
+      return std::unexpected(host_error("cannot be written"));
+    return {};
+  }
+
+  const int fd_;
+  const bool holes_;
+  u64 zeros_ = 0;  // at the end, not yet written
+};
+
 class Getter {
  public:
   Getter(const Common& common, const std::string& image, volume::Volume& volume, CopyReport& report)
@@ -42,7 +110,7 @@ class Getter {
 
   Result<void> file_to_output(volume::InodeNumber directory, const std::string& name) {
     LK_TRY(const volume::HandleId handle, open(directory, name));
-    auto copied = copy(handle, STDOUT_FILENO);
+    auto copied = copy(handle, Output(STDOUT_FILENO, false));
     if (!copied && copied.error().os_errno != 0) failed = "standard output";
     LK_TRYV(volume_.close_handle(handle));
     return copied;
@@ -90,15 +158,16 @@ class Getter {
     return volume_.open_file(caller(), directory, name, {}, 0, name);
   }
 
-  Result<void> copy(volume::HandleId handle, int fd) {
+  Result<void> copy(volume::HandleId handle, Output output) {
     for (u64 offset = 0;;) {
       LK_TRY(const u64 got, volume_.read(handle, offset, buffer_));
       if (got == 0) break;
-      LK_TRYV(write_all(fd, Bytes(buffer_).first(got)));
+      LK_TRYV(output.write(Bytes(buffer_).first(got)));
       offset += got;
       report_.bytes += got;
       progress_.update(report_.bytes, 0, "B");
     }
+    LK_TRYV(output.finish());
     ++report_.files;
     return {};
   }
@@ -120,7 +189,7 @@ class Getter {
     LK_TRYV(image_.refuse(found));
     const bool regular = S_ISREG(found.st_mode);  // not /dev/null
     if (regular && ::ftruncate(fd, 0) != 0) return std::unexpected(host_error("cannot be emptied"));
-    LK_TRYV(copy(handle, fd));
+    LK_TRYV(copy(handle, Output(fd, regular)));
     const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
     const timespec times[2] = {mtime, mtime};
     if (regular && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
@@ -167,8 +236,7 @@ Exit run_get(const Common& common, const CopyArgs& args) {
         if (!done) return report_error(common, getter.failed, done.error());
         return Exit::ok;
       });
-  if (exit == Exit::ok && !to_stdout) print_report(common, report, "got");
-  return exit;
+  return exit == Exit::ok && !to_stdout ? print_report(common, report, "got") : exit;
 }
 
 }  // namespace latchkey::cli

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,15 +33,40 @@ Result<void> ImageIdentity::refuse(const struct stat& file) const {
   return {};
 }
 
-void print_report(const Common& common, const CopyReport& report, std::string_view done) {
-  if (common.json) {
-    print_json(common, {{"files", report.files},
-                        {"directories", report.directories},
-                        {"bytes", report.bytes},
-                        {"skipped", report.skipped}});
-    return;
+namespace {
+
+Exit exit_of(const CopyReport& report) {
+  if (report.failed.empty()) return Exit::ok;
+  const bool denied = std::ranges::any_of(report.failed, [](const CopyFailure& failure) {
+    return failure.error.code == Errc::permission;
+  });
+  return denied ? Exit::denied : Exit::usage;
+}
+
+nlohmann::json describe_report(const CopyReport& report) {
+  nlohmann::json failed = nlohmann::json::array();
+  for (const CopyFailure& failure : report.failed)
+    failed.push_back({{"subject", failure.name},
+                      {"message", describe(failure.error)},
+                      {"code", name_of(failure.error.code)}});
+  nlohmann::json body = {{"files", report.files},
+                         {"directories", report.directories},
+                         {"bytes", report.bytes},
+                         {"skipped", report.skipped},
+                         {"failed", failed}};
+  if (!failed.empty()) {
+    body["error"] = failed.front();
+    body["error"]["exit"] = static_cast<int>(exit_of(report));
   }
-  if (common.quiet) return;
+  return body;
+}
+
+}  // namespace
+
+Exit print_report(const Common& common, const CopyReport& report, std::string_view done) {
+  const Exit exit = exit_of(report);
+  if (common.json) print_json(common, describe_report(report));
+  if (common.json || common.quiet) return exit;
   fmt::print("{} {} files and {} directories, {}\n", done, report.files, report.directories,
              format_bytes(report.bytes));
   static constexpr std::size_t kNamed = 10;
@@ -48,6 +74,8 @@ void print_report(const Common& common, const CopyReport& report, std::string_vi
     fmt::print("skipped {}: neither a regular file nor a directory\n", report.skipped[i]);
   if (report.skipped.size() > kNamed)
     fmt::print("skipped {} more of that kind (--json names all)\n", report.skipped.size() - kNamed);
+  if (!report.failed.empty()) fmt::print("failed: {}\n", report.failed.size());
+  return exit;
 }
 
 namespace {
@@ -65,7 +93,8 @@ struct HostFile {
 class Putter {
  public:
   Putter(const Common& common, const std::string& image, volume::Volume& volume, CopyReport& report)
-      : image_(image),
+      : common_(common),
+        image_(image),
         volume_(volume),
         report_(report),
         progress_(common, "put"),
@@ -74,29 +103,30 @@ class Putter {
   // `failed` is the name that an error is about.
   std::string failed;
 
-  // A source that turns out to be neither a regular file nor a directory is skipped; a named
-  // symlink is followed, one that is found is not.
-  Result<void> file(const fs::path& source, const std::string& target, bool follow) {
+  // A source that turns out to be neither a regular file nor a directory is skipped; one that was
+  // named is followed if it is a symlink, and read to its end if it is a pipe.
+  Result<void> file(const fs::path& source, const std::string& target, bool named) {
+    of_source_ = false;
     failed = source;
     if (interrupted()) return fail(Errc::canceled, kInterrupted);
     HostFile host;
-    // O_NONBLOCK: the open of a pipe would wait for its writer.
-    const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow ? 0 : O_NOFOLLOW);
-    host.fd = ::open(source.c_str(), flags);
     struct stat info{};
-    if (host.fd < 0 || ::fstat(host.fd, &info) != 0)
-      return std::unexpected(host_error("cannot be read"));
-    if (!S_ISREG(info.st_mode)) return skip(source);
-    LK_TRYV(image_.refuse(info));
+    LK_TRYV(open_source(source, named, host, info));
+    const bool pipe = named && S_ISFIFO(info.st_mode);
+    if (!S_ISREG(info.st_mode) && !pipe) return skip(source);
+    if (auto other = image_.refuse(info); !other) return of_source(source, other.error());
     volume::OpenFlags open_flags;
     failed = target;
     open_flags.write = open_flags.create = open_flags.truncate = true;
     LK_TRY(const volume::HandleId handle,
            volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777));
-    auto copied = copy(source, host.fd, target, handle);
+    const Ends ends{source, host.fd, pipe, target, handle};
+    // What takes less room than it is long has holes.
+    const bool sparse = !pipe && u64(info.st_blocks) * 512 < u64(info.st_size);
+    auto copied = sparse ? copy_data(ends) : copy(ends, 0, ~u64{0});
     const auto stat = volume_.stat(handle);
     auto closed = volume_.close_handle(handle);
-    LK_TRYV(copied);
+    if (!copied) return std::unexpected(copied.error());
     LK_TRYV(closed);
     if (!stat) return std::unexpected(stat.error());
     LK_TRYV(keep_times(stat->inode, info));
@@ -104,28 +134,34 @@ class Putter {
     return {};
   }
 
+  // What cannot be read below the source is told and left out; an error of the store ends it.
   Result<void> tree(const fs::path& source, const std::string& target) {
+    of_source_ = false;
     failed = source;
+    if (interrupted()) return fail(Errc::canceled, kInterrupted);
     struct stat info{};
-    if (::lstat(source.c_str(), &info) != 0) return std::unexpected(host_error("cannot be read"));
+    if (::lstat(source.c_str(), &info) != 0) return of_source(source, host_error("cannot be read"));
     if (S_ISREG(info.st_mode)) return file(source, target, false);
     if (!S_ISDIR(info.st_mode)) return skip(source);
-    failed = target;
-    auto inode = volume::make_directory(volume_, caller(), target, info.st_mode & 07777);
-    if (!inode && inode.error().code == Errc::exists) inode = volume::resolve(volume_, target);
-    if (!inode) return std::unexpected(inode.error());
-    ++report_.directories;
     std::error_code error;
     std::vector<fs::path> names;
     for (fs::directory_iterator at(source, error), end; !error && at != end; at.increment(error))
       names.push_back(at->path());
     if (error) {
-      failed = source;
       errno = error.value();
-      return std::unexpected(host_error("the directory cannot be read"));
+      return of_source(source, host_error("the directory cannot be read"));
     }
+    failed = target;
+    auto inode = volume::make_directory(volume_, caller(), target, info.st_mode & 07777);
+    if (!inode && inode.error().code == Errc::exists) inode = volume::resolve(volume_, target);
+    if (!inode) return std::unexpected(inode.error());
+    ++report_.directories;
     std::ranges::sort(names);
-    for (const fs::path& name : names) LK_TRYV(tree(name, join(target, name.filename())));
+    for (const fs::path& name : names) {
+      auto put = tree(name, join(target, name.filename()));
+      if (!put && !of_source_) return put;
+      if (!put) tell_failure(put.error());
+    }
     failed = target;
     return keep_times(*inode, info);
   }
@@ -136,22 +172,87 @@ class Putter {
   }
 
  private:
-  Result<void> copy(const fs::path& source, int fd, const std::string& target,
-                    volume::HandleId handle) {
-    for (u64 offset = 0;;) {
-      failed = source;
+  struct Ends {
+    const fs::path& source;
+    int fd;
+    bool pipe;
+    const std::string& target;
+    volume::HandleId handle;
+  };
+
+  std::unexpected<Error> of_source(const fs::path& source, const Error& error) {
+    failed = source;
+    of_source_ = true;
+    return std::unexpected(error);
+  }
+
+  void tell_failure(const Error& error) {
+    Common in_words = common_;
+    in_words.json = false;
+    report_error(in_words, failed, error);
+    report_.failed.push_back({failed, error});
+  }
+
+  Result<void> open_source(const fs::path& source, bool named, HostFile& host, struct stat& info) {
+    // O_NONBLOCK: the open of a pipe would wait for its writer, and not hear a signal.
+    host.fd = ::open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (named ? 0 : O_NOFOLLOW));
+    if (host.fd < 0 || ::fstat(host.fd, &info) != 0)
+      return of_source(source, host_error("cannot be read"));
+    return {};
+  }
+
+  // Until a pipe has data, or had a writer and has none any more.
+  static Result<void> wait_for_data(int pipe) {
+    static constexpr int kLookUpMs = 200;
+    pollfd waited{pipe, POLLIN, 0};
+    while (::poll(&waited, 1, kLookUpMs) <= 0)
       if (interrupted()) return fail(Errc::canceled, kInterrupted);
-      const ssize_t got = ::read(fd, buffer_.data(), buffer_.size());
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return std::unexpected(host_error("cannot be read"));
-      failed = target;
-      if (got == 0) return {};
-      LK_TRY(const u64 wrote,
-             volume_.write(handle, offset, Bytes(buffer_).first(static_cast<std::size_t>(got))));
+    return {};
+  }
+
+  // Copies from where the source stands, in the target from `offset` to `end` or to the source's
+  // end. The offset where it stopped.
+  Result<u64> copy(const Ends& ends, u64 offset, u64 end) {
+    while (offset < end) {
+      failed = ends.source;
+      if (interrupted()) return fail(Errc::canceled, kInterrupted);
+      const u64 size = std::min<u64>(buffer_.size(), end - offset);
+      if (ends.pipe) LK_TRYV(wait_for_data(ends.fd));
+      const ssize_t got = ::read(ends.fd, buffer_.data(), size);
+      if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (got < 0) return of_source(ends.source, host_error("cannot be read"));
+      failed = ends.target;
+      if (got == 0) break;
+      LK_TRY(const u64 wrote, volume_.write(ends.handle, offset,
+                                            Bytes(buffer_).first(static_cast<std::size_t>(got))));
       offset += wrote;
       report_.bytes += wrote;
       progress_.update(report_.bytes, 0, "B");
     }
+    return offset;
+  }
+
+  // Copies what is not a hole; the target, which is empty, gets its size.
+  Result<u64> copy_data(const Ends& ends) {
+    u64 offset = 0;
+    for (;;) {
+      const off_t data = ::lseek(ends.fd, static_cast<off_t>(offset), SEEK_DATA);
+      if (data < 0 && errno == ENXIO) break;  // no more of it
+      const off_t hole = data < 0 ? -1 : ::lseek(ends.fd, data, SEEK_HOLE);
+      // A file system that knows no holes: all the rest is data.
+      const u64 first = hole < 0 ? offset : static_cast<u64>(data);
+      const u64 end = hole < 0 ? ~u64{0} : static_cast<u64>(hole);
+      if (::lseek(ends.fd, static_cast<off_t>(first), SEEK_SET) < 0)
+        return of_source(ends.source, host_error("cannot be read"));
+      LK_TRY(offset, copy(ends, first, end));
+      if (offset < end) return offset;  // its end came earlier than it said
+    }
+    const off_t size = ::lseek(ends.fd, 0, SEEK_END);
+    if (size < 0) return of_source(ends.source, host_error("cannot be read"));
+    failed = ends.target;
+    if (static_cast<u64>(size) > offset)
+      LK_TRYV(volume_.truncate(ends.handle, static_cast<u64>(size)));
+    return static_cast<u64>(size);
   }
 
   Result<void> keep_times(volume::InodeNumber inode, const struct stat& info) {
@@ -160,11 +261,13 @@ class Putter {
                              i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
   }
 
+  const Common& common_;
   const ImageIdentity image_;
   volume::Volume& volume_;
   CopyReport& report_;
   Progress progress_;
   std::vector<std::byte> buffer_;
+  bool of_source_ = false;  // the last error is the source's, not the store's
 };
 
 // cp's rule: what is put into a directory keeps its last word, but for "x/." and "x/..", whose
@@ -216,8 +319,7 @@ Exit run_put(const Common& common, const CopyArgs& args) {
                       return report_image(common, target->image, synced.error());
                     return Exit::ok;
                   });
-  if (exit == Exit::ok) print_report(common, report, "put");
-  return exit;
+  return exit == Exit::ok ? print_report(common, report, "put") : exit;
 }
 
 }  // namespace latchkey::cli

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Goal: each form that scripts rely on does what it says. Method: the real binary on images, its
 answers compared with the host's own view (stat, cp's rules, HKDF from the standard library)."""
+import filecmp
 import json
 import os
 import pathlib
@@ -158,9 +159,10 @@ class Trees(CliTest):
         self.run_refused(USAGE, *put, self.folder / "none", self.at("/vault"), says="none")
         self.run_refused(USAGE, *put, a, self.image, says="IMG:/path")
         # Special files are skipped, not waited for.
-        answer = self.run_json("put", *put, self.tree / "sub" / "pipe", self.at("/vault/pipe"))
-        self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
-        answer = self.run_json("put", *put, "-r", self.tree / "link", self.at("/vault/link"))
+        for name in ("sub/pipe", "link"):
+            answer = self.run_json("put", *put, "-r", self.tree / name, self.at("/vault/special"))
+            self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
+        answer = self.run_json("put", *put, "/dev/null", self.at("/vault/null"))
         self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
         self.assert_clean()
 
@@ -180,6 +182,102 @@ class Trees(CliTest):
         locked = self.names("/vault", key=False)[0]
         self.run_refused(NO_KEY, "get", self.at(f"/vault/{locked}"), self.folder / "copy")
         self.assertEqual((self.folder / "copy").read_bytes(), b"alpha\n", "nothing was overwritten")
+
+    def test_a_named_pipe_is_read_to_its_end(self):
+        data = os.urandom(3 * MIB + 5)
+        put = ("put", "-q", "--key-file", self.key)
+        self.run_ok(*put, "/dev/stdin", self.at("/vault/in"), input=data)
+        self.assertEqual(self.get_bytes("/vault/in"), data)
+        self.run_ok(*put, "/dev/stdin", self.at("/vault/in"), input=b"")
+        self.assertEqual(self.get_bytes("/vault/in"), b"")
+        pipe = self.tree / "sub" / "pipe"
+        with subprocess.Popen([LATCHKEY, *map(str, put), pipe, self.at("/vault/pipe")]) as reader:
+            with open(pipe, "wb") as writer:
+                writer.write(data)
+            self.assertEqual(reader.wait(60), OK)
+        self.assertEqual(self.get_bytes("/vault/pipe"), data)
+        self.assert_clean()
+
+    def test_a_tree_with_files_that_cannot_be_read(self):
+        nobody = as_nobody()
+        closed = self.tree / "sub" / "closed"
+        closed.mkdir()
+        (closed / "in").write_bytes(b"in")
+        (self.tree / "b-unreadable").write_bytes(b"x")
+        give_to_nobody(self.folder)
+        self.folder.chmod(0o755)
+        for path in (closed, self.tree / "b-unreadable"):
+            path.chmod(0)
+        put = [*nobody, LATCHKEY, "put", "-q", "-r", "--key-file", str(self.key), str(self.tree)]
+        done = subprocess.run([*put, self.at("/vault/one")], capture_output=True, timeout=60)
+        self.assertEqual((done.returncode, done.stdout), (DENIED, b""))
+        lines = done.stderr.decode().splitlines()
+        self.assertEqual(len(lines), 2, lines)
+        for line, path in zip(lines, (self.tree / "b-unreadable", closed)):
+            self.assertRegex(line, f"^latchkey: {path}: .*cannot be read.*EACCES")
+        # What comes after them is there.
+        self.assertEqual(self.names("/vault/one"), ["a", "empty", "sub"])
+        self.assertEqual(self.names("/vault/one/sub"), ["b", "deep"])
+        self.assertEqual(self.get_bytes("/vault/one/sub/b"), (self.tree / "sub/b").read_bytes())
+        done = subprocess.run([*put, self.at("/vault/two"), "--json"], capture_output=True)
+        answer = self.member(done.stdout.decode(), "put")
+        self.assertEqual((done.returncode, answer["error"]["exit"], answer["files"]),
+                         (DENIED, DENIED, 4))
+        self.assertEqual([(failure["subject"], failure["code"]) for failure in answer["failed"]],
+                         [(str(self.tree / "b-unreadable"), "permission"),
+                          (str(closed), "permission")])
+        # Below another tree the image itself is such a file.
+        os.link(self.image, self.tree / "linked")
+        closed.chmod(0o755)
+        (self.tree / "b-unreadable").unlink()
+        done = self.run_raw("put", "-rq", "--key-file", self.key, self.tree, self.at("/vault/th"))
+        self.assertEqual(done.returncode, USAGE)
+        self.assertRegex(done.stderr.decode(), "^latchkey: .*/linked: is the image .*\n$")
+        self.assertEqual(self.names("/vault/th"), ["a", "empty", "sub"])
+        self.assert_clean()
+
+    def test_holes_stay_holes(self):
+        source = self.folder / "sparse"
+        size = 200 * MIB + 5
+        with open(source, "wb") as file:
+            for offset, data in ((0, b"first"), (50 * MIB, os.urandom(200_000)),
+                                 (120 * MIB + 100, b"middle"), (150 * MIB, bytes(MIB))):
+                file.seek(offset)
+                file.write(data)
+            file.truncate(size)
+        if source.stat().st_blocks * 512 > 4 * MIB:
+            self.skipTest("the file system under the test makes no holes")
+        self.put(source, "/vault/sparse")
+        rows = self.run_json("map", "map", "--key-file", self.key, self.at("/vault/sparse"))
+        self.assertEqual(rows["size"], size)
+        self.assertLess(sum(row["length"] for row in rows["extents"]), 2 * MIB)
+        starts = {row["file_offset"] for row in rows["extents"]}
+        self.assertLessEqual({0, 50 * MIB, 120 * MIB}, starts)
+        for row in rows["extents"]:
+            self.assertFalse(60 * MIB < row["file_offset"] < 119 * MIB, "holes have no row")
+        out = self.folder / "out"
+        out.write_bytes(b"x" * (300 * 1024))
+        get = ("get", "-q", "--key-file", self.key, self.at("/vault/sparse"))
+        self.run_ok(*get, out)
+        self.assertTrue(filecmp.cmp(source, out, shallow=False))
+        self.assertLess(out.stat().st_blocks * 512, MIB, "zeros that were written are holes, too")
+        with open(self.folder / "out2", "wb") as plain:
+            done = subprocess.run([LATCHKEY, *map(str, get), "-"], stdout=plain, timeout=60)
+        self.assertEqual(done.returncode, OK)
+        self.assertTrue(filecmp.cmp(source, self.folder / "out2", shallow=False))
+        self.run_ok(*get, "/dev/null")
+        # Runs around the limit, not aligned to it.
+        data = b"".join(os.urandom(n) + bytes(z) for n, z in
+                        ((1, 65535), (4096, 65536), (100, 69632), (4095, 1), (8192, 200_000)))
+        self.put(self.host_file("runs", data), "/vault/runs")
+        self.run_ok("get", "-q", "--key-file", self.key, self.at("/vault/runs"), out)
+        self.assertEqual(out.read_bytes(), data)
+        self.put("/proc/version", "/vault/proc")  # its size says 0
+        self.assertEqual(self.get_bytes("/vault/proc"), pathlib.Path("/proc/version").read_bytes())
+        self.put("/sys/kernel/fscaps", "/vault/sys")  # and of this one 4096
+        self.assertEqual(self.get_bytes("/vault/sys"),
+                         pathlib.Path("/sys/kernel/fscaps").read_bytes())
+        self.assert_clean()
 
     def names(self, path, key=True):
         words = ("--key-file", self.key) if key else ()

@@ -64,8 +64,11 @@ class Stopped(CliTest):
         self.run_ok("policy", "set", "-q", "--key-file", self.key, self.at("/vault"))
         self.put(self.first, "/vault/first")
         tree = self.make_tree(1, 2 * MIB)
-        with open(tree / "g-endless", "wb") as endless:
-            endless.truncate(1900 * MIB)
+        endless = tree / "g-endless"
+        if not endless.exists():
+            endless.mkdir()
+            for i in range(950):
+                os.link(tree / "f0000", endless / f"{i:03}")
         before = self.image.stat().st_blocks
         put = self.start("put", "-qr", "--key-file", self.key, tree, self.at("/vault"), **options)
         self.wait_for(lambda: self.image.stat().st_blocks > before + 40 * MIB // 512, put)
@@ -276,7 +279,8 @@ class Interrupted(Stopped):
                 put.send_signal(number)
                 done = self.finish(put)
             self.assertEqual(done.returncode, -number)
-            self.assertRegex(done.stderr.decode(), r"^latchkey: .*g-endless: interrupted here.*\n$")
+            self.assertRegex(done.stderr.decode(),
+                             r"^latchkey: .*g-endless/\d+: interrupted here.*\n$")
             self.assert_first_is_there()
             want = (self.folder / "tree" / "f0000").read_bytes()
             self.assertEqual(self.get_bytes("/vault/tree/f0000"), want)
@@ -301,6 +305,23 @@ class Interrupted(Stopped):
             self.assertEqual(self.finish(put).returncode, -signal.SIGINT)
         os.close(reader)
         os.close(writer)
+
+    def test_a_signal_while_a_pipe_is_awaited(self):
+        self.acknowledge()
+        reader, writer = os.pipe()
+        with self.start("put", "-q", "--key-file", self.key, "/dev/stdin", self.at("/vault/x"),
+                        stdin=reader) as put:
+            os.write(writer, b"a beginning")
+            time.sleep(0.3)
+            self.assertIsNone(put.poll())
+            put.send_signal(signal.SIGINT)
+            done = self.finish(put)
+        self.assertEqual(done.returncode, -signal.SIGINT)
+        self.assertRegex(done.stderr.decode(), r"^latchkey: /dev/stdin: interrupted here.*\n$")
+        os.close(reader)
+        os.close(writer)
+        self.assert_first_is_there()
+        self.assertEqual(self.get_bytes("/vault/x"), b"a beginning")
 
     def test_a_signal_in_get(self):
         self.acknowledge()
