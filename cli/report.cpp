@@ -139,6 +139,14 @@ Exit report_refusal(const Common& common, std::string_view subject, std::string_
   return say(common, subject, std::string(sentence), exit_for(Error{code}), name_of(code));
 }
 
+void warn_if_stepped_back(const std::string& image, bool stepped_back) {
+  if (!stepped_back) return;
+  fmt::print(stderr,
+             "latchkey: {}: warning: the newest superblock set does not verify, so an older "
+             "generation was opened; unless a commit was cut off, later writes are lost\n",
+             printable(image));
+}
+
 Error host_error(const char* what) {
   const int number = errno;
   const auto code = [number] {

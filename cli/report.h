@@ -30,6 +30,9 @@ Exit report_image(const Common& common, const std::string& image, const Error& e
 Exit report_usage(const Common& common, std::string_view subject, std::string_view sentence);
 Exit report_refusal(const Common& common, std::string_view subject, std::string_view sentence,
                     Errc code);
+// One line on standard error where the store opened an older generation than it may have had
+// (engine::StoreFacts::stepped_back); whatever is done goes on.
+void warn_if_stepped_back(const std::string& image, bool stepped_back);
 // What a system call on the host's files answered: errno.
 Error host_error(const char* what);
 

@@ -155,6 +155,7 @@ Exit run_info(const Common& common, const InfoArgs& args) {
                      {"node_bytes", facts.store.node_bytes},
                      {"extent_bytes_max", u64{facts.store.extent_blocks_max} * engine::kBlockBytes},
                      {"generation", facts.store.generation},
+                     {"stepped_back", facts.store.stepped_back},
                      {"used_bytes", facts.space.blocks_used * engine::kBlockBytes},
                      {"available_bytes", facts.space.blocks_available * engine::kBlockBytes},
                      {"features",
@@ -209,8 +210,10 @@ int run_check(const Common& common, const CheckArgs& args) {
     result->findings.push_back({describe(error), args.image, false});
   }
   const bool clean = result->findings.empty();
+  warn_if_stepped_back(args.image, result->stepped_back);
   if (common.json) {
     print_json(common, {{"clean", clean},
+                        {"stepped_back", result->stepped_back},
                         {"errors", describe_findings(result->findings)},
                         {"notes", describe_findings(result->notes)},
                         {"data_read", args.data},

@@ -92,6 +92,7 @@ Result<Opened> open_volume(const std::string& image, const volume::VolumeOptions
   device_options.read_only = options.read_only;
   LK_TRY(opened.device, open_image(image, device_options));
   LK_TRY(opened.volume, volume::Volume::open(*opened.device, options, system_env()));
+  warn_if_stepped_back(image, opened.volume->facts().store.stepped_back);
   return opened;
 }
 

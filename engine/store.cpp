@@ -162,6 +162,7 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   if (!state->read_only && (superblock->features_ro_compat & ~kFeaturesRoCompat) != 0)
     return fail(Errc::format_version, "the store has a feature with which it can only be read");
   build(*state, *superblock);
+  state->fixed.stepped_back = scan.stepped_back();
   state->forest->recover(superblock->root, superblock->generation, superblock->node_count);
   const auto recovered = state->space->recover(superblock->generation, superblock->used_blocks);
   if (!recovered && !state->read_only) return std::unexpected(recovered.error());

@@ -64,6 +64,9 @@ struct StoreFacts {
   u64 generation = 0;  // last durable commit
   u64 size_bytes = 0;
   u64 features_compat = 0, features_ro_compat = 0, features_incompat = 0;
+  // At the open neither copy of the other superblock set verified: a commit was torn before anybody
+  // was told of it, or the newest generation is lost (docs/limits.md).
+  bool stepped_back = false;
 };
 
 struct SpaceFacts {

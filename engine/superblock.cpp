@@ -94,11 +94,23 @@ std::optional<Superblock> SuperblockScan::newest(bool previous) const {
   return older;
 }
 
+bool SuperblockScan::stepped_back() const {
+  const auto best = newest(false);
+  if (!best) return false;
+  const u32 other = 1 - static_cast<u32>(best->generation % 2);
+  const SuperblockCopy& a = copies[other];
+  const SuperblockCopy& b = copies[other + 2];
+  const bool never_written = best->generation == 1 && a.blank && b.blank;
+  return a.wrong != nullptr && b.wrong != nullptr && !never_written;
+}
+
 Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
   LK_TRY(IoBuffer page, IoBuffer::create(kBlockBytes));
   SuperblockScan scan;
   std::optional<Error> unreadable;
-  u32 magic_seen = 0, version_wrong = 0, valid = 0;
+  u32 magic_seen = 0;
+  bool version_wrong = false;
+  u64 feature_wrong = 0;  // the newest generation with an unknown feature
   for (u32 place = 0; place < 4; ++place) {
     SuperblockCopy& copy = scan.copies[place];
     const u64 block = superblock_place(place, device_bytes);
@@ -110,27 +122,32 @@ Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
     const auto disk = load_disk<SuperblockDisk>(page.bytes());
     if (disk.magic != kSuperblockMagic) {
       copy.wrong = "has no magic number";
+      copy.blank = std::ranges::all_of(page.bytes(), [](std::byte b) { return b == std::byte{0}; });
       continue;
     }
     ++magic_seen;
     if (disk.checksum != checksum_of(disk)) {
       copy.wrong = "does not match its checksum";
-    } else if (disk.format_version != kFormatVersion ||
-               (disk.features_incompat & ~kFeaturesIncompat) != 0) {
-      ++version_wrong;
-      copy.wrong = "is of a version or has a feature that is not known here";
+    } else if (disk.format_version != kFormatVersion) {
+      copy.wrong = "is of a version that is not known here";
+      version_wrong = true;
     } else if (disk.place_number != place) {
       copy.wrong = "belongs to another place";
+    } else if ((disk.features_incompat & ~kFeaturesIncompat) != 0) {
+      copy.wrong = "has a feature that is not known here";
+      feature_wrong = std::max<u64>(feature_wrong, disk.generation);
     } else if (const char* wrong = implausible(disk); wrong != nullptr) {
       copy.wrong = wrong;
     } else {
       copy.superblock = decode(disk);
-      ++valid;
     }
   }
-  if (valid != 0) return scan;
-  if (version_wrong != 0)
-    return fail(Errc::format_version, "the store has a version or feature that is not known here");
+  const auto best = scan.newest(false);
+  if (version_wrong)
+    return fail(Errc::format_version, "the store's format version is not known here");
+  if (feature_wrong != 0 && (!best || feature_wrong >= best->generation))
+    return fail(Errc::format_version, "the store uses a feature that is not known here");
+  if (best) return scan;
   if (magic_seen != 0) return fail(Errc::damaged, "no copy of the superblock verifies");
   if (unreadable) return std::unexpected(*unreadable);
   return fail(Errc::wrong_device, "not a latchkey store");

@@ -31,17 +31,24 @@ SuperblockDisk encode_superblock(const Superblock& superblock, u32 place);
 
 struct SuperblockCopy {
   std::optional<Superblock> superblock;
-  const char* wrong = nullptr;  // why it is not believed; nullptr for a place never written, too
+  const char* wrong = nullptr;  // why it is not believed
+  bool blank = false;           // all zeros: as mkfs leaves the set that no commit wrote yet
 };
 
 struct SuperblockScan {
   std::array<SuperblockCopy, 4> copies;
   // The newest that verifies; with `previous`, the newest of the other set.
   std::optional<Superblock> newest(bool previous) const;
+  // Neither copy of the other set verifies, though it was written once: a commit was torn, which
+  // nobody was told is durable, or the newest generation is gone with its acknowledged writes. The
+  // device cannot tell which.
+  bool stepped_back() const;
 };
 
 // Reads all four. Errors: io when none can be read; wrong_device when no copy has our magic number;
-// format_version; damaged when copies have the magic number and none verifies.
+// format_version when a copy has another version, or the newest one a feature of incompat that is
+// not known here: an older generation is not opened instead; damaged when copies have the magic
+// number and none verifies.
 Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes);
 
 // Both copies of the generation's set. Does not flush.

@@ -2,6 +2,7 @@
 """Goal: what is no store, no key, damaged, locked away or in use gets one clear line and the right
 exit code, and what another copy still holds is read. Method: the real binary on images that are
 made wrong in one way each; superblocks and nodes are found by their magic numbers."""
+import ctypes
 import fcntl
 import os
 import pathlib
@@ -14,6 +15,23 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
 from cli import *  # noqa: E402,F403
+
+
+def superblocks(size):
+    return [64 << 10, (64 << 10) + MIB, size - (64 << 10), size - (64 << 10) - MIB]
+
+
+def xxh3_128(data):
+    try:
+        library = ctypes.CDLL("libxxhash.so.0")
+    except OSError as error:
+        raise unittest.SkipTest(f"no libxxhash to compute a checksum with: {error}")
+    library.XXH3_128bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.XXH3_128bits.restype = type("Hash", (ctypes.Structure,), {
+        "_fields_": [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]})
+    value = library.XXH3_128bits(data, len(data))
+    return value.high.to_bytes(8, "big") + value.low.to_bytes(8, "big")
+
 
 SEED = int(os.environ.get("LATCHKEY_SEED", random.SystemRandom().randrange(1 << 32)))
 
@@ -36,6 +54,41 @@ class NoStore(CliTest):
         self.run_refused(CHECK_COULD_NOT_LOOK, "check", image, says=says)
         self.run_refused(CHECK_COULD_NOT_LOOK, "check", "--json", image, says=says)
         self.assertFalse((self.folder / "out").exists())
+
+    def change_superblocks(self, offset, value):
+        """Sets a 32-bit field in all four and makes their checksums right (libxxhash)."""
+        image = bytearray(self.image.read_bytes())
+        for place in superblocks(len(image)):
+            if image[place:place + 8] == b"latchkey":
+                image[place + offset:place + offset + 4] = value.to_bytes(4, "little")
+                image[place + 4064:place + 4096] = bytes(32)
+                image[place + 4064:place + 4080] = xxh3_128(bytes(image[place:place + 4096]))
+        self.image.write_bytes(image)
+
+    def test_another_version_and_unknown_features(self):
+        self.make_store("16M")
+        source = self.host_file("source", b"data")
+        self.put(source, "/f")
+        good = self.image.read_bytes()
+        self.change_superblocks(8, 1)
+        self.assertEqual(self.image.read_bytes(), good, "the checksum is another one")
+        self.change_superblocks(8, 2)
+        self.assert_every_verb_refuses(self.image, FORMAT, "version is not known here")
+        self.run_refused(BUSY, "mkfs", self.image, says="of another version.*-f")
+        self.image.write_bytes(good)
+        self.change_superblocks(80, 1 << 31)  # features_incompat
+        self.assert_every_verb_refuses(self.image, FORMAT, "a feature that is not known here")
+        self.image.write_bytes(good)
+        self.change_superblocks(72, 1 << 31)  # features_ro_compat
+        self.run_refused(FORMAT, "put", source, self.at("/g"), says="only be read")
+        self.assertEqual(self.get_bytes("/f"), b"data")
+        self.assertEqual(self.run_json("info", "info", self.image)["store"]["features"],
+                         {"compatible": 0, "read_only_compatible": 1 << 31, "incompatible": 0})
+        self.assert_clean()
+        self.image.write_bytes(good)
+        self.change_superblocks(64, 1 << 31)  # features_compat
+        self.put(source, "/g")
+        self.assertEqual(self.get_bytes("/g"), b"data")
 
     def test_zeros_and_random_bytes(self):
         self.image.write_bytes(bytes(32 * MIB))
@@ -265,12 +318,9 @@ class Damage(CliTest):
             image[offset] ^= 1 << self.random.randrange(8)
         self.image.write_bytes(image)
 
-    def superblocks(self):
-        return [64 << 10, (64 << 10) + MIB, self.size - (64 << 10), self.size - (64 << 10) - MIB]
-
     def newest_set(self):
         """The two superblocks of the last commit, the newer set."""
-        places = self.superblocks()
+        places = superblocks(self.size)
         generation = [int.from_bytes(self.good[p + 16:p + 24], "little") for p in places]
         self.assertEqual(generation[0] % 2 + generation[1] % 2, 1)
         return [p for p, g in zip(places, generation) if g == max(generation)]
@@ -294,7 +344,7 @@ class Damage(CliTest):
 
     def test_a_bit_in_any_one_superblock(self):
         fields = (0, 8, 12, 16, 24, 40, 52, 88, 104, 130, 152, 300, 2000, 4070)
-        for place in self.superblocks():
+        for place in superblocks(self.size):
             self.flip(place + self.random.choice(fields))
             self.assert_all_there()
             answer = self.run_json("check", "check", "-q", self.image)
@@ -304,14 +354,36 @@ class Damage(CliTest):
                 self.put(self.host_file("more", b"more"), f"/vault/more{i}")
             self.assertEqual(self.assert_clean()["notes"], [])
 
+    def test_a_bit_in_both_newest_superblocks_is_told(self):
+        """The generation before is opened. Every verb says so, until the next commits are there."""
+        self.flip(*(place + 2000 for place in self.newest_set()))
+
+        def answer_of(*words):
+            done = self.run_raw(*words)
+            lines = done.stderr.decode().splitlines()
+            self.assertEqual((done.returncode, len(lines)), (OK, 1), lines)
+            self.assertRegex(lines[0], "^latchkey: .*img: warning: .*older generation")
+            return done.stdout.decode()
+
+        self.assertTrue(self.member(answer_of("info", "--json", self.image),
+                                    "info")["store"]["stepped_back"])
+        check = self.member(answer_of("check", "-q", "--json", self.image), "check")
+        self.assertEqual((check["clean"], check["stepped_back"], len(check["notes"])),
+                         (True, True, 2))
+        answer_of("ls", self.at("/"))
+        answer_of("put", "-q", self.host_file("more", b"more"), self.at("/more"))
+        self.assertEqual(self.get_bytes("/more"), b"more")
+        self.assertFalse(self.run_json("info", "info", self.image)["store"]["stepped_back"])
+        self.assertFalse(self.assert_clean()["stepped_back"])
+
     def test_a_bit_in_all_superblocks(self):
         for field in (8, 12, 16, 40, 88, 130, 4070):
-            self.flip(*(place + field for place in self.superblocks()))
+            self.flip(*(place + field for place in superblocks(self.size)))
             self.run_refused(INTEGRITY, "ls", self.at("/"), says="no copy of the superblock")
             self.run_refused(INTEGRITY, "put", self.data, self.at("/x"))
             self.run_refused(BUSY, "mkfs", self.image, says="left of a latchkey store.*-f")
             self.assert_found_damaged("no copy of the superblock")
-        self.flip(*(place + 3 for place in self.superblocks()))
+        self.flip(*(place + 3 for place in superblocks(self.size)))
         self.run_refused(WRONG_DEVICE, "ls", self.at("/"), says="not a latchkey store")
 
     def assert_found_damaged(self, says="."):

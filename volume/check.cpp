@@ -276,6 +276,7 @@ Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOp
   result.nodes = engine_result.nodes;
   result.extents = engine_result.extents;
   result.data_blocks = engine_result.data_blocks;
+  result.stepped_back = store->facts().stepped_back;
   if (auto walked = VolumeChecker(*store, result).run(); !walked)
     result.findings.push_back({walked.error().what, "subvolume tree", false});
   return result;

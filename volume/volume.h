@@ -100,6 +100,7 @@ struct CheckFindings {
   std::vector<engine::Finding> findings;
   std::vector<engine::Finding> notes;  // see engine::CheckResult
   u64 nodes = 0, extents = 0, data_blocks = 0, inodes = 0, directories = 0;
+  bool stepped_back = false;  // see engine::StoreFacts
 };
 Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options,
                                    Env& env);
