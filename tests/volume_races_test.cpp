@@ -283,6 +283,29 @@ TEST_F(VolumeRaces, writer_that_waited_through_the_loss_of_its_file_is_told) {
   EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
 }
 
+// --- a flush ends ---
+
+// Pages that come while it runs are the next one's.
+TEST_F(VolumeRaces, fsync_does_not_wait_for_who_goes_on_writing) {
+  options_.dirty_bytes_max = 48 * kMiB;
+  open_hooked();
+  const HandleId handle = open("/file");
+  const std::string piece(kMiB, 'p');
+  constexpr u64 kPiecesMax = 40;
+  for (int i = 0; i < 4; ++i) append(handle, piece);
+  u64 pieces = 4;
+  hooked_.hook = [&](const Op& op) {
+    if (op.kind != OpKind::write || pieces == kPiecesMax) return;
+    append(handle, piece);
+    ++pieces;
+  };
+  EXPECT_TRUE(volume_->fsync(handle));
+  hooked_.hook = nullptr;
+  EXPECT_LT(pieces, kPiecesMax) << "it flushed all that came";
+  EXPECT_TRUE(content(handle) == std::string(pieces * kMiB, 'p'));
+  close(handle);
+}
+
 // --- an error changes nothing ---
 
 TEST_F(VolumeRaces, truncate_that_cannot_read_the_map_loses_no_data) {

@@ -149,7 +149,11 @@ std::vector<writeback::DirtyPage> Inode::take(u64 from, u32 pages_max, engine::R
     if (tail != pages_.end() && tail->first < from && tail->second.dirty) return taken;
   }
   flight_size_ = attributes_.size;
-  for (auto it = pages_.lower_bound(from); it != pages_.end() && taken.size() < pages_max; ++it) {
+  // A file that grows as fast as it is flushed would keep this flush, and its whole group, for
+  // ever.
+  if (from == 0) flush_end_ = (attributes_.size + kPageBytes - 1) / kPageBytes;
+  const auto end = pages_.lower_bound(flush_end_);
+  for (auto it = pages_.lower_bound(from); it != end && taken.size() < pages_max; ++it) {
     Page& page = it->second;
     // One flush at a time: what is in flight now is its other batch, which ends before `from`.
     if (!page.dirty || page.in_flight) continue;

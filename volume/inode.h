@@ -112,6 +112,7 @@ class Inode final : public writeback::DirtyFile {
   Attributes attributes_ LK_GUARDED_BY(mutex);
   u64 tree_size_ LK_GUARDED_BY(mutex);        // what the inode item says (D5)
   u64 flight_size_ LK_GUARDED_BY(mutex) = 0;  // the size when pages were last taken
+  u64 flush_end_ LK_GUARDED_BY(mutex) = 0;    // pages from here on came after the flush began
   Pages pages_ LK_GUARDED_BY(mutex);
   u64 dirty_pages_ LK_GUARDED_BY(mutex) = 0;
   engine::Reservation space_ LK_GUARDED_BY(mutex);  // of the dirty pages
