@@ -333,5 +333,26 @@ TEST_F(VolumeRaces, truncate_that_cannot_read_the_map_loses_no_data) {
   close(handle);
 }
 
+TEST_F(VolumeRaces, truncate_that_cannot_flush_keeps_the_tail_of_its_page) {
+  vault();
+  ASSERT_TRUE(volume_->sync());
+  const HandleId handle = open("/vault/file");
+  const std::string text(3 * kPageBytes, 't');
+  append(handle, text);
+  ASSERT_TRUE(volume_->fsync(handle));
+  for (const u64 size : {u64{100}, kPageBytes + 100, 3 * kPageBytes - 1}) {
+    device_.inject({.kind = OpKind::write, .sticky = true});
+    EXPECT_EQ(code_of(volume_->truncate(handle, size)), Errc::io);
+    device_.clear_faults();
+    EXPECT_TRUE(content(handle) == text) << size;
+  }
+  EXPECT_EQ(code_of(volume_->fsync(handle)), Errc::io);  // of the writeout
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_TRUE(volume_->truncate(handle, 100));
+  EXPECT_TRUE(volume_->truncate(handle, 200));
+  EXPECT_EQ(content(handle), std::string(100, 't') + std::string(100, '\0'));
+  close(handle);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -140,17 +140,30 @@ Result<void> Volume::truncate(HandleId id, u64 size) {
 }
 
 // The tail of the last page is zeroed as a write of its own, so that what lay there never comes
-// back when the file grows again; then the map beyond goes and the size with it.
+// back when the file grows again; then the map beyond goes and the size with it. If that fails the
+// tail is put back.
 Result<void> Volume::State::truncate(const InodePtr& inode, u64 size) {
   Lock writer(inode->write_mutex);
   const u64 old_size = inode->size();
   if (size == old_size) return {};
   LK_TRYV(unlock_inode(*inode));
-  if (size < old_size && size % kPageBytes != 0) {
-    static constexpr std::array<std::byte, kPageBytes> kZeros{};
-    const u64 tail = std::min(kPageBytes - size % kPageBytes, old_size - size);
-    LK_TRYV(write_piece(*inode, {size, Bytes(kZeros).first(tail), inode->losses, true}));
-  }
+  if (size > old_size || size % kPageBytes == 0) return cut(inode, size);
+  static constexpr std::array<std::byte, kPageBytes> kZeros{};
+  const u64 tail = std::min(kPageBytes - size % kPageBytes, old_size - size);
+  const u32 losses = inode->losses;
+  Edges kept;
+  kept.index[0] = size / kPageBytes;
+  kept.there[0] = true;
+  LK_TRYV(read_blocks(*inode, kept.index[0], MutableBytes(kept.bytes).first(kPageBytes)));
+  LK_TRYV(write_piece(*inode, {size, Bytes(kZeros).first(tail), losses, true}));
+  auto done = cut(inode, size);
+  if (!done && inode->size() > size)
+    (void)write_piece(
+        *inode, {size, kept.of(kept.index[0]).subspan(size % kPageBytes, tail), losses, true});
+  return done;
+}
+
+Result<void> Volume::State::cut(const InodePtr& inode, u64 size) {
   // Dirty data goes down first: the size in the tree must not run ahead of it.
   if (size != 0) LK_TRYV(flush(inode));
   Lock flush_lock(inode->flush_mutex);

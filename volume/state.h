@@ -174,6 +174,7 @@ struct Volume::State {
   };
   Result<void> write_piece(Inode& inode, const WritePiece& piece) LK_REQUIRES(inode.write_mutex);
   Result<void> truncate(const InodePtr& inode, u64 size);
+  Result<void> cut(const InodePtr& inode, u64 size) LK_REQUIRES(inode->write_mutex);
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
 
   // --- file_read.cpp
