@@ -96,23 +96,52 @@ class CommandLine {
 
   // Words that make no sense: one line and, as parsing stopped somewhere, a second look at them
   // for --json and the verb.
-  static int report_words(int argc, char** argv, const std::string& sentence) {
+  int report_words(int argc, char** argv, std::string sentence) const {
     Common common;
+    const CLI::App* at = &app_;  // the verb or group so far
+    std::string unknown;         // what stands in a verb's place and is none
     for (int i = 1; i < argc; ++i) {
-      const std::string_view word = argv[i];
-      if (word == "--json")
+      const std::string word = argv[i];
+      if (word == "--json") {
         common.json = true;
-      else if (!word.starts_with('-') && (common.verb.empty() || is_group(common.verb)))
-        common.verb += (common.verb.empty() ? "" : "_") + std::string(word);
+      } else if (word.starts_with('-')) {
+        if (takes_value(app_, word)) ++i;
+      } else if (unknown.empty() && !below(*at).empty()) {
+        const CLI::App* next = find_below(*at, word);
+        if (next != nullptr) {
+          at = next;
+          common.verb += (common.verb.empty() ? "" : "_") + word;
+        } else {
+          unknown = word;
+        }
+      }
     }
     const bool check = common.verb == "check";
     std::string subject = common.verb.empty() ? "usage" : common.verb;
     std::ranges::replace(subject, '_', ' ');
     if (common.verb.empty()) common.verb = "usage";
+    if (!unknown.empty()) sentence = "there is no verb '" + unknown + "'";
     const Exit exit = report_usage(common, subject, sentence + "; --help tells the forms");
     return check ? kCheckUsage : static_cast<int>(exit);
   }
-  static bool is_group(std::string_view verb) { return verb == "key" || verb == "policy"; }
+
+  static std::vector<const CLI::App*> below(const CLI::App& app) {
+    return app.get_subcommands([](const CLI::App*) { return true; });
+  }
+
+  static const CLI::App* find_below(const CLI::App& app, const std::string& word) {
+    for (const CLI::App* sub : below(app))
+      if (sub->get_name() == word) return sub;
+    return nullptr;
+  }
+
+  // Whether an option of that name, of whatever verb, is followed by its value.
+  static bool takes_value(const CLI::App& app, const std::string& name) {
+    if (const CLI::Option* option = app.get_option_no_throw(name); option != nullptr)
+      return option->get_items_expected_max() > 0;
+    return std::ranges::any_of(below(app),
+                               [&](const CLI::App* sub) { return takes_value(*sub, name); });
+  }
 
   CLI::App* verb(CLI::App* parent, const std::string& word, const std::string& json_name,
                  const std::string& help, std::function<int()> work) {

@@ -38,6 +38,7 @@ Exit exit_for(const Error& error) {
     case Errc::read_only:
       return Exit::denied;
     case Errc::unavailable:
+    case Errc::unsupported:
       return Exit::unavailable;
     case Errc::timed_out:
       return Exit::timed_out;

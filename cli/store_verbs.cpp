@@ -10,6 +10,7 @@
 #include "cli/verbs.h"
 #include "crypto/backends.h"
 #include "crypto/xts.h"
+#include "engine/format.h"
 #include "engine/superblock.h"
 
 namespace latchkey::cli {
@@ -128,8 +129,8 @@ void print_store(const json& store) {
   fmt::print("device     {}, {}, {} I/O\n", store["kind"].get<std::string>(),
              format_bytes(store["size_bytes"].get<u64>()),
              store["direct_io"].get<bool>() ? "direct" : "buffered");
-  fmt::print("format     nodes of {}, extents up to {}, generation {}\n",
-             format_bytes(store["node_bytes"].get<u64>()),
+  fmt::print("format     version {}, nodes of {}, extents up to {}, generation {}\n",
+             store["format_version"].get<u64>(), format_bytes(store["node_bytes"].get<u64>()),
              format_bytes(store["extent_bytes_max"].get<u64>()), store["generation"].get<u64>());
   fmt::print("space      {} used, {} available\n", format_bytes(store["used_bytes"].get<u64>()),
              format_bytes(store["available_bytes"].get<u64>()));
@@ -149,6 +150,8 @@ Exit run_info(const Common& common, const InfoArgs& args) {
     body["store"] = {{"image", args.image},
                      {"kind", device.kind},
                      {"direct_io", device.direct},
+                     // Of another version a store is not opened.
+                     {"format_version", engine::kFormatVersion},
                      {"volume_id", to_hex(facts.store.volume_id)},
                      {"label", facts.store.label},
                      {"size_bytes", facts.store.size_bytes},

@@ -386,6 +386,9 @@ class Stores(CliTest):
         self.assertEqual((store["extent_bytes_max"], store["node_bytes"], store["label"]),
                          (MIB, 4096, "a name"))
         self.assertEqual((store["size_bytes"], store["kind"]), (32 * MIB, "file"))
+        version = int.from_bytes(self.image.read_bytes()[(64 << 10) + 8:][:4], "little")
+        self.assertEqual(store["format_version"], version)
+        self.assertIn(f"version {version}, nodes of 4 KiB", self.run_ok("info", self.image))
         self.assertRegex(store["volume_id"], "^[0-9a-f]{32}$")
         self.assert_clean()
 
@@ -474,6 +477,8 @@ class Stores(CliTest):
         self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
         self.assert_clean()
         self.run_refused(USAGE, "torture", "--json", "--mode", "none", self.image, says="mode")
+        self.run_refused(UNAVAILABLE, "torture", "--json", "--mode", "sealed", self.image,
+                         says="sealed: .*does not work yet")
         done = self.run_raw("torture", "-q", "--json", "--seconds", "0", self.image)
         self.assertEqual(done.returncode, 15, "nothing was exercised")
         self.assertEqual(self.member(done.stdout.decode(), "torture")["removals"], 0)
@@ -509,6 +514,22 @@ class Words(CliTest):
         self.assertEqual(json.loads(done.stdout)["key_id"]["error"]["exit"], USAGE)
         done = self.run_raw("mkfs", "--json")
         self.assertEqual(json.loads(done.stdout)["mkfs"]["error"]["exit"], USAGE)
+
+    def test_the_verb_is_found_among_words_that_make_no_sense(self):
+        for verb, says, words in (
+                ("info", "--secrets", ["--secrets", "foo", "info"]),
+                ("info", "--secrets", ["info", "--secrets", "mkfs"]),
+                ("usage", "there is no verb 'foo'", ["foo"]),
+                ("usage", "there is no verb 'foo'", ["foo", "info", "bar"]),
+                ("key", "there is no verb 'foo'", ["key", "foo"]),
+                ("key_id", "key id", ["key", "--key-fd", "x", "id"]),
+                ("usage", "usage: ", ["--secrets", "locked"]),
+                ("mkfs", "mkfs", ["mkfs", "--size", "info"]),
+                ("torture", "torture", ["torture", "-q", "--writers", "0", "check"])):
+            with self.subTest(words=words):
+                self.run_refused(USAGE, *words, says=says)
+                done = self.run_raw("--json", *words)
+                self.assertIn("error", self.member(done.stdout.decode(), verb))
 
     def test_help_and_version_are_answers(self):
         self.assertIn("torture", self.run_ok("--help"))
