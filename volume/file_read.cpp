@@ -16,6 +16,17 @@ namespace {
 
 constexpr u64 kBounceBytes = kReadRingBytesMin;
 
+// Of a read, however it ends: round keys of what was opened.
+struct BurnAtEnd {
+  bool armed = false;
+  BurnAtEnd() = default;
+  BurnAtEnd(const BurnAtEnd&) = delete;
+  BurnAtEnd& operator=(const BurnAtEnd&) = delete;
+  ~BurnAtEnd() {
+    if (armed) burn_stack_and_registers();
+  }
+};
+
 // One contiguous piece of the device that becomes blocks of the file.
 struct Piece {
   u64 first_block = 0;  // of the file
@@ -105,7 +116,7 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
   if (pieces.empty()) return {};
   const engine::BorrowedIo io = store->borrow_io();
   LK_TRYV(read_pieces(*io, pieces));
-  bool opened = false;
+  BurnAtEnd burn;
   for (const Piece& piece : pieces) {
     LK_TRYV(expect_context(piece, inode));
     std::optional<keymgr::SlotPin> slot;
@@ -113,7 +124,7 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
       LK_TRY(keymgr::SlotPin got,
              slots->get(inode.key_lease, piece.context->key_id, piece.context->nonce));
       slot.emplace(std::move(got));
-      opened = true;
+      burn.armed = true;
     }
     for (u32 unit = 0; unit < piece.record.run.count; ++unit) {
       const u64 index = piece.first_block - first_block + unit;
@@ -126,7 +137,6 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
         std::memcpy(target.data(), block.data(), kPageBytes);
     }
   }
-  if (opened) burn_stack_and_registers();
   return {};
 }
 
