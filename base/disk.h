@@ -38,16 +38,17 @@ using Le16 = Le<u16>;
 using Le32 = Le<u32>;
 using Le64 = Le<u64>;
 
-// Reads or writes a struct at the front of a buffer whose length the caller has checked.
+// Reads or writes a struct at the front of a buffer whose length the caller has checked; the builds
+// with the address sanitizer check it again.
 template <class T>
 T load_disk(Bytes bytes) {
   T value;
-  std::memcpy(&value, bytes.data(), sizeof(T));
+  std::memcpy(&value, bytes.first(sizeof(T)).data(), sizeof(T));
   return value;
 }
 template <class T>
 void store_disk(MutableBytes bytes, const T& value) {
-  std::memcpy(bytes.data(), &value, sizeof(T));
+  std::memcpy(bytes.first(sizeof(T)).data(), &value, sizeof(T));
 }
 
 }  // namespace latchkey

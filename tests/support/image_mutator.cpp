@@ -37,23 +37,9 @@ std::vector<std::byte*> pointers_of(StoreImage& image) {
   std::vector<std::byte*> found;
   for (const u64 block : image.superblocks())
     found.push_back(image.blocks[block].data() + offsetof(engine::SuperblockDisk, root));
-  for (const u64 block : image.nodes()) {
-    StoreImage::Block& bytes = image.blocks[block];
-    const auto head = load_disk<NodeHeader>(bytes);
-    const std::size_t item = head.level == 0 ? sizeof(LeafSlot) : sizeof(InteriorEntry);
-    const std::size_t count = std::min<std::size_t>(head.count, (kBlockBytes - sizeof head) / item);
-    for (std::size_t i = 0; i < count; ++i) {
-      std::byte* at = bytes.data() + sizeof head + i * item;
-      if (head.level != 0) {
-        found.push_back(at + offsetof(InteriorEntry, child));
-        continue;
-      }
-      const auto slot = load_disk<LeafSlot>({at, sizeof(LeafSlot)});
-      if (head.tree == engine::kRootTree && slot.size == sizeof(engine::TreeRecordDisk) &&
-          slot.data_offset + std::size_t{slot.size} <= kBlockBytes)
-        found.push_back(bytes.data() + slot.data_offset);
-    }
-  }
+  for (const u64 block : image.nodes())
+    for (const StoreImage::PointerAt& at : StoreImage::pointers_in(image.blocks[block]))
+      found.push_back(image.blocks[block].data() + at.offset);
   return found;
 }
 
@@ -65,8 +51,8 @@ void ImageMutator::mutate(StoreImage& image) {
       &ImageMutator::change_bytes,      &ImageMutator::change_field, &ImageMutator::change_field,
       &ImageMutator::change_superblock, &ImageMutator::move_pointer, &ImageMutator::change_value,
       &ImageMutator::change_value,      &ImageMutator::change_value, &ImageMutator::add_record,
-      &ImageMutator::add_record,        &ImageMutator::drop_record,  &ImageMutator::change_bitmap,
-      &ImageMutator::drop_block};
+      &ImageMutator::add_record,        &ImageMutator::drop_record,  &ImageMutator::resize_value,
+      &ImageMutator::change_bitmap,     &ImageMutator::drop_block};
   for (u64 changes = 1 + below(3); changes != 0; --changes)
     (this->*kChanges[below(std::size(kChanges))])(image);
   repair_some(image);
@@ -116,7 +102,7 @@ void ImageMutator::set_field(MutableBytes at, std::size_t size, const StoreImage
 }
 
 void ImageMutator::change_bytes(StoreImage& image) {
-  std::vector<u64> all = image.nodes();
+  std::vector<u64> all = targets(image);
   std::ranges::copy(image.superblocks(), std::back_inserter(all));
   if (all.empty() || below(8) == 0) {
     for (const auto& [number, block] : image.blocks) all.push_back(number);
@@ -134,7 +120,7 @@ void ImageMutator::change_field(StoreImage& image) {
   static constexpr std::array<u8, 5> kSlot = {0, 8, 9, 17, 19};
   static constexpr std::array<u8, 7> kEntry = {0, 8, 9, 17, 25, 33, 41};
   static constexpr std::size_t kSizes[] = {1, 2, 4, 8};
-  const auto nodes = image.nodes();
+  const auto nodes = targets(image);
   if (nodes.empty()) return;
   const MutableBytes node = image.blocks[one_of(nodes)];
   const auto head = load_disk<NodeHeader>(node);
@@ -176,7 +162,7 @@ void ImageMutator::move_pointer(StoreImage& image) {
 }
 
 void ImageMutator::change_value(StoreImage& image) {
-  const auto nodes = image.nodes();
+  const auto nodes = targets(image);
   if (nodes.empty()) return;
   const u64 block = one_of(nodes);
   const NodePtr node = load_node(image, block);
@@ -196,6 +182,13 @@ void ImageMutator::change_value(StoreImage& image) {
   store_node(image, block, *node);
 }
 
+// Mostly what an opening reads; second places and older generations now and then.
+std::vector<u64> ImageMutator::targets(const StoreImage& image) {
+  if (below(8) != 0)
+    if (auto live = image.live_nodes(); !live.empty()) return live;
+  return image.nodes();
+}
+
 engine::Key ImageMutator::some_key(const StoreImage& image) {
   static constexpr std::array<u8, 9> kTypes = {0, 1, 2, 3, 4, 5, 10, 11, 255};
   return {interesting(image), kTypes[below(kTypes.size())], interesting(image)};
@@ -203,7 +196,7 @@ engine::Key ImageMutator::some_key(const StoreImage& image) {
 
 // A record of another's value, or bytes by chance, under another's key or a new one.
 void ImageMutator::add_record(StoreImage& image) {
-  const auto nodes = image.nodes();
+  const auto nodes = targets(image);
   if (nodes.empty()) return;
   const u64 block = one_of(nodes);
   const NodePtr node = load_node(image, block);
@@ -230,8 +223,25 @@ void ImageMutator::add_record(StoreImage& image) {
   store_node(image, block, *node);
 }
 
+// A value that is longer or shorter than it says, or than it must be.
+void ImageMutator::resize_value(StoreImage& image) {
+  const auto nodes = targets(image);
+  if (nodes.empty()) return;
+  const u64 block = one_of(nodes);
+  const NodePtr node = load_node(image, block);
+  if (!node || node->level() != 0 || node->count() == 0) return;
+  const u32 index = static_cast<u32>(below(node->count()));
+  const engine::Key key = node->key(index);
+  const Bytes old = node->value(index);
+  std::vector<std::byte> value(old.begin(), old.end());
+  value.resize(below(2) == 0 ? below(value.size() + 1) : value.size() + 1 + below(8));
+  node->erase(index);
+  if (node->has_room(static_cast<u32>(value.size()))) node->insert(index, key, value);
+  store_node(image, block, *node);
+}
+
 void ImageMutator::drop_record(StoreImage& image) {
-  const auto nodes = image.nodes();
+  const auto nodes = targets(image);
   if (nodes.empty()) return;
   const u64 block = one_of(nodes);
   const NodePtr node = load_node(image, block);

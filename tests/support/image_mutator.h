@@ -27,6 +27,7 @@ class ImageMutator {
   const T& one_of(const std::vector<T>& choices) {
     return choices[below(choices.size())];
   }
+  std::vector<u64> targets(const StoreImage& image);
   u64 interesting(const StoreImage& image);
   engine::Key some_key(const StoreImage& image);
   void set_field(MutableBytes at, std::size_t size, const StoreImage& image);
@@ -39,6 +40,7 @@ class ImageMutator {
   void change_value(StoreImage& image);
   void add_record(StoreImage& image);
   void drop_record(StoreImage& image);
+  void resize_value(StoreImage& image);
   void change_bitmap(StoreImage& image);
   void drop_block(StoreImage& image);
 

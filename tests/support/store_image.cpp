@@ -52,6 +52,11 @@ void append_pieces(std::vector<std::byte>& out, u64 block, Bytes bytes) {
   }
 }
 
+bool plausible_node(u32 bytes) {
+  return std::has_single_bit(bytes) && bytes >= engine::kNodeBytesMin &&
+         bytes <= engine::kNodeBytesMax;
+}
+
 }  // namespace
 
 StoreImage StoreImage::decode(Bytes bytes) {
@@ -109,6 +114,53 @@ std::vector<u64> StoreImage::superblocks() const {
   return blocks_with(std::as_bytes(std::span(engine::kSuperblockMagic)));
 }
 
+std::vector<u64> StoreImage::live_nodes() const {
+  std::vector<u64> found;
+  u64 newest = 0;
+  u32 node_bytes = 0;
+  std::vector<u64> next;
+  for (const u64 block : superblocks()) {
+    const auto disk = load_disk<engine::SuperblockDisk>(blocks.at(block));
+    if (disk.generation < newest) continue;
+    newest = disk.generation;
+    node_bytes = disk.node_bytes;
+    next = {disk.root.place[0]};
+  }
+  if (!plausible_node(node_bytes)) return {};
+  std::set<u64> seen;
+  while (!next.empty()) {
+    const u64 place = next.back();
+    next.pop_back();
+    if (!blocks.contains(place) || !seen.insert(place).second) continue;
+    found.push_back(place);
+    const std::vector<std::byte> node = load(place, node_bytes);
+    for (const PointerAt& at : pointers_in(node))
+      next.push_back(load_disk<engine::PointerDisk>(Bytes(node).subspan(at.offset)).place[0]);
+  }
+  return found;
+}
+
+std::vector<StoreImage::PointerAt> StoreImage::pointers_in(Bytes node) {
+  std::vector<PointerAt> found;
+  const auto head = load_disk<engine::NodeHeader>(node);
+  const std::size_t item =
+      head.level == 0 ? sizeof(engine::LeafSlot) : sizeof(engine::InteriorEntry);
+  const std::size_t count = std::min<std::size_t>(head.count, (node.size() - sizeof head) / item);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t at = sizeof head + i * item;
+    if (head.level != 0) {
+      found.push_back({at + offsetof(engine::InteriorEntry, child), head.tree});
+      continue;
+    }
+    const auto slot = load_disk<engine::LeafSlot>(node.subspan(at));
+    if (head.tree == engine::kRootTree && slot.key.type == engine::kTreeRecordType &&
+        slot.size == sizeof(engine::TreeRecordDisk) &&
+        slot.data_offset + std::size_t{slot.size} <= node.size())
+      found.push_back({slot.data_offset + offsetof(engine::TreeRecordDisk, root), slot.key.object});
+  }
+  return found;
+}
+
 std::vector<std::byte> StoreImage::load(u64 block, u64 size) const {
   std::vector<std::byte> bytes(size);
   for (u64 at = 0; at < size; at += kBlockBytes)
@@ -160,10 +212,7 @@ void StoreImage::repair_superblock(u64 block, Repair& repair) {
   auto disk = load_disk<engine::SuperblockDisk>(blocks[block]);
   repair.volume = disk.volume_id;
   repair.node_bytes = disk.node_bytes;
-  const bool plausible = std::has_single_bit(repair.node_bytes) &&
-                         repair.node_bytes >= engine::kNodeBytesMin &&
-                         repair.node_bytes <= engine::kNodeBytesMax;
-  if (plausible) repair_pointer(disk.root, engine::kRootTree, repair);
+  if (plausible_node(repair.node_bytes)) repair_pointer(disk.root, engine::kRootTree, repair);
   store_disk(blocks[block], disk);
   disk.checksum = engine::block_checksum(blocks[block], offsetof(engine::SuperblockDisk, checksum));
   store_disk(blocks[block], disk);
@@ -184,36 +233,18 @@ void StoreImage::repair_pointer(engine::PointerDisk& pointer, engine::TreeId tre
       head.volume_id = repair.volume;
       store_disk(node, head);
     }
-    repair_children(node, tree, repair);
+    repair_children(node, repair);
     store(place, node);
     store(pointer.place[1], node);
   }
   pointer.checksum = checksum128(node);
 }
 
-// The pointers in a node: of its entries, or of the tree records of a leaf of the root tree.
-void StoreImage::repair_children(MutableBytes node, engine::TreeId tree, Repair& repair) {
-  const auto head = load_disk<engine::NodeHeader>(node);
-  const std::size_t item =
-      head.level == 0 ? sizeof(engine::LeafSlot) : sizeof(engine::InteriorEntry);
-  const std::size_t room = (node.size() - sizeof head) / item;
-  for (std::size_t i = 0; i < std::min<std::size_t>(head.count, room); ++i) {
-    const MutableBytes at = node.subspan(sizeof head + i * item);
-    if (head.level != 0) {
-      auto entry = load_disk<engine::InteriorEntry>(at);
-      repair_pointer(entry.child, tree, repair);
-      store_disk(at, entry);
-      continue;
-    }
-    const auto slot = load_disk<engine::LeafSlot>(at);
-    const bool is_tree = tree == engine::kRootTree && slot.key.type == engine::kTreeRecordType &&
-                         slot.size == sizeof(engine::TreeRecordDisk) &&
-                         slot.data_offset + std::size_t{slot.size} <= node.size();
-    if (!is_tree) continue;
-    const MutableBytes value = node.subspan(slot.data_offset);
-    auto record = load_disk<engine::TreeRecordDisk>(value);
-    repair_pointer(record.root, slot.key.object, repair);
-    store_disk(value, record);
+void StoreImage::repair_children(MutableBytes node, Repair& repair) {
+  for (const PointerAt& at : pointers_in(node)) {
+    auto pointer = load_disk<engine::PointerDisk>(node.subspan(at.offset));
+    repair_pointer(pointer, at.tree, repair);
+    store_disk(node.subspan(at.offset), pointer);
   }
 }
 

@@ -33,6 +33,14 @@ class StoreImage {
   std::vector<u64> blocks_with(Bytes magic) const;
   std::vector<u64> nodes() const;
   std::vector<u64> superblocks() const;
+  // First places of the nodes that the newest superblock leads to: what an opening reads.
+  std::vector<u64> live_nodes() const;
+  // The pointers in a node: of its entries, or of the tree records in a leaf of the root tree.
+  struct PointerAt {
+    std::size_t offset = 0;
+    engine::TreeId tree = 0;  // that it leads to
+  };
+  static std::vector<PointerAt> pointers_in(Bytes node);
 
   // Makes every checksum right: of bitmaps and slot maps, then of all nodes that can be reached
   // from a superblock, from the leaves up, then of the superblocks. Second places become copies of
@@ -50,7 +58,7 @@ class StoreImage {
   void repair_superblock(u64 block, Repair& repair);
   void repair_space(bool headers);
   void repair_pointer(engine::PointerDisk& pointer, engine::TreeId tree, Repair& repair);
-  void repair_children(MutableBytes node, engine::TreeId tree, Repair& repair);
+  void repair_children(MutableBytes node, Repair& repair);
   std::vector<std::byte> load(u64 block, u64 size) const;
   void store(u64 block, Bytes bytes);
 };
