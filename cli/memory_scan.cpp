@@ -15,7 +15,6 @@ namespace latchkey::cli {
 
 namespace {
 
-constexpr std::size_t kStep = 4;  // compilers keep nothing of ours at odd addresses
 constexpr std::size_t kBounceBytes = kMiB;
 
 struct Mapping {
@@ -59,16 +58,19 @@ void MemoryScan::add(const std::string& group, Bytes secret) {
     for (std::size_t i = 0; i < 16; ++i) needle.masked[i] = secret[at + i] ^ needle.mask[i];
     const u64 bit = hash(secret.data() + at);
     filter_[bit / 64] |= u64{1} << (bit % 64);
+    by_hash_.emplace(bit, needles_.size());
     needles_.push_back(needle);
   }
   burn_stack_and_registers();
 }
 
 void MemoryScan::look(const std::byte* data, std::size_t size) {
-  for (std::size_t at = 0; at + 16 <= size; at += kStep) {
+  for (std::size_t at = 0; at + 16 <= size; ++at) {
     const u64 bit = hash(data + at);
     if (((filter_[bit / 64] >> (bit % 64)) & 1) == 0) continue;
-    for (Needle& needle : needles_) {
+    const auto [first, end] = by_hash_.equal_range(bit);
+    for (auto it = first; it != end; ++it) {
+      Needle& needle = needles_[it->second];
       bool same = true;
       for (std::size_t i = 0; same && i < 16; ++i)
         same = (data[at + i] ^ needle.mask[i]) == needle.masked[i];

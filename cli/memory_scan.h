@@ -4,10 +4,11 @@
 // process_vm_readv.
 //
 // The needles must not be hits themselves: each is kept masked with random bytes, and what is found
-// first is a hash of eight bytes.
+// first is a hash of eight bytes. A secret may lie at any address, so every byte is a beginning.
 
 #include <array>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/env.h"
@@ -43,7 +44,8 @@ class MemoryScan {
   Env& env_;
   std::vector<std::string> groups_;
   std::vector<Needle> needles_;
-  std::vector<u64> filter_ = std::vector<u64>(1024);  // 65536 bits
+  std::vector<u64> filter_ = std::vector<u64>(1024);  // a bit for each hash
+  std::unordered_multimap<u64, std::size_t> by_hash_;
 };
 
 }  // namespace latchkey::cli
