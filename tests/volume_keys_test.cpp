@@ -198,6 +198,51 @@ TEST_F(VolumeKeys, an_unlinked_file_that_is_open_is_treated_as_any_other) {
   close(whole);
 }
 
+// Its dirty pages go at the last close, neither flushed nor counted as lost; then the key, and the
+// blocks of what was flushed before.
+TEST_F(VolumeKeys, the_last_close_of_an_unlinked_dirty_file_finishes_a_soft_removal) {
+  const crypto::KeyId id = vault();
+  const Heap raw(64, std::byte{7});
+  const KeyNeedles needles = needles_of(raw);
+  const InodeNumber directory = *resolve(*volume_, "/vault");
+  put("/vault/stays", "stays");
+  ASSERT_TRUE(volume_->sync());
+  const u64 used = volume_->facts().space.blocks_used;
+  const HandleId first = open("/vault/x"), second = open("/vault/x");
+  append(first, std::string(kMiB, 'f'));
+  ASSERT_TRUE(volume_->fsync(first));
+  EXPECT_GE(volume_->facts().space.blocks_used, used + 256);
+  append(first, std::string(300000, 'd'));
+  ASSERT_TRUE(volume_->unlink(directory, "x"));
+  const auto rows = volume_->map(second);  // flushes
+  ASSERT_TRUE(rows && !rows->empty());
+  append(second, std::string(200000, 'd'));
+  EXPECT_EQ(content(second).size(), kMiB + 500000);
+  const RemovalReport report = remove(id);
+  EXPECT_EQ(report.state, KeyState::incompletely_removed);
+  EXPECT_EQ(report.holders.size(), 2U);
+  append(first, std::string(1000, 'd'));  // those inside go on
+  const u64 sealed = volume_->facts().bytes_sealed;
+  close(first);
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  EXPECT_TRUE(arena_holds(needles.hkdf_inner));
+  close(second);  // no error
+  EXPECT_EQ(state(id), KeyState::absent);
+  EXPECT_EQ(volume_->facts().bytes_sealed, sealed);
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_FALSE(arena_holds(needles.master));
+  EXPECT_FALSE(arena_holds(needles.hkdf_inner));
+  EXPECT_FALSE(arena_holds(needles.hkdf_outer));
+  for (const MapRow& row : *rows) {
+    EXPECT_FALSE(arena_holds(schedule_of(raw, row.nonce).encrypt));
+    EXPECT_FALSE(arena_holds(schedule_of(raw, row.nonce).tweak));
+  }
+  ASSERT_TRUE(volume_->sync());
+  EXPECT_LE(volume_->facts().space.blocks_used, used + 16) << "data blocks are still taken";
+  add_key();
+  EXPECT_EQ(content("/vault/stays"), "stays");
+}
+
 // The kernel's clock, and a call in the middle of who asks for the time.
 class MeddlingEnv final : public Env {
  public:
