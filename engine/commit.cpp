@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "engine/io_buffer.h"
 #include "engine/store_state.h"
 
@@ -147,12 +148,14 @@ void StoreState::unpin() {
 }
 
 Result<void> Store::commit() {
+  check_may_wait();
   if (auto error = state_->failure()) return std::unexpected(*error);
   if (state_->read_only) return {};
   return state_->commit_through(running_transaction(), false);
 }
 
 Result<void> Store::wait_durable(u64 id) {
+  check_may_wait();
   if (state_->read_only) return {};
   return state_->commit_through(id, false);
 }

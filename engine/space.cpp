@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "engine/store_state.h"
 
 namespace latchkey::engine {
@@ -35,6 +36,7 @@ bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor) {
 }
 
 Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
+  check_may_wait();
   if (auto error = state_->failure()) return std::unexpected(*error);
   if (state_->read_only) return fail(Errc::read_only, "the store is open read-only");
   const u64 tree = tree_blocks_for(need.records, need.record_bytes);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "engine/store_state.h"
 
 namespace latchkey::engine {
@@ -12,6 +13,7 @@ View::View(Store& store, bool exclusive) LK_NO_ANALYSIS : store_(&store), exclus
     store.state_->forest_lock.lock();
   else
     store.state_->forest_lock.lock_shared();
+  begin_no_wait();
 }
 
 View::View(View&& other) noexcept
@@ -23,6 +25,7 @@ View::~View() LK_NO_ANALYSIS {
     store_->state_->forest_lock.unlock();
   else
     store_->state_->forest_lock.unlock_shared();
+  end_no_wait();
 }
 
 namespace {
@@ -141,6 +144,7 @@ Result<void> Transaction::release_extent(BlockRun run) {
 View Store::view() const { return View(const_cast<Store&>(*this), false); }
 
 Result<Transaction> Store::begin(Reservation&& space) {
+  check_may_wait();
   StoreState& state = *state_;
   if (state.read_only) return fail(Errc::read_only, "the store is open read-only");
   for (;;) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "keymgr/master_key.h"
 
 namespace latchkey::keymgr {
@@ -43,6 +44,7 @@ bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
 Result<KeyUse> KeyUse::begin(const Lease& lease) {
   if (!lease.held() || !lease.key_->enter_use())
     return fail(Errc::no_key, "the key's secret is gone");
+  begin_no_wait();
   KeyUse use;
   use.key_ = lease.key_;
   return use;
@@ -54,6 +56,7 @@ KeyUse::~KeyUse() {
   if (key_ == nullptr) return;
   burn_stack_and_registers();
   key_->leave_use();
+  end_no_wait();
 }
 
 void KeyUse::extent_key(const crypto::Nonce& nonce, crypto::XtsKey& key) const {
@@ -75,8 +78,10 @@ const crypto::HkdfState& KeyUse::state() const {
 }
 
 Result<GatePass> GatePass::enter(const Lease& lease) {
+  check_may_wait();
   if (!lease.held() || !lease.key_->gate().enter())
     return fail(Errc::no_key, "the key's gate is closed");
+  begin_no_wait();
   GatePass pass;
   pass.key_ = lease.key_;
   return pass;
@@ -85,7 +90,9 @@ Result<GatePass> GatePass::enter(const Lease& lease) {
 GatePass::GatePass(GatePass&& other) noexcept = default;
 
 GatePass::~GatePass() {
-  if (key_ != nullptr) key_->gate().leave();
+  if (key_ == nullptr) return;
+  key_->gate().leave();
+  end_no_wait();
 }
 
 Removal::Removal(Removal&& other) noexcept = default;
@@ -105,6 +112,7 @@ std::vector<u64> Removal::owners(u64& cursor, u32 count_max) const {
 }
 
 Result<Removal::Committed> Removal::commit() {
+  check_may_wait();
   LK_CHECK_MSG(!ended_, "a removal ends once");
   ended_ = true;
   return key_->commit(*row_);
@@ -166,6 +174,7 @@ bool Keyring::release(Lease& lease) { return MasterKey::release(lease); }
 
 Result<RemovalStart> Keyring::begin_removal(const crypto::KeyId& id, u32 uid, bool all_users,
                                             RemovalMode mode) {
+  check_may_wait();
   const RemovalRow& row = removal_row(mode);
   if (all_users && uid != 0)
     return fail(Errc::permission, "only root removes the claims of all users");

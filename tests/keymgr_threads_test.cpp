@@ -137,7 +137,10 @@ TEST_F(KeyThreads, hard_waits_for_a_writer_in_the_gate_before_it_begins) {
   ASSERT_TRUE(pass.has_value());
   Background removal([&] { begin(kA, false, RemovalMode::hard).rollback(); });
   EXPECT_TRUE(removal.blocks());
-  EXPECT_EQ(GatePass::enter(open).error().code, Errc::no_key);  // stopped, not held
+  Background second([&] {  // stopped, not held
+    EXPECT_EQ(GatePass::enter(open).error().code, Errc::no_key);
+  });
+  second.join();
   {
     const GatePass gone = std::move(*pass);
   }
@@ -200,12 +203,12 @@ TEST_F(KeyThreads, a_batch_in_hand_finishes_before_the_wipe) {
     add(kA);
     Lease open;
     ASSERT_EQ(lease(open), kOk);
-    std::optional<KeyUse> use;
-    use.emplace(std::move(*KeyUse::begin(open)));
     const bool soft = mode == RemovalMode::soft;
     if (soft) {
       ASSERT_EQ(remove(kA).state, KeyState::incompletely_removed);
     }
+    std::optional<KeyUse> use;
+    use.emplace(std::move(*KeyUse::begin(open)));
     Background wiper([&] {
       if (soft) {
         EXPECT_TRUE(ring_.release(open));

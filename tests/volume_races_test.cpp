@@ -44,12 +44,7 @@ class VolumeRaces : public VolumeTest {
     volume_ = std::move(*opened);
   }
   // Once, before the next op of this kind.
-  void at_next(OpKind kind, std::function<void()> call) {
-    hooked_.hook = [kind, call = std::move(call), done = false](const Op& op) mutable {
-      if (op.kind != kind || std::exchange(done, true)) return;
-      call();
-    };
-  }
+  void at_next(OpKind kind, std::function<void()> call) { hooked_.at_next(kind, std::move(call)); }
   // Dirty pages of /filler, so that the next write of so much finds no room and flushes it.
   void fill_memory(u64 bytes = kMiB - 8 * kPageBytes) { put("/filler", std::string(bytes, 'f')); }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "base/wait.h"
 #include "volume/state.h"
 
@@ -76,6 +77,7 @@ Result<void> Volume::State::flush(const InodePtr& inode) {
 
 // Waits for the dirty limit. Outside of gates and transactions (T3).
 Result<Room> Volume::State::take_room(u64 pages) {
+  check_may_wait();
   std::optional<u64> failed_before;  // rounds of writeback
   for (;;) {
     const u64 seen = memory.room_changes();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_wait.h"
 #include "base/secret.h"
 
 namespace latchkey::volume {
@@ -70,6 +71,7 @@ u64 PageMemory::pressure_changes() const {
 }
 
 void PageMemory::wait_room(u64 seen, u64 timeout_ns) {
+  check_may_wait();
   Lock lock(mutex_);
   if (room_changes_ == seen) room_.wait_for(mutex_, timeout_ns);
 }

@@ -36,6 +36,7 @@ class PageMemory {
   // what was given back; pressure counts promises beyond the half, refused ones, and kicks.
   u64 room_changes() const LK_EXCLUDES(mutex_);
   u64 pressure_changes() const LK_EXCLUDES(mutex_);
+  // Outside of gates and transactions (T3).
   void wait_room(u64 seen, u64 timeout_ns) LK_EXCLUDES(mutex_);
   void wait_pressure(u64 seen, u64 timeout_ns) LK_EXCLUDES(mutex_);
   void kick() LK_EXCLUDES(mutex_);  // wakes both kinds of waiters
