@@ -1,0 +1,190 @@
+// Goal: a page is closed to writers while it is sealed and not while its write is in flight; a
+// range is under one writeout at a time, for which truncate and the last close of an unlinked file
+// wait (design D5). Method: the writeout stands still at its first write, or where its nonce is
+// drawn, while other threads do their part; what must be able to finish is waited for, what must
+// not is looked at after a while.
+
+#include <chrono>
+#include <functional>
+#include <future>
+
+#include "tests/support/hook_device.h"
+#include "tests/support/volume_fixture.h"
+#include "volume/page_memory.h"
+
+namespace latchkey::tests {
+namespace {
+
+using namespace volume;  // NOLINT: the whole file is about it
+using engine::OpKind;
+
+// The kernel's, and a call where the next nonce is drawn: between the taking of pages and their
+// sealing.
+class NonceEnv final : public Env {
+ public:
+  u64 monotonic_ns() override { return system_env().monotonic_ns(); }
+  u64 realtime_ns() override { return system_env().realtime_ns(); }
+  void random(MutableBytes bytes) override {
+    system_env().random(bytes);
+    if (at_draw) std::exchange(at_draw, nullptr)();
+  }
+  std::function<void()> at_draw;
+};
+
+class VolumeFlight : public VolumeTest {
+ protected:
+  void SetUp() override {
+    options_.inline_writeback = true;
+    options_.commit_interval_ms = 0;
+    VolumeTest::SetUp();
+    ASSERT_TRUE(volume_->close());
+    volume_.reset();
+    auto opened = Volume::open(hooked_, options_, env_);
+    ASSERT_TRUE(opened) << opened.error().what;
+    volume_ = std::move(*opened);
+    vault();
+    ASSERT_TRUE(volume_->sync());
+  }
+  void TearDown() override {
+    hooked_.hook = nullptr;
+    VolumeTest::TearDown();
+  }
+  void write(HandleId handle, u64 page, char letter) {
+    const std::string text(kPageBytes, letter);
+    auto wrote = volume_->write(handle, page * kPageBytes, bytes_of(text));
+    EXPECT_TRUE(wrote) << wrote.error().what;
+  }
+  static std::string pages(std::string_view letters) {
+    std::string text;
+    for (const char letter : letters) text.append(kPageBytes, letter);
+    return text;
+  }
+  // In a thread of its own.
+  struct Other {
+    std::future<void> future;
+    void start(std::function<void()> call) {
+      future = std::async(std::launch::async, std::move(call));
+    }
+    bool ends() { return future.wait_for(std::chrono::seconds(20)) == std::future_status::ready; }
+    bool stands() {
+      return future.wait_for(std::chrono::milliseconds(60)) == std::future_status::timeout;
+    }
+  };
+  // What content() reads is in memory as long as it is dirty: this is what a crash leaves.
+  std::string durable(std::string_view path) {
+    crash(1);
+    add_key();
+    return content(path);
+  }
+  // Stops the flush of /vault/x, two pages `a`, at its first write.
+  void at_flight(std::function<void()> call) { hooked_.at_next(OpKind::write, std::move(call)); }
+
+  HookDevice hooked_{device_};
+  NonceEnv env_;
+};
+
+TEST_F(VolumeFlight, a_page_in_flight_takes_writes_and_is_dirty_again) {
+  const HandleId handle = open("/vault/x");
+  write(handle, 0, 'a');
+  write(handle, 1, 'a');
+  bool in_time = false;
+  at_flight([&] {
+    Other writer;
+    writer.start([&] { write(handle, 1, 'b'); });
+    in_time = writer.ends();
+    EXPECT_EQ(content(handle), pages("ab"));
+  });
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_TRUE(in_time) << "the writer waited for the I/O";
+  EXPECT_EQ(content(handle), pages("ab"));
+  EXPECT_EQ(volume_->facts().dirty_bytes, kPageBytes) << "written again is dirty again";
+  EXPECT_EQ(durable("/vault/x"), pages("aa"));
+}
+
+TEST_F(VolumeFlight, what_was_written_in_flight_goes_down_with_the_next_flush) {
+  const HandleId handle = open("/vault/x");
+  write(handle, 0, 'a');
+  at_flight([&] { write(handle, 0, 'b'); });
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_EQ(durable("/vault/x"), pages("b"));
+}
+
+TEST_F(VolumeFlight, a_page_that_is_being_sealed_is_closed_to_writers_and_no_other_one) {
+  const HandleId handle = open("/vault/x");
+  write(handle, 0, 'a');
+  write(handle, 1, 'a');
+  const HandleId elsewhere = open("/vault/y");
+  bool closed = false, others_open = false;
+  Other writer;
+  env_.at_draw = [&] {
+    writer.start([&] { write(handle, 1, 'b'); });
+    closed = writer.stands();
+    Other free;
+    free.start([&] { write(elsewhere, 0, 'c'); });
+    others_open = free.ends();
+  };
+  EXPECT_TRUE(volume_->fsync(handle));
+  EXPECT_TRUE(writer.ends());
+  EXPECT_TRUE(closed) << "a writer changed what was being sealed";
+  EXPECT_TRUE(others_open);
+  EXPECT_EQ(content(handle), pages("ab"));
+  EXPECT_EQ(durable("/vault/x"), pages("aa"));
+}
+
+TEST_F(VolumeFlight, truncate_waits_for_the_writeout_and_nothing_of_it_comes_back) {
+  for (const u64 left : {u64{0}, kPageBytes, kPageBytes + 10}) {
+    SCOPED_TRACE(left);
+    const HandleId handle = open("/vault/x");
+    write(handle, 0, 'a');
+    write(handle, 1, 'a');
+    write(handle, 2, 'a');
+    bool waited = false;
+    Other truncate;
+    at_flight([&] {
+      truncate.start([&] { EXPECT_TRUE(volume_->truncate(handle, left)); });
+      waited = truncate.stands();
+    });
+    EXPECT_TRUE(volume_->fsync(handle));
+    ASSERT_TRUE(truncate.ends());
+    EXPECT_TRUE(waited) << "a range was under two changes at a time";
+    EXPECT_EQ(content(handle), pages("aaa").substr(0, left));
+    // Grown again there are zeros, in the tree, too.
+    EXPECT_TRUE(volume_->truncate(handle, 3 * kPageBytes));
+    const std::string grown = pages("aaa").substr(0, left) + std::string(3 * kPageBytes - left, 0);
+    EXPECT_EQ(content(handle), grown);
+    close(handle);
+    ASSERT_TRUE(volume_->sync());
+    EXPECT_EQ(content("/vault/x"), grown);
+    EXPECT_TRUE(volume_->unlink(*resolve(*volume_, "/vault"), "x"));
+  }
+}
+
+// The name goes at once; the inode, when what is in flight of it has come down.
+TEST_F(VolumeFlight, the_last_close_of_an_unlinked_file_waits_for_the_writeout) {
+  const InodeNumber directory = *resolve(*volume_, "/vault");
+  const u64 used = volume_->facts().space.blocks_used;
+  const HandleId handle = open("/vault/x");
+  for (u64 page = 0; page < 200; ++page) write(handle, page, 'a');
+  bool unlinked = false, waited = false;
+  Other close_it;
+  at_flight([&] {
+    Other unlink;
+    unlink.start([&] { EXPECT_TRUE(volume_->unlink(directory, "x")); });
+    unlinked = unlink.ends();
+    close_it.start([&] { close(handle); });
+    waited = close_it.stands();
+  });
+  EXPECT_TRUE(volume_->sync());
+  ASSERT_TRUE(close_it.ends());
+  EXPECT_TRUE(unlinked);
+  EXPECT_TRUE(waited) << "pages in flight were dropped";
+  EXPECT_EQ(open_error("/vault/x"), Errc::not_found);
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_TRUE(volume_->sync());
+  EXPECT_LE(volume_->facts().space.blocks_used, used + 16) << "its blocks are still taken";
+}
+
+}  // namespace
+}  // namespace latchkey::tests
