@@ -9,7 +9,8 @@
 namespace latchkey {
 
 void check_failed(const char* condition, const char* why, std::source_location where) {
-  // No heap and no stream: the broken invariant may be theirs.
+  // No heap and no stream: the broken invariant may be theirs. So snprintf and not fmt, which
+  // throws and, for what is long, allocates.
   char line[1024];
   const int length =
       std::snprintf(line, sizeof line, "latchkey: %s:%u: check failed: %s%s%s\n", where.file_name(),

@@ -53,6 +53,12 @@ bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns) {
   return error != ETIMEDOUT;
 }
 
+void pause_for(u64 duration_ns) {
+  std::atomic<u32> nobody{0};
+  while (wait_on(nobody, 0, duration_ns)) {
+  }
+}
+
 void wake_one(std::atomic<u32>& word) { wake(word, 1); }
 
 void wake_all(std::atomic<u32>& word) { wake(word, INT_MAX); }

@@ -1,6 +1,6 @@
 #pragma once
-// The one place below Mutex, SharedMutex, CondVar and the key's gate where a thread stops: a futex
-// in production, a scheduling point when a Scheduler is installed (the simulator's fibers).
+// The one place below Mutex, SharedMutex, CondVar, the key's gate and pauses where a thread stops:
+// a futex in production, a scheduling point when a Scheduler is installed (the simulator's fibers).
 
 #include <atomic>
 
@@ -23,6 +23,9 @@ class Scheduler {
 void install_scheduler(Scheduler* scheduler);
 
 bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns = kForever);
+// Lets the time pass; for retries of what nobody will announce. A signal may lengthen it.
+void pause_for(u64 duration_ns);
+
 void wake_one(std::atomic<u32>& word);
 void wake_all(std::atomic<u32>& word);
 

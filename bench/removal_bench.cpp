@@ -7,6 +7,7 @@
 // should not matter. Adding the key and opening are not timed. Where it lies: disk.h.
 
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <vector>
 
@@ -25,7 +26,7 @@ using keymgr::RemovalMode;
 constexpr u64 kStoreBytes = 1024 * kMiB;
 constexpr u64 kDirtyBytesMax = 1024 * kMiB;  // twice of what is ever dirty: nobody flushes early
 
-std::string name(u64 number) { return "/vault/" + std::to_string(number); }
+std::string name(u64 number) { return fmt::format("/vault/{}", number); }
 
 // A volume with `files` files of the key, and `others` open ones of another key.
 class Scene {
@@ -87,7 +88,7 @@ class Scene {
     LK_TRY(const auto directory, volume::make_directory(*volume_, Disk::kUser, "/others"));
     LK_TRYV(volume_->set_policy(Disk::kUser, directory, id));
     for (u64 i = 0; i < count; ++i) {
-      LK_TRYV(volume::open_path(*volume_, Disk::kUser, "/others/" + std::to_string(i),
+      LK_TRYV(volume::open_path(*volume_, Disk::kUser, fmt::format("/others/{}", i),
                                 {.write = true, .create = true}));
     }
     return {};

@@ -12,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include "base/wait.h"
 #include "cli/interrupt.h"
 #include "cli/load.h"
 #include "cli/torture_ledger.h"
@@ -21,6 +22,7 @@ namespace latchkey::cli {
 namespace {
 
 constexpr u32 kFilesAWriter = 4;
+constexpr u64 kMillisecond = 1'000'000;  // in ns
 // The rest is for blocks that a commit must give back first, and for what is there already.
 constexpr u64 kShareOfSpace = 4;
 constexpr u64 kBudgetBytesMin = kMiB;
@@ -78,7 +80,7 @@ class Writer {
         ++refused;
       else if (handle.error().code != Errc::no_space)
         broken = handle.error();
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      pause_for(kMillisecond / 5);
       return;
     }
     const u32 writes = 1 + static_cast<u32>(random_() % 40);
@@ -100,7 +102,7 @@ class Writer {
       return false;  // of another file
     if (!wrote) {
       if (wrote.error().code == Errc::no_space)
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        pause_for(5 * kMillisecond);
       else if (wrote.error().code == Errc::no_key)
         ++refused;
       else
@@ -114,7 +116,7 @@ class Writer {
         told(file, synced.error());
         return false;
       }
-    if (random_() % 8 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (random_() % 8 == 0) pause_for(2 * kMillisecond);
     return true;
   }
 
@@ -216,13 +218,13 @@ class Torture {
     const u64 duration = u64{args_.seconds} * 1'000'000'000;
     while (env.monotonic_ns() - start < duration && !arena.broken) {
       if (interrupted()) return fail(Errc::canceled, "interrupted; nothing of it is left there");
-      std::this_thread::sleep_for(std::chrono::milliseconds(5 + random() % 60));
+      pause_for((5 + random() % 60) * kMillisecond);
       auto report = arena.volume.remove_key(caller(), id, mode_);
       if (!report) return std::unexpected(report.error());
       arena.removed = true;
       arena.bytes_told += report->bytes_lost;
       ++counts_.removals;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5 + random() % 60));
+      pause_for((5 + random() % 60) * kMillisecond);
       arena.removed = false;
       LK_TRYV(key.add(arena.volume, caller()));
       progress.update((env.monotonic_ns() - start) / 1'000'000'000, args_.seconds, "seconds");

@@ -1,5 +1,7 @@
 #include "crypto/backends.h"
 
+#include <fmt/format.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -19,8 +21,8 @@ std::string af_alg_reason(int os_errno) {
     default: {
       const char* name = strerrorname_np(os_errno);
       const char* what = strerrordesc_np(os_errno);
-      if (name == nullptr || what == nullptr) return "errno " + std::to_string(os_errno);
-      return std::string(name) + ": " + what;
+      if (name == nullptr || what == nullptr) return fmt::format("errno {}", os_errno);
+      return fmt::format("{}: {}", name, what);
     }
   }
 }

@@ -5,12 +5,12 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "base/wait.h"
 #include "engine/device_identity.h"
 #include "engine/fd.h"
 #include "engine/io_buffer.h"
@@ -24,7 +24,7 @@ constexpr mode_t kFileMode = 0600;
 // A killed process's ring holds its files, and so the lock, until the kernel has taken it apart;
 // that wait is not the caller's business.
 constexpr u32 kLockTries = 25;
-constexpr timespec kLockPause{0, 20'000'000};
+constexpr u64 kLockPauseNs = 20'000'000;
 
 class FileDevice final : public Device {
  public:
@@ -142,7 +142,7 @@ Result<void> take_lock(int fd) {
     if (errno != EWOULDBLOCK) return fail_os(Errc::io, errno, "the device cannot be locked");
     if (tries == kLockTries)
       return fail_os(Errc::busy, EBUSY, "the device is in use by another process");
-    (void)::nanosleep(&kLockPause, nullptr);
+    pause_for(kLockPauseNs);
   }
   return {};
 }

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/wait.h"
 
 namespace latchkey::engine {
 namespace {
@@ -250,8 +250,7 @@ Result<void> UringIo::wait_out_shortage(u32 attempt) {
     }
     return {};
   }
-  const timespec pause{0, 1'000'000};
-  (void)::nanosleep(&pause, nullptr);
+  pause_for(1'000'000);
   return {};
 }
 

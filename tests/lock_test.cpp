@@ -93,6 +93,15 @@ TEST(Wait, TimesOut) {
   EXPECT_GE(system_env().monotonic_ns() - begin, 20 * kMillisecond);
 }
 
+TEST(Wait, APauseLastsItsTimeAndIsAWaitLikeAnyOther) {
+  const u64 begin = system_env().monotonic_ns();
+  pause_for(20 * kMillisecond);
+  EXPECT_GE(system_env().monotonic_ns() - begin, 20 * kMillisecond);
+  WatchedScheduler scheduler;
+  pause_for(1'234'567);
+  EXPECT_EQ(scheduler.last_timeout_ns(), 1'234'567U);
+}
+
 TEST(Wait, WakeAllReachesEverySleeper) {
   std::atomic<u32> word{0};
   std::atomic<int> timed_out{0};
