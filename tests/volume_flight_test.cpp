@@ -88,8 +88,8 @@ TEST_F(VolumeFlight, a_page_in_flight_takes_writes_and_is_dirty_again) {
   write(handle, 0, 'a');
   write(handle, 1, 'a');
   bool in_time = false;
+  Other writer;
   at_flight([&] {
-    Other writer;
     writer.start([&] { write(handle, 1, 'b'); });
     in_time = writer.ends();
     EXPECT_EQ(content(handle), pages("ab"));
@@ -117,11 +117,10 @@ TEST_F(VolumeFlight, a_page_that_is_being_sealed_is_closed_to_writers_and_no_oth
   write(handle, 1, 'a');
   const HandleId elsewhere = open("/vault/y");
   bool closed = false, others_open = false;
-  Other writer;
+  Other writer, free;
   env_.at_draw = [&] {
     writer.start([&] { write(handle, 1, 'b'); });
     closed = writer.stands();
-    Other free;
     free.start([&] { write(elsewhere, 0, 'c'); });
     others_open = free.ends();
   };
@@ -168,9 +167,8 @@ TEST_F(VolumeFlight, the_last_close_of_an_unlinked_file_waits_for_the_writeout) 
   const HandleId handle = open("/vault/x");
   for (u64 page = 0; page < 200; ++page) write(handle, page, 'a');
   bool unlinked = false, waited = false;
-  Other close_it;
+  Other unlink, close_it;
   at_flight([&] {
-    Other unlink;
     unlink.start([&] { EXPECT_TRUE(volume_->unlink(directory, "x")); });
     unlinked = unlink.ends();
     close_it.start([&] { close(handle); });
