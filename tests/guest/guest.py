@@ -17,7 +17,7 @@ WORK = ROOT / "build" / "guest"
 KERNEL = "linux-image-cloud-amd64"
 MODULES = ("algif_skcipher", "xts", "cbc", "ecb", "aesni_intel", "crypto_user")
 SKIPPED = 77
-BOOT_SECONDS = 300
+STEP_SECONDS, BOOT_SECONDS = 180, 300
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -40,9 +40,12 @@ class NoGuest(Exception):
 
 def output_of(*command, cwd=None):
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd,
+                              timeout=STEP_SECONDS).stdout
     except FileNotFoundError:
         raise NoGuest(f"there is no {command[0]}") from None
+    except subprocess.TimeoutExpired:
+        raise NoGuest(f"{' '.join(map(str, command))}: took too long") from None
     except subprocess.CalledProcessError as failure:
         last = (failure.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise NoGuest(f"{' '.join(map(str, command))}: {last}") from None
