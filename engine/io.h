@@ -53,8 +53,9 @@ class Io {
 
 struct IoOptions {
   u32 queue_depth = 32;
-  u64 buffer_bytes = 0;        // size of buffer(), a multiple of kIoAlign
-  bool single_thread = false;  // only the thread of the first tick() ticks: SINGLE_ISSUER
+  u64 buffer_bytes = 0;         // size of buffer(), a multiple of kIoAlign
+  bool register_buffer = true;  // where the kernel lets us; it counts against the lock limit
+  bool single_thread = false;   // only the thread of the first tick() ticks: SINGLE_ISSUER
 };
 
 struct DeviceInfo {

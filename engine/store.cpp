@@ -72,6 +72,7 @@ namespace {
 Result<void> make_rings(StoreState& state) {
   IoOptions options;
   options.buffer_bytes = state.options.read_ring_buffer_bytes;
+  options.register_buffer = state.options.register_buffers;
   for (u32 i = 0; i < std::max(1U, state.options.read_rings); ++i) {
     LK_TRY(auto io, state.device.make_io(options));
     state.rings.add(std::move(io));

@@ -54,6 +54,7 @@ struct OpenOptions {
   u64 cache_bytes = 64 * kMiB;       // clean nodes kept in memory
   u32 read_rings = 4;                // rings that readers borrow
   u64 read_ring_buffer_bytes = 1 * kMiB;
+  bool register_buffers = true;  // of those rings
 };
 
 struct StoreFacts {

@@ -18,6 +18,8 @@ namespace latchkey::engine {
 namespace {
 
 constexpr u64 kTransferMax = kGiB;  // one system call moves at most 2 GiB - 4 KiB
+constexpr u32 kPauses = 20;
+constexpr u64 kPauseNs = 25'000'000;
 constexpr u32 kDepthMin = 4, kDepthMax = 4096;
 constexpr u32 kRetriesMax = 1000;      // of one Op without progress
 constexpr u32 kShortagesMax = 10'000;  // of a millisecond each, in one tick()
@@ -61,7 +63,7 @@ Result<std::unique_ptr<UringIo>> UringIo::create(const UringTarget& target,
   std::unique_ptr<UringIo> io(new UringIo(target));
   LK_TRY(io->buffer_, IoBuffer::create(options.buffer_bytes));
   LK_TRYV(io->set_up(options));
-  io->register_resources();
+  io->register_resources(options.register_buffer);
   return io;
 }
 
@@ -86,6 +88,11 @@ Result<void> UringIo::set_up(const IoOptions& options) {
   // Rings count against the lock limit of the user: a shorter one is better than none.
   for (; refused == ENOMEM && depth_ > kDepthMin; refused = set_up_ring(options.single_thread))
     depth_ = std::max(depth_ / 2, kDepthMin);
+  // The kernel takes the rings of processes that ended apart a little later.
+  for (u32 i = 0; refused == ENOMEM && i < kPauses; ++i) {
+    pause_for(kPauseNs);
+    refused = set_up_ring(options.single_thread);
+  }
   if (refused == ENOMEM) {
     return fail_os(Errc::no_memory, refused, "no memory that may be locked is left for io_uring");
   }
@@ -102,9 +109,9 @@ Result<void> UringIo::set_up(const IoOptions& options) {
 }
 
 // Both are accelerations, so a refusal is not an error.
-void UringIo::register_resources() {
+void UringIo::register_resources(bool buffer) {
   status_.file_registered = ::io_uring_register_files(&ring_, &target_.fd, 1) == 0;
-  if (buffer_.bytes().empty()) return;
+  if (!buffer || buffer_.bytes().empty()) return;
   const iovec vec{buffer_.bytes().data(), buffer_.bytes().size()};
   status_.buffer_errno = -::io_uring_register_buffers(&ring_, &vec, 1);
   status_.buffer_registered = status_.buffer_errno == 0;

@@ -72,7 +72,7 @@ class UringIo final : public Io {
   explicit UringIo(const UringTarget& target) : target_(target) {}
   Result<void> set_up(const IoOptions& options);
   int set_up_ring(bool single_thread);
-  void register_resources();
+  void register_resources(bool buffer);
 
   i64 refusal_of(const Op& op) const;
   void start_backlog();

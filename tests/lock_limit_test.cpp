@@ -10,37 +10,30 @@ namespace {
 
 const LockedWish kWish{.key_slots = 1024, .lanes = 2, .read_rings = 4};
 
-u64 locked(const LockedSizes& sizes) {
-  return 2 * u64{kWish.lanes} * sizes.batch_pages * 4096 + kWish.read_rings * sizes.read_ring_bytes;
-}
-
-TEST(LockLimit, nothing_grows_beyond_what_is_wished) {
-  for (const u64 limit : {kNoLockLimit, u64{1} << 40, 64 * kMiB}) {
+TEST(LockLimit, whoever_may_lock_enough_gets_all_that_is_wished) {
+  for (const u64 limit : {kNoLockLimit, u64{1} << 40, 80 * kMiB}) {
     const LockedSizes sizes = fit_lock_limit(kWish, limit);
     EXPECT_EQ(sizes.key_slots, 1024u);
-    EXPECT_EQ(sizes.batch_pages, kBatchPages);
-    EXPECT_EQ(sizes.read_ring_bytes, kReadRingBytes);
+    EXPECT_TRUE(sizes.register_buffers);
   }
 }
 
-TEST(LockLimit, debians_eight_mebibytes_hold_all_buffers_and_all_slots) {
+// Eight processes of one user have room side by side under Debian's limit.
+TEST(LockLimit, debians_eight_mebibytes_hold_all_slots_and_no_buffers) {
   const LockedSizes sizes = fit_lock_limit(kWish, 8 * kMiB);
   EXPECT_EQ(sizes.key_slots, 1024u);
-  EXPECT_LE(locked(sizes), 4 * kMiB);
-  EXPECT_GE(locked(sizes), 3 * kMiB);
-  EXPECT_EQ(sizes.read_ring_bytes % 4096, 0u);
+  EXPECT_FALSE(sizes.register_buffers);
+  EXPECT_TRUE(
+      fit_lock_limit({.key_slots = 1024, .lanes = 0, .read_rings = 2}, 8 * kMiB).register_buffers);
 }
 
-TEST(LockLimit, every_limit_down_to_nothing_gives_sizes_that_work) {
-  LockedSizes last = fit_lock_limit(kWish, 64 * kMiB);
+TEST(LockLimit, every_limit_down_to_nothing_leaves_slots_that_suffice) {
+  u32 last = 1024;
   for (u64 limit = 64 * kMiB; limit != 0; limit /= 2) {
     const LockedSizes sizes = fit_lock_limit(kWish, limit);
-    EXPECT_LE(sizes.batch_pages, last.batch_pages);
-    EXPECT_LE(sizes.read_ring_bytes, last.read_ring_bytes);
-    EXPECT_GE(sizes.batch_pages, 1u);
+    EXPECT_LE(sizes.key_slots, last);
     EXPECT_GE(sizes.key_slots, 64u);
-    EXPECT_GE(sizes.read_ring_bytes, kReadRingBytesMin);
-    last = sizes;
+    last = sizes.key_slots;
   }
 }
 

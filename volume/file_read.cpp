@@ -14,7 +14,7 @@ namespace latchkey::volume {
 
 namespace {
 
-constexpr u64 kBounceBytes = kReadRingBytesMin;
+constexpr u64 kBounceBytes = 64 * kKiB;
 
 // Of a read, however it ends: round keys of what was opened.
 struct BurnAtEnd {
@@ -156,7 +156,7 @@ Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
     const u64 whole = std::min((left + kPageBytes - 1) / kPageBytes * kPageBytes,
                                (into.size() - done) / kPageBytes * kPageBytes);
     if (in_block == 0 && whole != 0) {
-      const u64 chunk = std::min(whole, read_ring_bytes);
+      const u64 chunk = std::min(whole, kReadRingBytes);
       result = read_blocks(inode, block, into.subspan(done, chunk));
       if (result) done += std::min(chunk, left);
       continue;

@@ -41,14 +41,8 @@ LockedSizes fit_lock_limit(const LockedWish& wish, u64 lockable) {
   sizes.key_slots =
       static_cast<u32>(std::min<u64>(wish.key_slots, std::max<u64>(kKeySlotsMin, slots)));
 
-  constexpr u64 kPage = engine::kBlockBytes;
-  const u64 lanes = u64{wish.lanes} * 2 * kBatchPages * kPage;
-  const u64 wanted = lanes + u64{wish.read_rings} * kReadRingBytes;
-  const u64 budget = lockable / 2;
-  if (wanted <= budget) return sizes;
-  sizes.batch_pages = static_cast<u32>(std::max<u64>(1, kBatchPages * budget / wanted));
-  sizes.read_ring_bytes =
-      std::max(kReadRingBytesMin, kReadRingBytes * budget / wanted / kPage * kPage);
+  const u64 lanes = u64{wish.lanes} * 2 * kBatchPages * engine::kBlockBytes;
+  sizes.register_buffers = lanes + u64{wish.read_rings} * kReadRingBytes <= lockable / 8;
   return sizes;
 }
 

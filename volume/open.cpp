@@ -92,7 +92,9 @@ Result<void> Volume::State::start() {
                                             .lanes = writable ? pipeline_options.lanes : 0,
                                             .read_rings = open_options.read_rings},
                                            lockable_bytes());
-  read_ring_bytes = open_options.read_ring_buffer_bytes = sizes.read_ring_bytes;
+  open_options.read_ring_buffer_bytes = kReadRingBytes;
+  open_options.register_buffers = pipeline_options.register_buffers = sizes.register_buffers;
+  pipeline_options.batch_pages = kBatchPages;
   LK_TRY(store, engine::Store::open(device, open_options, env));
   LK_TRY(slots, keymgr::SlotTable::create(sizes.key_slots));
   pipeline_options.queue_depth = options.queue_depth;
@@ -101,8 +103,6 @@ Result<void> Volume::State::start() {
     pipeline_options.extent_blocks_max =
         std::min(pipeline_options.extent_blocks_max,
                  std::max(1U, options.extent_bytes / u32{engine::kBlockBytes}));
-  const u32 extent = pipeline_options.extent_blocks_max;  // a batch is whole extents
-  pipeline_options.batch_pages = std::max(extent, sizes.batch_pages / extent * extent);
   pipeline_options.clear_cipher = options.clear_cipher;
   if (writable) {
     LK_TRY(pipeline, writeback::Pipeline::create(*store, env, pipeline_options));

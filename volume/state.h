@@ -87,7 +87,6 @@ struct Volume::State {
   engine::Device& device;
   const VolumeOptions options;
   Env& env;
-  u64 read_ring_bytes = 0;  // what one call of read_blocks() may ask for
   std::unique_ptr<engine::Store> store;
   std::unique_ptr<writeback::Pipeline> pipeline;  // none where nothing is written
   keymgr::Keyring keyring;

@@ -68,6 +68,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(engine::Store& store, Env& en
     engine::IoOptions io_options;
     io_options.queue_depth = options.queue_depth;
     io_options.buffer_bytes = u64{2} * options.batch_pages * kPageBytes;
+    io_options.register_buffer = options.register_buffers;
     LK_TRY(lane->io, store.device().make_io(io_options));
     LK_TRY(lane->keys, (Secret<std::array<crypto::XtsKey, kKeysAtOnce>>::create()));
     lane->batches[1].half = 1;

@@ -23,6 +23,7 @@ namespace latchkey::writeback {
 struct PipelineOptions {
   u32 lanes = 2;          // flushes at a time; each has an I/O buffer of two batches
   u32 batch_pages = 512;  // sealed and written at a time
+  bool register_buffers = true;
   u32 queue_depth = 32;
   u32 extent_blocks_max = 32;
   bool clear_cipher = false;  // bench: derivation and cipher replaced by a copy
