@@ -21,16 +21,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kChunkBytes = kMiB;
-
-Result<void> write_all(int fd, Bytes bytes) {
-  while (!bytes.empty()) {
-    const ssize_t wrote = ::write(fd, bytes.data(), bytes.size());
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return std::unexpected(host_error("cannot be written"));
-    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
-  }
-  return {};
-}
+constexpr const char* kNotWritten = "cannot be written";
 
 bool is_zero(Bytes bytes) {
   return bytes[0] == std::byte{} &&
@@ -43,7 +34,7 @@ class Output {
   Output(int fd, bool holes) : fd_(fd), holes_(holes) {}
 
   Result<void> write(Bytes bytes) {
-    if (!holes_) return write_all(fd_, bytes);
+    if (!holes_) return write_all(fd_, bytes, kNotWritten);
     while (!bytes.empty()) {
       const std::size_t zeros = prefix(bytes, true);
       zeros_ += zeros;
@@ -51,7 +42,7 @@ class Output {
       if (bytes.empty()) break;
       LK_TRYV(write_zeros());
       const std::size_t data = prefix(bytes, false);
-      LK_TRYV(write_all(fd_, bytes.first(data)));
+      LK_TRYV(write_all(fd_, bytes.first(data), kNotWritten));
       bytes = bytes.subspan(data);
     }
     return {};
@@ -61,7 +52,7 @@ class Output {
     const bool hole = zeros_ >= kHoleBytesMin;
     LK_TRYV(write_zeros());
     if (hole && ::ftruncate(fd_, ::lseek(fd_, 0, SEEK_CUR)) != 0)
-      return std::unexpected(host_error("cannot be written"));
+      return std::unexpected(host_error(kNotWritten));
     return {};
   }
 
@@ -85,10 +76,10 @@ class Output {
     if (zeros == 0) return {};
     if (zeros < kHoleBytesMin) {
       static constexpr std::array<std::byte, kHoleBytesMin> kZeros{};
-      return write_all(fd_, Bytes(kZeros).first(zeros));
+      return write_all(fd_, Bytes(kZeros).first(zeros), kNotWritten);
     }
     if (::lseek(fd_, static_cast<off_t>(zeros), SEEK_CUR) < 0)
-      return std::unexpected(host_error("cannot be written"));
+      return std::unexpected(host_error(kNotWritten));
     return {};
   }
 
@@ -179,7 +170,7 @@ class Getter {
     auto copied = overwrite(handle, stat, fd);
     if (!copied && copied.error().os_errno == 0 && copied.error().code != Errc::invalid)
       failed = source;
-    if (::close(fd) != 0 && copied) copied = std::unexpected(host_error("cannot be written"));
+    if (::close(fd) != 0 && copied) copied = std::unexpected(host_error(kNotWritten));
     return copied;
   }
 

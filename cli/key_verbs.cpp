@@ -16,13 +16,8 @@ namespace latchkey::cli {
 
 namespace {
 
-Result<void> write_all(int fd, Bytes bytes) {
-  while (!bytes.empty()) {
-    const ssize_t wrote = ::write(fd, bytes.data(), bytes.size());
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return std::unexpected(host_error("the key file cannot be written"));
-    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
-  }
+Result<void> save(int fd, Bytes key) {
+  LK_TRYV(write_all(fd, key, "the key file cannot be written"));
   if (::fsync(fd) != 0 && errno != EINVAL)
     return fail_os(Errc::io, errno, "the key file cannot be made durable");
   return {};
@@ -42,7 +37,7 @@ Exit run_key_generate(const Common& common, const std::string& file) {
         Error{Errc::exists, "exists already; a key file is never overwritten", kNowhere, EEXIST});
   }
   system_env().random(secret->bytes());
-  const auto written = write_all(fd, secret->bytes());
+  const auto written = save(fd, secret->bytes());
   ::close(fd);
   if (!written) {
     ::unlink(file.c_str());

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <functional>
 #include <new>
+#include <sstream>
 #include <system_error>
 
 #include "base/secret.h"
@@ -245,7 +246,8 @@ class CommandLine {
         "--extent",
         [this](const std::string& list) {
           bench_.extents.clear();
-          for (const std::string& text : CLI::detail::split(list, ',')) {
+          std::istringstream texts(list);
+          for (std::string text; std::getline(texts, text, ',');) {
             auto parsed = parse_size(text);
             if (!parsed) throw CLI::ValidationError(text, parsed.error().what);
             bench_.extents.push_back(*parsed);

@@ -7,7 +7,9 @@
 #include <string_view>
 
 #include "base/env.h"
+#include "base/result.h"
 #include "base/text.h"
+#include "base/types.h"
 #include "cli/exit_codes.h"
 
 namespace latchkey::cli {
@@ -35,6 +37,8 @@ Exit report_refusal(const Common& common, std::string_view subject, std::string_
 void warn_if_stepped_back(const std::string& image, bool stepped_back);
 // What a system call on the host's files answered: errno.
 Error host_error(const char* what);
+// All of `bytes`, to a file of the host's or a pipe; `what` names the error.
+Result<void> write_all(int fd, Bytes bytes, const char* what);
 
 // Names come from anywhere: without line breaks and a terminal's escape sequences ("\x0a").
 std::string printable(std::string_view text);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 
 #include "volume/paths.h"
 
@@ -11,15 +12,6 @@ namespace {
 
 constexpr u64 kPageBytes = 4 * kKiB;
 
-// splitmix64, Sebastiano Vigna's generator (public domain).
-u64 next_word(u64& state) {
-  state += 0x9e3779b97f4a7c15U;
-  u64 word = state;
-  word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9U;
-  word = (word ^ (word >> 27)) * 0x94d049bb133111ebU;
-  return word ^ (word >> 31);
-}
-
 bool is_damage(const Error& error) {
   return error.code == Errc::damaged || error.code == Errc::malformed;
 }
@@ -27,9 +19,9 @@ bool is_damage(const Error& error) {
 }  // namespace
 
 void fill_from_seed(MutableBytes bytes, u32 seed) {
-  u64 state = seed;
+  std::mt19937_64 random(seed);
   while (!bytes.empty()) {
-    const u64 word = next_word(state);
+    const u64 word = random();
     const std::size_t size = std::min(bytes.size(), sizeof word);
     std::memcpy(bytes.data(), &word, size);
     bytes = bytes.subspan(size);

@@ -45,7 +45,8 @@ void hkdf_expand_info(const HkdfState& state, Bytes info, MutableBytes output);
 KeyId key_identifier(const HkdfState& state);
 // The 64-byte extent key goes straight into schedules; no copy of it is left.
 void derive_extent_key(const HkdfState& state, const Nonce& nonce, XtsKey& key);
-// The same for as many nonces as keys, eight at once where the CPU has AVX-512.
+inline constexpr std::size_t kExtentKeysAtOnce = 8;
+// The same for as many nonces as keys, kExtentKeysAtOnce together where the CPU has AVX-512.
 void derive_extent_keys(const HkdfState& state, std::span<const Nonce> nonces,
                         std::span<XtsKey> keys);
 

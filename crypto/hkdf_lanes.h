@@ -12,7 +12,7 @@
 
 namespace latchkey::crypto {
 
-inline constexpr std::size_t kHkdfLanes = 8;
+inline constexpr std::size_t kHkdfLanes = kExtentKeysAtOnce;
 
 // Whether this build and this CPU can.
 bool hkdf_lanes_usable();

@@ -275,27 +275,13 @@ TEST_F(CheckTest, root_must_be_a_directory_that_nothing_names) {
 
 // Two directories that hold each other: every name and every count is right.
 TEST_F(CheckTest, what_no_path_leads_to_is_found) {
-  damage([&](Transaction& t) -> Result<void> {
-    Record entry = entry_of(t, kRootInode, dir_);
-    LK_TRYV(t.erase(kFirstSubvolume, entry.key));
-    entry.key.object = sub_;
-    LK_TRYV(t.put(kFirstSubvolume, entry.key, entry.value));
-    LK_TRYV(t.erase(kFirstSubvolume, {dir_, kBackType, kRootInode}));
-    return t.put(kFirstSubvolume, {dir_, kBackType, sub_}, back_of("dir"));
-  });
+  move_entry(dir_, "dir", kRootInode, sub_);
   const std::string what = ": an inode that cannot be reached from the root directory";
   expect({at(dir_) + what, at(sub_) + what, at(sub_file_) + what});
 }
 
 TEST_F(CheckTest, only_directories_have_names_and_only_files_have_data) {
-  damage([&](Transaction& t) -> Result<void> {
-    Record entry = entry_of(t, kRootInode, small_);
-    LK_TRYV(t.erase(kFirstSubvolume, entry.key));
-    entry.key.object = plain_;
-    LK_TRYV(t.put(kFirstSubvolume, entry.key, entry.value));
-    LK_TRYV(t.erase(kFirstSubvolume, {small_, kBackType, kRootInode}));
-    return t.put(kFirstSubvolume, {small_, kBackType, plain_}, back_of("small"));
-  });
+  move_entry(small_, "small", kRootInode, plain_);
   change_inode(dir_, [](InodeDisk& disk) { disk.size = 1; });
   expect({at(plain_) + ": names in something that is not a directory",
           at(dir_) + ": a directory has data"});

@@ -138,8 +138,7 @@ TEST_F(VolumeFault, retries_never_seal_twice_under_one_nonce) {
 // that was promised to them, and the next flush gets them down.
 TEST_F(VolumeFault, map_that_cannot_be_read_at_writeout_costs_nothing) {
   HandleId handle = open("/vault/file");
-  for (u64 page = 0; page < 6000; page += 2)
-    ASSERT_TRUE(volume_->write(handle, page * kPageBytes, bytes_of("x")));
+  write_map_of_many_nodes(handle);
   close(handle);
   reopen();
   add_key();

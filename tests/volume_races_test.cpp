@@ -234,8 +234,6 @@ TEST_F(VolumeRaces, trouble_of_the_past_is_no_error_of_a_later_write) {
   while (volume_->append(handle, bytes_of(std::string(100000, 'x')))) {
   }
   remove(id, RemovalMode::hard);
-  // A worker's flush that still fails belongs to the past, too: it ends before the device is well.
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
   device_.clear_faults();
   // The next flush is slow: the writer has to wait for it.
   at_next(OpKind::write, [] { std::this_thread::sleep_for(std::chrono::milliseconds(100)); });
@@ -307,8 +305,7 @@ TEST_F(VolumeRaces, fsync_does_not_wait_for_who_goes_on_writing) {
 
 TEST_F(VolumeRaces, truncate_that_cannot_read_the_map_loses_no_data) {
   HandleId handle = open("/file");
-  for (u64 page = 0; page < 6000; page += 2)
-    ASSERT_TRUE(volume_->write(handle, page * kPageBytes, bytes_of("x")));
+  write_map_of_many_nodes(handle);
   close(handle);
   open_hooked();
   put("/other", "reads the bitmap");

@@ -52,7 +52,7 @@ TEST(Plan, pages_that_are_not_neighbours_share_an_extent_and_the_map_gets_an_ent
   const auto extents = plan_extents(parts, runs, 32, system_env());
   ASSERT_EQ(extents.size(), 1U);
   EXPECT_EQ(extents[0].run, (engine::BlockRun{100, 6}));
-  const auto entries = map_entries(batch, extents, 0);
+  const auto entries = map_entries(batch, extents);
   const std::vector<extent::MapEntry> expected{{3, 100, 2}, {9, 102, 1}, {20, 103, 3}};
   EXPECT_EQ(entries, expected);
 }

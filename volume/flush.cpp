@@ -78,7 +78,7 @@ Result<void> Volume::State::flush(const InodePtr& inode) {
 // Waits for the dirty limit. Outside of gates and transactions (T3).
 Result<Room> Volume::State::take_room(u64 pages) {
   check_may_wait();
-  std::optional<u64> failed_before;  // rounds of writeback
+  std::optional<u64> begun_before;  // rounds of writeback
   for (;;) {
     const u64 seen = memory.room_changes();
     if (memory.promise(pages)) return Room(memory, pages);
@@ -86,8 +86,8 @@ Result<Room> Volume::State::take_room(u64 pages) {
     if (!workers.empty()) {
       {
         Lock lock(worker_mutex);
-        if (!failed_before) failed_before = failed_rounds;
-        if (stuck && failed_rounds != *failed_before) return std::unexpected(*stuck);
+        if (!begun_before) begun_before = rounds_begun;
+        if (stuck && stuck_round > *begun_before) return std::unexpected(*stuck);
       }
       memory.wait_room(seen, kRoomWaitNs);
       continue;
@@ -128,6 +128,11 @@ void Volume::State::work() {
       memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
       continue;
     }
+    u64 round = 0;
+    {
+      Lock lock(worker_mutex);
+      round = ++rounds_begun;
+    }
     const std::vector<InodePtr> dirty = dirty_inodes();
     const Flushed flushed = flush_many(dirty, false);  // errors are kept for the handles
     {
@@ -136,7 +141,7 @@ void Volume::State::work() {
         stuck.reset();
       } else if (device_refuses(flushed.result)) {
         stuck = flushed.result.error();
-        ++failed_rounds;
+        stuck_round = std::max(stuck_round, round);
       }
     }
     for (const InodePtr& inode : dirty) forget_if_idle(inode);

@@ -10,6 +10,7 @@
 
 #include "crypto/xts.h"
 #include "engine/types.h"
+#include "writeback/pipeline.h"
 
 namespace latchkey::volume {
 
@@ -41,7 +42,7 @@ LockedSizes fit_lock_limit(const LockedWish& wish, u64 lockable) {
   sizes.key_slots =
       static_cast<u32>(std::min<u64>(wish.key_slots, std::max<u64>(kKeySlotsMin, slots)));
 
-  const u64 lanes = u64{wish.lanes} * 2 * kBatchPages * engine::kBlockBytes;
+  const u64 lanes = u64{wish.lanes} * 2 * writeback::kBatchPages * engine::kBlockBytes;
   sizes.register_buffers = lanes + u64{wish.read_rings} * kReadRingBytes <= lockable / 8;
   return sizes;
 }

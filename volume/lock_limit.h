@@ -8,7 +8,6 @@ namespace latchkey::volume {
 
 inline constexpr u64 kNoLockLimit = ~u64{0};
 inline constexpr u64 kReadRingBytes = 512 * kKiB;  // of a ring that readers borrow
-inline constexpr u32 kBatchPages = 512;            // of writeback: half of a lane's buffer
 
 // Bytes that this process may lock: RLIMIT_MEMLOCK, or kNoLockLimit with CAP_IPC_LOCK.
 u64 lockable_bytes();

@@ -94,7 +94,6 @@ Result<void> Volume::State::start() {
                                            lockable_bytes());
   open_options.read_ring_buffer_bytes = kReadRingBytes;
   open_options.register_buffers = pipeline_options.register_buffers = sizes.register_buffers;
-  pipeline_options.batch_pages = kBatchPages;
   LK_TRY(store, engine::Store::open(device, open_options, env));
   LK_TRY(slots, keymgr::SlotTable::create(sizes.key_slots));
   pipeline_options.queue_depth = options.queue_depth;

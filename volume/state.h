@@ -109,10 +109,11 @@ struct Volume::State {
 
   Mutex worker_mutex;
   bool stopping LK_GUARDED_BY(worker_mutex) = false;
-  // Why the last round of writeback got nothing down, and how often that was so: who waits for room
-  // hears of a round that failed since.
+  // Why a round of writeback got nothing down, and its number: who waits for room hears of a round
+  // that failed and was begun since.
   std::optional<Error> stuck LK_GUARDED_BY(worker_mutex);
-  u64 failed_rounds LK_GUARDED_BY(worker_mutex) = 0;
+  u64 stuck_round LK_GUARDED_BY(worker_mutex) = 0;
+  u64 rounds_begun LK_GUARDED_BY(worker_mutex) = 0;
   std::vector<std::thread> workers;
 
   bool writable() const { return pipeline != nullptr; }

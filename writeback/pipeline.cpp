@@ -13,7 +13,6 @@ namespace latchkey::writeback {
 namespace {
 
 constexpr u32 kWriteBlocksMax = 128;
-constexpr std::size_t kKeysAtOnce = 8;  // as many as are derived together
 constexpr u64 kPageBytes = extent::kBlockBytes;
 
 }  // namespace
@@ -41,17 +40,20 @@ struct Pipeline::Batch {
   std::span<const DirtyPage> pages_of(std::size_t part) const {
     return std::span(pages).subspan(parts[part].pages.first, parts[part].pages.count);
   }
+  // A plan goes from part to part.
+  std::span<const PlannedExtent> extents_of(std::size_t part) const {
+    return std::ranges::equal_range(extents, part, {}, &PlannedExtent::part);
+  }
 };
 
 struct Pipeline::Lane {
   std::unique_ptr<engine::Io> io;
-  Secret<std::array<crypto::XtsKey, kKeysAtOnce>> keys;
+  Secret<std::array<crypto::XtsKey, crypto::kExtentKeysAtOnce>> keys;
   std::array<Batch, 2> batches;
 
   MutableBytes blocks(const Batch& batch, PageRange pages) const {
-    const MutableBytes buffer = io->buffer();
-    return buffer.subspan(batch.half * (buffer.size() / 2) + u64{pages.first} * kPageBytes,
-                          u64{pages.count} * kPageBytes);
+    return io->buffer().subspan((u64{batch.half} * kBatchPages + pages.first) * kPageBytes,
+                                u64{pages.count} * kPageBytes);
   }
 };
 
@@ -61,16 +63,15 @@ Pipeline::~Pipeline() = default;
 
 Result<std::unique_ptr<Pipeline>> Pipeline::create(engine::Store& store, Env& env,
                                                    const PipelineOptions& options) {
-  LK_CHECK(options.batch_pages != 0);
   std::unique_ptr<Pipeline> pipeline(new Pipeline(store, env, options));
   for (u32 i = 0; i < options.lanes; ++i) {
     auto lane = std::make_unique<Lane>();
     engine::IoOptions io_options;
     io_options.queue_depth = options.queue_depth;
-    io_options.buffer_bytes = u64{2} * options.batch_pages * kPageBytes;
+    io_options.buffer_bytes = u64{2} * kBatchPages * kPageBytes;
     io_options.register_buffer = options.register_buffers;
     LK_TRY(lane->io, store.device().make_io(io_options));
-    LK_TRY(lane->keys, (Secret<std::array<crypto::XtsKey, kKeysAtOnce>>::create()));
+    LK_TRY(lane->keys, (Secret<std::array<crypto::XtsKey, crypto::kExtentKeysAtOnce>>::create()));
     lane->batches[1].half = 1;
     pipeline->return_lane(*lane);
     pipeline->lanes_.push_back(std::move(lane));
@@ -114,14 +115,14 @@ void Pipeline::flush(std::span<FileFlush> files) {
   return_lane(lane);
 }
 
-void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) const {
-  while (next < files.size() && batch.pages.size() < options_.batch_pages) {
+void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) {
+  while (next < files.size() && batch.pages.size() < kBatchPages) {
     FileFlush& flush = files[next];
     Part part;
     std::vector<DirtyPage> taken;
     if (flush.result)
-      taken = flush.file->take(from, options_.batch_pages - static_cast<u32>(batch.pages.size()),
-                               part.space);
+      taken =
+          flush.file->take(from, kBatchPages - static_cast<u32>(batch.pages.size()), part.space);
     if (taken.empty()) {
       ++next;
       from = 0;
@@ -191,8 +192,7 @@ void Pipeline::seal(Lane& lane, Batch& batch) {
 Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
   const keymgr::Lease* lease = batch.parts[index].flush->file->lease();
   if (lease == nullptr || options_.clear_cipher) {
-    for (const PlannedExtent& extent : batch.extents) {
-      if (extent.part != index) continue;
+    for (const PlannedExtent& extent : batch.extents_of(index)) {
       for (std::size_t page = extent.first_page; page < extent.first_page + extent.run.count;
            ++page)
         batch.checksums[page] = extent::copy_block(Bytes(batch.pages[page].data, kPageBytes),
@@ -201,13 +201,8 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
     return {};
   }
   LK_TRY(const keymgr::KeyUse use, keymgr::KeyUse::begin(*lease));
-  // A part's extents lie side by side.
-  const auto first = std::ranges::find(batch.extents, index, &PlannedExtent::part);
-  const auto last =
-      std::ranges::find_if(first, batch.extents.end(),
-                           [&](const PlannedExtent& extent) { return extent.part != index; });
-  for (std::span<const PlannedExtent> rest(first, last); !rest.empty();) {
-    const auto some = rest.first(std::min(rest.size(), kKeysAtOnce));
+  for (auto rest = batch.extents_of(index); !rest.empty();) {
+    const auto some = rest.first(std::min(rest.size(), crypto::kExtentKeysAtOnce));
     seal_extents(lane, batch, use, some);
     rest = rest.subspan(some.size());
   }
@@ -216,7 +211,7 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
 
 void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
                             std::span<const PlannedExtent> extents) {
-  std::array<crypto::Nonce, kKeysAtOnce> nonces;
+  std::array<crypto::Nonce, crypto::kExtentKeysAtOnce> nonces;
   std::ranges::transform(extents, nonces.begin(), &PlannedExtent::nonce);
   use.extent_keys(std::span(nonces).first(extents.size()),
                   std::span(*lane.keys).first(extents.size()));
@@ -281,9 +276,8 @@ Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
   u64 extents = 0;
   {
     LK_TRY(engine::Transaction transaction, store_.begin({}));
-    LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents, index)));
-    for (const PlannedExtent& extent : batch.extents) {
-      if (extent.part != index) continue;
+    LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents_of(index))));
+    for (const PlannedExtent& extent : batch.extents_of(index)) {
       const extent::ContextDisk context =
           extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
       LK_TRYV(transaction.insert_extent(
@@ -306,8 +300,8 @@ Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
 void Pipeline::give_up(Batch& batch, std::size_t index, const Error& why) {
   Part& part = batch.parts[index];
   if (!store_.failure())
-    for (const PlannedExtent& extent : batch.extents)
-      if (extent.part == index) store_.cancel(extent.run, &part.space);
+    for (const PlannedExtent& extent : batch.extents_of(index))
+      store_.cancel(extent.run, &part.space);
   part.ended = true;
   if (part.flush->result) part.flush->result = std::unexpected(why);
   part.flush->file->finished(batch.pages_of(index), part.flush->result, std::move(part.space));

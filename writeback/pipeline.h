@@ -20,9 +20,10 @@
 
 namespace latchkey::writeback {
 
+inline constexpr u32 kBatchPages = 512;  // sealed and written at a time: 2 MiB
+
 struct PipelineOptions {
-  u32 lanes = 2;          // flushes at a time; each has an I/O buffer of two batches
-  u32 batch_pages = 512;  // sealed and written at a time
+  u32 lanes = 2;  // flushes at a time; each has an I/O buffer of two batches
   bool register_buffers = true;
   u32 queue_depth = 32;
   u32 extent_blocks_max = 32;
@@ -61,7 +62,7 @@ class Pipeline {
   Pipeline(engine::Store& store, Env& env, const PipelineOptions& options);
   Lane& take_lane();
   void return_lane(Lane& lane);
-  void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) const;
+  static void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch);
   void start(Lane& lane, Batch& batch);
   bool allocate(Batch& batch);
   void seal(Lane& lane, Batch& batch);

@@ -39,11 +39,9 @@ std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
 }
 
 std::vector<extent::MapEntry> map_entries(std::span<const DirtyPage> batch,
-                                          std::span<const PlannedExtent> extents,
-                                          std::size_t part) {
+                                          std::span<const PlannedExtent> extents) {
   std::vector<extent::MapEntry> entries;
   for (const PlannedExtent& extent : extents) {
-    if (extent.part != part) continue;
     for (u32 i = 0; i < extent.run.count; ++i) {
       const u64 index = batch[extent.first_page + i].index;
       if (i != 0 && entries.back().file_end() == index)

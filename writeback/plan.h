@@ -37,9 +37,10 @@ std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
                                         std::span<const engine::BlockRun> runs,
                                         u32 extent_blocks_max, Env& env);
 
-// Where each page of the part went, joined where file and device both go on and the extent does.
+// Where each page of one file's extents went, joined where file and device both go on and the
+// extent does.
 std::vector<extent::MapEntry> map_entries(std::span<const DirtyPage> batch,
-                                          std::span<const PlannedExtent> extents, std::size_t part);
+                                          std::span<const PlannedExtent> extents);
 
 // One write to the device: neighbours there and in the batch.
 struct PlannedWrite {

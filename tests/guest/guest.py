@@ -106,8 +106,8 @@ def initramfs(program, filter_, tree, version):
     copy_into(root, program)
     for library in re.findall(r"(/\S+) \(0x", output_of("ldd", program)):
         copy_into(root, library)
-    for folder in (ROOT / "tests" / "vectors").rglob("*.txt"):
-        copy_into(root, folder)
+    for vectors in (ROOT / "tests" / "vectors").rglob("*.txt"):
+        copy_into(root, vectors)
     init = root / "init"
     init.write_text(INIT.format(program=program, filter=filter_))
     init.chmod(0o755)

@@ -115,6 +115,18 @@ class CheckTest : public VolumeTest {
     });
     return entry;
   }
+  // The name of `inode` moves from one directory to another, and its way back with it.
+  void move_entry(volume::InodeNumber inode, std::string_view name, volume::InodeNumber from,
+                  volume::InodeNumber to) {
+    damage([&](engine::Transaction& t) -> Result<void> {
+      engine::Record entry = entry_of(t, from, inode);
+      LK_TRYV(t.erase(engine::kFirstSubvolume, entry.key));
+      entry.key.object = to;
+      LK_TRYV(t.put(engine::kFirstSubvolume, entry.key, entry.value));
+      LK_TRYV(t.erase(engine::kFirstSubvolume, {inode, volume::kBackType, from}));
+      return t.put(engine::kFirstSubvolume, {inode, volume::kBackType, to}, back_of(name));
+    });
+  }
   // The extent record that holds the file's first block, as the engine's lookups give it.
   static engine::ExtentRecord extent_of(const engine::View& view, volume::InodeNumber inode) {
     const auto map = view.get(engine::kFirstSubvolume, {inode, volume::kMapType, 0});

@@ -83,6 +83,11 @@ class VolumeTest : public ::testing::Test {
     EXPECT_TRUE(handle) << path << ": " << handle.error().what;
     return handle ? *handle : volume::HandleId{};
   }
+  // Every second page of 6000: no two share an entry of the map, which grows to many nodes.
+  void write_map_of_many_nodes(volume::HandleId handle) {
+    for (u64 page = 0; page < 6000; page += 2)
+      ASSERT_TRUE(volume_->write(handle, page * engine::kBlockBytes, bytes_of("x")));
+  }
   Errc open_error(std::string_view path) {
     auto handle = open_path(*volume_, kUser, path, {});
     EXPECT_FALSE(handle) << path;
