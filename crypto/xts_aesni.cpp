@@ -111,8 +111,7 @@ LK_AESNI_INLINE void crypt_unit(const __m128i* keys, __m128i tweak, const std::b
 template <bool kSeal>
 LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
   const AesSchedule& schedule = kSeal ? key.encrypt : key.decrypt;
-  LK_CHECK_MSG(aesni::filled(key.tweak) && aesni::filled(schedule),
-               "a key that this kernel did not expand");
+  aesni::check_expanded(key.tweak, schedule);
   const __m128i* keys = round_keys(schedule);
   const __m128i* tweak_keys = round_keys(key.tweak);
   const std::size_t units = input.size() / run.unit_bytes;
@@ -131,6 +130,13 @@ LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes
 
 namespace aesni {
 
+__attribute__((noinline)) void check_expanded(const AesSchedule& first, const AesSchedule& second) {
+  const __m128i a = _mm_load_si128(round_keys(first) + kAesRounds);
+  const __m128i b = _mm_load_si128(round_keys(second) + kAesRounds);
+  LK_CHECK_MSG(!_mm_testz_si128(a, a) && !_mm_testz_si128(b, b),
+               "a key that this kernel did not expand");
+}
+
 void expand(Bytes raw, XtsKey& key) {
   aes256_expand_pair(raw.data(), raw.data() + kAesKeyBytes, key.encrypt, key.tweak);
   aes256_invert(key.encrypt, key.decrypt);
@@ -144,7 +150,7 @@ void expand_name(Bytes raw, NameKey& key) {
 }
 
 void cbc_encrypt(const NameKey& key, MutableBytes blocks) {
-  LK_CHECK_MSG(filled(key.encrypt), "a key that this kernel did not expand");
+  check_expanded(key.encrypt, key.decrypt);
   const __m128i* keys = round_keys(key.encrypt);
   __m128i chain = _mm_setzero_si128();
   for (std::size_t offset = 0; offset < blocks.size(); offset += kBlockBytes) {
@@ -155,7 +161,7 @@ void cbc_encrypt(const NameKey& key, MutableBytes blocks) {
 }
 
 void cbc_decrypt(const NameKey& key, MutableBytes blocks) {
-  LK_CHECK_MSG(filled(key.decrypt), "a key that this kernel did not expand");
+  check_expanded(key.encrypt, key.decrypt);
   const __m128i* keys = round_keys(key.decrypt);
   __m128i chain = _mm_setzero_si128();
   for (std::size_t offset = 0; offset < blocks.size(); offset += kBlockBytes) {

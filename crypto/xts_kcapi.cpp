@@ -27,7 +27,7 @@ struct Destroy {
 using Handle = std::unique_ptr<kcapi_handle, Destroy>;
 
 Handle keyed(const char* cipher, Bytes raw) {
-  LK_CHECK_MSG(raw_key::filled(raw), "a key that this kernel did not expand");
+  raw_key::check_expanded(raw);
   kcapi_handle* made = nullptr;
   LK_CHECK_MSG(kcapi_cipher_init(&made, cipher, 0) == 0, "AF_ALG gives no cipher");
   Handle handle(made);

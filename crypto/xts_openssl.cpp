@@ -40,7 +40,7 @@ const EVP_CIPHER* cbc_cipher() {
 }
 
 Context keyed(const EVP_CIPHER* cipher, Bytes raw, bool seal) {
-  LK_CHECK_MSG(raw_key::filled(raw), "a key that this kernel did not expand");
+  raw_key::check_expanded(raw);
   Context context(EVP_CIPHER_CTX_new());
   LK_CHECK_MSG(context != nullptr, "no memory for a cipher context");
   const int keyed = EVP_CipherInit_ex(context.get(), cipher, nullptr, octets(raw), nullptr, seal);
