@@ -11,13 +11,26 @@
 
 namespace latchkey::crypto {
 
+// Where the data units of a run are read from: side by side, or each from a place of its own.
+struct UnitSource {
+  const std::byte* first = nullptr;
+  const std::byte* const* scattered = nullptr;  // or this
+  std::size_t units = 0;
+  u32 unit_bytes = 0;
+
+  const std::byte* at(std::size_t unit) const {
+    return scattered != nullptr ? scattered[unit] : first + unit * unit_bytes;
+  }
+};
+
 struct Kernel {
   std::string_view name;
   bool (*usable)();
 
   void (*expand)(Bytes raw, XtsKey& key);
-  void (*seal)(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
-  void (*open)(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+  // `output` has room for all units, side by side; run.unit_bytes is the source's, too.
+  void (*seal)(const XtsKey& key, XtsRun run, const UnitSource& source, std::byte* output);
+  void (*open)(const XtsKey& key, XtsRun run, const UnitSource& source, std::byte* output);
 
   // AES-256-CBC of whole blocks in place, zero IV: what CTS and single blocks are made of.
   void (*expand_name)(Bytes raw, NameKey& key);

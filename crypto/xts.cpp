@@ -27,10 +27,14 @@ const Kernel* best_kernel() {
 
 constexpr u32 kUnitBytesMax = 65536;
 
-void check_run(XtsRun run, Bytes input, MutableBytes output) {
+void check_run(XtsRun run, std::size_t input_bytes, MutableBytes output) {
   LK_CHECK(run.unit_bytes >= kBlockBytes && run.unit_bytes <= kUnitBytesMax);
-  LK_CHECK(run.unit_bytes % kBlockBytes == 0 && input.size() % run.unit_bytes == 0);
-  LK_CHECK(output.size() == input.size());
+  LK_CHECK(run.unit_bytes % kBlockBytes == 0 && input_bytes % run.unit_bytes == 0);
+  LK_CHECK(output.size() == input_bytes);
+}
+
+UnitSource side_by_side(XtsRun run, Bytes input) {
+  return {input.data(), nullptr, input.size() / run.unit_bytes, run.unit_bytes};
 }
 
 }  // namespace
@@ -50,13 +54,19 @@ void xts_expand(Bytes raw, XtsKey& key) {
 }
 
 void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
-  check_run(run, input, output);
-  kernel().seal(key, run, input, output);
+  check_run(run, input.size(), output);
+  kernel().seal(key, run, side_by_side(run, input), output.data());
+}
+
+void xts_seal_scattered(const XtsKey& key, XtsRun run, std::span<const std::byte* const> units,
+                        MutableBytes output) {
+  check_run(run, units.size() * run.unit_bytes, output);
+  kernel().seal(key, run, {nullptr, units.data(), units.size(), run.unit_bytes}, output.data());
 }
 
 void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
-  check_run(run, input, output);
-  kernel().open(key, run, input, output);
+  check_run(run, input.size(), output);
+  kernel().open(key, run, side_by_side(run, input), output.data());
 }
 
 std::string_view xts_kernel() { return kernel().name; }

@@ -34,9 +34,17 @@ void xts_expand(Bytes raw, XtsKey& key);
 struct XtsRun {
   u64 first_unit = 0;
   u32 unit_bytes = kUnitBytes;
+  // The output is not read again soon (an I/O buffer that leaves by DMA, far more data than the
+  // caches hold): it goes past the caches where the kernel can and `output` is 64-byte aligned.
+  bool streaming = false;
 };
 void xts_seal(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
+// Units that lie apart, `units[i]` with unit_bytes each; output.size() is all of them. One call for
+// many units is faster than a call each: a unit's tweak is made ready while the one before it is
+// sealed, and its bytes are fetched.
+void xts_seal_scattered(const XtsKey& key, XtsRun run, std::span<const std::byte* const> units,
+                        MutableBytes output);
 
 // "vaes512", "vaes256", "aesni", "openssl" or "kcapi": what this process uses. force_kernel is for
 // tests and `--xts-kernel`; false when the CPU, or for kcapi the operating system, lacks it.

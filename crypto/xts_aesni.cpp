@@ -109,20 +109,19 @@ LK_AESNI_INLINE void crypt_unit(const __m128i* keys, __m128i tweak, const std::b
 }
 
 template <bool kSeal>
-LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
+LK_AESNI void crypt_run(const XtsKey& key, XtsRun run, const UnitSource& source,
+                        std::byte* output) {
   const AesSchedule& schedule = kSeal ? key.encrypt : key.decrypt;
   aesni::check_expanded(key.tweak, schedule);
   const __m128i* keys = round_keys(schedule);
   const __m128i* tweak_keys = round_keys(key.tweak);
-  const std::size_t units = input.size() / run.unit_bytes;
   const std::size_t blocks = run.unit_bytes / kBlockBytes;
 
   alignas(16) __m128i tweaks[kAbreast];
-  for (std::size_t unit = 0; unit < units; ++unit) {
+  for (std::size_t unit = 0; unit < source.units; ++unit) {
     const std::size_t index = unit % kAbreast;
     if (index == 0) encrypt_tweaks(tweak_keys, run.first_unit + unit, tweaks);
-    const std::size_t offset = unit * run.unit_bytes;
-    crypt_unit<kSeal>(keys, tweaks[index], input.data() + offset, output.data() + offset, blocks);
+    crypt_unit<kSeal>(keys, tweaks[index], source.at(unit), output + unit * run.unit_bytes, blocks);
   }
 }
 

@@ -46,13 +46,13 @@ void crypt(const Handle& handle, Bytes input, const unsigned char* iv, MutableBy
 }
 
 template <bool kSeal>
-void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
+void crypt_run(const XtsKey& key, XtsRun run, const UnitSource& source, std::byte* output) {
   const Handle handle = keyed("xts(aes)", key.raw);
-  for (std::size_t offset = 0; offset < input.size(); offset += run.unit_bytes) {
-    const std::array<Le64, 2> tweak{Le64(run.first_unit + offset / run.unit_bytes), Le64(0)};
-    crypt(handle, input.subspan(offset, run.unit_bytes),
+  for (std::size_t unit = 0; unit < source.units; ++unit) {
+    const std::array<Le64, 2> tweak{Le64(run.first_unit + unit), Le64(0)};
+    crypt(handle, {source.at(unit), run.unit_bytes},
           reinterpret_cast<const unsigned char*>(tweak.data()),
-          output.subspan(offset, run.unit_bytes), kSeal);
+          {output + unit * run.unit_bytes, run.unit_bytes}, kSeal);
   }
 }
 

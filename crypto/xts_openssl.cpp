@@ -55,22 +55,16 @@ void update(EVP_CIPHER_CTX* context, Bytes input, MutableBytes output) {
   LK_CHECK_MSG(done == 1 && static_cast<std::size_t>(written) == input.size(), "OpenSSL failed");
 }
 
-void crypt_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output, bool seal) {
-  const Context context = keyed(xts_cipher(), key.raw, seal);
-  for (std::size_t offset = 0; offset < input.size(); offset += run.unit_bytes) {
-    const std::array<Le64, 2> tweak{Le64(run.first_unit + offset / run.unit_bytes), Le64(0)};
+template <bool kSeal>
+void crypt_run(const XtsKey& key, XtsRun run, const UnitSource& source, std::byte* output) {
+  const Context context = keyed(xts_cipher(), key.raw, kSeal);
+  for (std::size_t unit = 0; unit < source.units; ++unit) {
+    const std::array<Le64, 2> tweak{Le64(run.first_unit + unit), Le64(0)};
     const auto* iv = reinterpret_cast<const unsigned char*>(tweak.data());
-    LK_CHECK(EVP_CipherInit_ex(context.get(), nullptr, nullptr, nullptr, iv, seal) == 1);
-    update(context.get(), input.subspan(offset, run.unit_bytes),
-           output.subspan(offset, run.unit_bytes));
+    LK_CHECK(EVP_CipherInit_ex(context.get(), nullptr, nullptr, nullptr, iv, kSeal) == 1);
+    update(context.get(), {source.at(unit), run.unit_bytes},
+           {output + unit * run.unit_bytes, run.unit_bytes});
   }
-}
-
-void seal_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
-  crypt_run(key, run, input, output, true);
-}
-void open_run(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output) {
-  crypt_run(key, run, input, output, false);
 }
 
 void cbc(const NameKey& key, MutableBytes blocks, bool seal) {
@@ -87,8 +81,8 @@ bool usable() { return true; }
 
 }  // namespace
 
-const Kernel kOpensslKernel{"openssl",   usable,     raw_key::expand,
-                            seal_run,    open_run,   raw_key::expand_name,
-                            cbc_encrypt, cbc_decrypt};
+const Kernel kOpensslKernel{"openssl",       usable,           raw_key::expand,
+                            crypt_run<true>, crypt_run<false>, raw_key::expand_name,
+                            cbc_encrypt,     cbc_decrypt};
 
 }  // namespace latchkey::crypto

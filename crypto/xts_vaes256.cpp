@@ -32,6 +32,10 @@ LK_WIDE_INLINE void store(std::byte* to, Wide blocks) {
   _mm256_storeu_si256(reinterpret_cast<Wide*>(to), blocks);
 }
 
+LK_WIDE_INLINE void stream(std::byte* to, Wide blocks) {
+  _mm256_stream_si256(reinterpret_cast<Wide*>(to), blocks);
+}
+
 LK_WIDE_INLINE Wide load_some(const std::byte* from, std::size_t blocks) {
   if (blocks == kLanes) return load(from);
   return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));

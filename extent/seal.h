@@ -10,11 +10,15 @@ namespace latchkey::extent {
 
 inline constexpr u32 kBlockBytes = 4096;
 
-// Seals one block from anywhere (a cache page) to `target`, which lies in an I/O buffer; returns
-// the crc32c of the ciphertext. `unit` is the block's tweak.
-u32 seal_block(const crypto::XtsKey& key, u64 unit, Bytes plaintext, MutableBytes target);
+// Seals blocks from anywhere (cache pages) to `target`, which lies in an I/O buffer, side by side;
+// the first has the tweak `first_unit`. checksums[i] becomes the crc32c of block i's ciphertext.
+// target and checksums are as long as blocks.
+void seal_blocks(const crypto::XtsKey& key, u64 first_unit,
+                 std::span<const std::byte* const> blocks, MutableBytes target,
+                 std::span<u32> checksums);
 // A clear extent: the same path with a copy in place of the cipher.
-u32 copy_block(Bytes plaintext, MutableBytes target);
+void copy_blocks(std::span<const std::byte* const> blocks, MutableBytes target,
+                 std::span<u32> checksums);
 
 // Index of the first block whose checksum does not match, or -1.
 i64 first_mismatch(Bytes blocks, std::span<const u32> checksums);

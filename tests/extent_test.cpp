@@ -252,35 +252,46 @@ class Seal : public testing::Test {
 
 TEST_F(Seal, known_answers_of_units_0_and_1) {
   std::vector<std::byte> sealed(2 * kBlockBytes);
+  std::array<u32, 2> checksums{};
+  seal_blocks(*key_, 0, std::array{block(0).data(), block(1).data()}, sealed, checksums);
   const auto target = MutableBytes(sealed);
-  const u32 first = seal_block(*key_, 0, block(0), target.first(kBlockBytes));
-  const u32 second = seal_block(*key_, 1, block(1), target.subspan(kBlockBytes));
   EXPECT_EQ(to_hex(target.first(16)), "2b660ca38b088d51b3336c86d3fa41fe");
   EXPECT_EQ(to_hex(target.subspan(kBlockBytes, 16)), "42f92676fb37fb5c30a8c12b269508e1");
-  EXPECT_EQ(first, crc32c(target.first(kBlockBytes)));
-  EXPECT_EQ(second, crc32c(target.subspan(kBlockBytes)));
+  EXPECT_EQ(checksums[0], crc32c(target.first(kBlockBytes)));
+  EXPECT_EQ(checksums[1], crc32c(target.subspan(kBlockBytes)));
 }
 
-TEST_F(Seal, blocks_sealed_one_by_one_equal_one_run_of_the_cipher) {
+TEST_F(Seal, blocks_from_anywhere_equal_one_run_of_the_cipher) {
+  // In an order of their own, one of them twice.
+  const std::vector<u64> order{3, 0, 2, 2, 1, 3, 0};
+  std::vector<const std::byte*> blocks;
+  std::vector<std::byte> joined;
+  for (const u64 index : order) {
+    blocks.push_back(block(index).data());
+    joined.insert(joined.end(), block(index).begin(), block(index).end());
+  }
   for (const u64 first_unit : {u64{0}, u64{5}, (u64{1} << 32) - 2, ~u64{0} - 3}) {
-    std::vector<std::byte> run(plain_.size()), single(plain_.size()), opened(plain_.size());
-    crypto::xts_seal(*key_, {first_unit, kBlockBytes}, plain_, run);
-    for (u64 i = 0; i < 4; ++i)
-      seal_block(*key_, first_unit + i, block(i),
-                 MutableBytes(single).subspan(i * kBlockBytes, kBlockBytes));
-    EXPECT_EQ(single, run) << first_unit;
-    EXPECT_NE(single, plain_);
-    open_blocks(*key_, first_unit, single, opened);
-    EXPECT_EQ(opened, plain_);
-    open_blocks(*key_, first_unit, single, single);  // in place
-    EXPECT_EQ(single, plain_);
+    std::vector<std::byte> run(joined.size()), apart(joined.size()), opened(joined.size());
+    std::vector<u32> checksums(order.size());
+    crypto::xts_seal(*key_, {first_unit, kBlockBytes}, joined, run);
+    seal_blocks(*key_, first_unit, blocks, apart, checksums);
+    EXPECT_EQ(apart, run) << first_unit;
+    EXPECT_NE(apart, joined);
+    EXPECT_EQ(first_mismatch(apart, checksums), -1);
+    open_blocks(*key_, first_unit, apart, opened);
+    EXPECT_EQ(opened, joined);
+    open_blocks(*key_, first_unit, apart, apart);  // in place
+    EXPECT_EQ(apart, joined);
   }
 }
 
 TEST_F(Seal, clear_extents_take_the_same_path_with_a_copy) {
-  std::vector<std::byte> target(kBlockBytes);
-  EXPECT_EQ(copy_block(block(1), target), crc32c(block(1)));
-  EXPECT_TRUE(std::ranges::equal(target, block(1)));
+  std::vector<std::byte> target(2 * kBlockBytes);
+  std::array<u32, 2> checksums{};
+  copy_blocks(std::array{block(1).data(), block(3).data()}, target, checksums);
+  EXPECT_EQ(checksums, (std::array{crc32c(block(1)), crc32c(block(3))}));
+  EXPECT_TRUE(std::ranges::equal(MutableBytes(target).first(kBlockBytes), block(1)));
+  EXPECT_TRUE(std::ranges::equal(MutableBytes(target).subspan(kBlockBytes), block(3)));
 }
 
 TEST_F(Seal, the_first_block_that_does_not_match_is_named) {

@@ -126,15 +126,17 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
       slot.emplace(std::move(got));
       burn.armed = true;
     }
-    for (u32 unit = 0; unit < piece.record.run.count; ++unit) {
-      const u64 index = piece.first_block - first_block + unit;
-      if (cached[index]) continue;
-      const Bytes block = Bytes(piece.buffer).subspan(unit * kPageBytes, kPageBytes);
-      const MutableBytes target = into.subspan(index * kPageBytes, kPageBytes);
+    // What lies between pages that were in memory, in one go each.
+    const u64 index = piece.first_block - first_block;
+    for (u32 unit = 0, end = 0; unit < piece.record.run.count; unit = end + 1) {
+      for (end = unit; end < piece.record.run.count && !cached[index + end];) ++end;
+      const u64 bytes = (end - unit) * kPageBytes;
+      const Bytes sealed = Bytes(piece.buffer).subspan(unit * kPageBytes, bytes);
+      const MutableBytes target = into.subspan((index + unit) * kPageBytes, bytes);
       if (slot)
-        extent::open_blocks(slot->key(), piece.record.first_unit + unit, block, target);
+        extent::open_blocks(slot->key(), piece.record.first_unit + unit, sealed, target);
       else
-        std::memcpy(target.data(), block.data(), kPageBytes);
+        std::memcpy(target.data(), sealed.data(), bytes);
     }
   }
   return {};

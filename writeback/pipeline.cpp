@@ -30,6 +30,7 @@ struct Pipeline::Batch {
   u32 half = 0;
   std::vector<Part> parts;
   std::vector<DirtyPage> pages;
+  std::vector<const std::byte*> data;  // of each page
   std::vector<engine::BlockRun> runs;
   std::vector<PlannedExtent> extents;
   std::vector<u32> checksums;
@@ -39,6 +40,12 @@ struct Pipeline::Batch {
 
   std::span<const DirtyPage> pages_of(std::size_t part) const {
     return std::span(pages).subspan(parts[part].pages.first, parts[part].pages.count);
+  }
+  std::span<const std::byte* const> data_of(PageRange range) const {
+    return std::span(data).subspan(range.first, range.count);
+  }
+  std::span<u32> checksums_of(PageRange range) {
+    return std::span(checksums).subspan(range.first, range.count);
   }
   // A plan goes from part to part.
   std::span<const PlannedExtent> extents_of(std::size_t part) const {
@@ -180,6 +187,8 @@ bool Pipeline::allocate(Batch& batch) {
 
 void Pipeline::seal(Lane& lane, Batch& batch) {
   batch.checksums.resize(batch.pages.size());
+  batch.data.clear();
+  for (const DirtyPage& page : batch.pages) batch.data.push_back(page.data);
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
     const auto sealed = seal_part(lane, batch, i);
     batch.parts[i].flush->file->sealed(batch.pages_of(i));
@@ -193,10 +202,9 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
   const keymgr::Lease* lease = batch.parts[index].flush->file->lease();
   if (lease == nullptr || options_.clear_cipher) {
     for (const PlannedExtent& extent : batch.extents_of(index)) {
-      for (std::size_t page = extent.first_page; page < extent.first_page + extent.run.count;
-           ++page)
-        batch.checksums[page] = extent::copy_block(Bytes(batch.pages[page].data, kPageBytes),
-                                                   lane.blocks(batch, {page, 1}));
+      const PageRange pages{extent.first_page, extent.run.count};
+      extent::copy_blocks(batch.data_of(pages), lane.blocks(batch, pages),
+                          batch.checksums_of(pages));
     }
     return {};
   }
@@ -216,12 +224,9 @@ void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
   use.extent_keys(std::span(nonces).first(extents.size()),
                   std::span(*lane.keys).first(extents.size()));
   for (std::size_t i = 0; i < extents.size(); ++i) {
-    for (u32 unit = 0; unit < extents[i].run.count; ++unit) {
-      const std::size_t page = extents[i].first_page + unit;
-      batch.checksums[page] =
-          extent::seal_block((*lane.keys)[i], unit, Bytes(batch.pages[page].data, kPageBytes),
-                             lane.blocks(batch, {page, 1}));
-    }
+    const PageRange pages{extents[i].first_page, extents[i].run.count};
+    extent::seal_blocks((*lane.keys)[i], 0, batch.data_of(pages), lane.blocks(batch, pages),
+                        batch.checksums_of(pages));
   }
 }
 
