@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# soak.sh MINUTES: every test again and again with new seeds, with torture of every mode after each
-# round; then the fuzz target with the last third of the time. `./run soak` builds first. A failure
-# prints the command that repeats it and does not end the soak; at the end comes a summary, and 1 if
-# anything failed.
+# soak.sh MINUTES: a million random cases of each cipher kernel against OpenSSL; every test again
+# and again with new seeds, with torture of every mode after each round; then the fuzz target with
+# the last third of the time. `./run soak` builds first. A failure prints the command that repeats
+# it and does not end the soak; at the end comes a summary, and 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -20,7 +20,8 @@ image=$out/store.img
 mkdir -p "$out"
 rm -f "$out"/*.log "$out"/crash-* "$out"/timeout-* "$out"/oom-* "$out"/leak-*
 total=$((minutes * 60))
-rounds=0 tests=0 tortures=0 images=0
+random_cases=1000000
+rounds=0 tests=0 tortures=0 images=0 compared=0
 failures=()
 
 say() { echo "soak: $(printf '%4d' $((SECONDS / 60))) min  $*"; }
@@ -48,6 +49,19 @@ test_round() {
     done
   else
     rm -f "$log"
+  fi
+}
+
+# What crypto_test compares with OpenSSL, for each kernel that this machine has.
+random_round() {
+  local seed=$1 log=$out/random-$1.log
+  local command="env LATCHKEY_CASES=$random_cases LATCHKEY_SEED=$seed \
+build/release/tests/crypto_test --gtest_filter=*agrees_with_openssl*"
+  if $command >"$log" 2>&1; then
+    compared=$(($(grep -c '^\[       OK \]' "$log") * random_cases))
+    rm -f "$log"
+  else
+    failed "random cases" "$command" "$log"
   fi
 }
 
@@ -89,9 +103,10 @@ summary() {
   rm -f "$image"
   rm -rf "$out/corpus"
   echo "soak: $((SECONDS / 60)) of $minutes minutes, $rounds rounds: $tests tests," \
-    "$tortures tortures, $images fuzzed images; ${#failures[@]} failed"
+    "$compared random cases, $tortures tortures, $images fuzzed images; ${#failures[@]} failed"
   [ ${#failures[@]} -eq 0 ] || printf '  %s\n' "${failures[@]}"
-  [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ]
+  [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ] &&
+    [ "$compared" -gt 0 ]
   exit
 }
 trap summary EXIT
@@ -99,6 +114,8 @@ trap 'exit 130' INT TERM
 
 SECONDS=0
 first=$(date +%s)
+say "$random_cases random cases of each kernel, LATCHKEY_SEED=$first"
+random_round "$first"
 while [ "$rounds" -eq 0 ] || [ "$SECONDS" -lt $((total * 2 / 3)) ]; do
   seed=$((first + rounds * 100000))  # a test counts up from there, by less than that
   say "round $((rounds + 1)), LATCHKEY_SEED=$seed"

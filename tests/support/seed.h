@@ -15,6 +15,12 @@ inline u64 seed_base() {
   return given == nullptr ? 0 : std::strtoull(given, nullptr, 10);
 }
 
+// How many random cases a test tries: `quick` unless LATCHKEY_CASES says otherwise.
+inline u64 cases(u64 quick) {
+  const char* given = std::getenv("LATCHKEY_CASES");
+  return given == nullptr ? quick : std::strtoull(given, nullptr, 10);
+}
+
 // The seeds of a test that runs `count` times: from 1 on, or from where the soak begins.
 inline auto seeds(u64 count) { return std::views::iota(seed_base() + 1, seed_base() + 1 + count); }
 
