@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Goal: no branch and no address depends on a secret, in what valgrind can execute: HKDF, key
+schedules, AES-NI and OpenSSL kernels, names, the key ring. (AVX-512 and VAES, which it cannot and
+hides from CPUID: disassembly_test.py.)
+Method: secrets_undefined.cpp marks secrets as undefined memory, memcheck reports what depends on
+them. A leak of each kind, planted in that program, has to be reported by the name of its function,
+so that silence means something."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import unittest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+PROGRAM = pathlib.Path(os.environ.get("LATCHKEY_BINARY", "build/release/latchkey")).resolve() \
+    .parent / "tests/secrets_undefined"
+SKIPPED, REPORTED = 77, 99
+
+
+@unittest.skipUnless(shutil.which("valgrind"), "valgrind is not installed")
+class ConstantTime(unittest.TestCase):
+    def memcheck(self, *words, **environment):
+        """What valgrind's exit code is, and all that was said. The arena lies in locked pages:
+        valgrind does not know memfd_secret."""
+        done = subprocess.run(
+            ["valgrind", "--quiet", f"--error-exitcode={REPORTED}",
+             f"--suppressions={TESTS / 'constant_time.supp'}", PROGRAM, *words],
+            env={**os.environ, "LATCHKEY_SECRETS": "locked", **environment},
+            capture_output=True, text=True, timeout=200)
+        said = done.stdout + done.stderr
+        if done.returncode == SKIPPED:
+            self.skipTest(said.strip())
+        if "unhandled instruction" in said or "failed to start tool" in said:
+            self.skipTest(f"valgrind cannot run this here: {said.strip().splitlines()[0]}")
+        return done.returncode, said
+
+    def check(self, kernel, **environment):
+        code, said = self.memcheck(kernel, **environment)
+        self.assertEqual(code, 0, said)
+        cases = re.findall(rf"^{kernel}: .*, (\d+) answers$", said, re.M)
+        self.assertEqual(len(cases), 5, said)  # and nothing is said besides
+        self.assertEqual(len(said.splitlines()), len(cases), said)
+        print(f"{kernel}: {len(cases)} cases, {sum(map(int, cases))} answers, nothing reported")
+
+    def check_planted(self, kind, report, function):
+        code, said = self.memcheck("--leak", kind)
+        self.assertEqual(code, REPORTED, said)
+        first = re.search(rf"{report}\s+==\d+==\s+at 0x\w+: (.*)", said)
+        self.assertTrue(first, said)
+        self.assertIn(function, first[1])
+
+    def test_nothing_depends_on_a_secret_with_the_aesni_kernel(self):
+        self.check("aesni")
+
+    def test_nothing_depends_on_a_secret_with_the_openssl_kernel(self):
+        self.check("openssl")
+
+    def test_a_planted_branch_is_reported(self):
+        self.check_planted("branch", r"Conditional jump or move depends on uninitialised value\(s\)",
+                           "branch_by_a_secret")
+
+    def test_a_planted_look_up_is_reported(self):
+        self.check_planted("index", "Use of uninitialised value of size 8", "index_by_a_secret")
+
+
+if __name__ == "__main__":
+    unittest.main()
