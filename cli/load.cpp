@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/hex.h"
+#include "base/secret_work.h"
 
 namespace latchkey::cli {
 
@@ -21,8 +22,10 @@ Result<ScratchKey> ScratchKey::create(Env& env) {
 
 Result<crypto::KeyId> ScratchKey::add(volume::Volume& volume, volume::Caller who) const {
   LK_TRY(SecretBytes copy, SecretBytes::create(raw_.bytes().size()));
-  std::memcpy(copy.bytes().data(), raw_.bytes().data(), raw_.bytes().size());
-  burn_stack_and_registers();
+  {
+    const SecretWork work;
+    std::memcpy(copy.bytes().data(), raw_.bytes().data(), raw_.bytes().size());
+  }
   return volume.add_key(who, std::move(copy));
 }
 

@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/secret_work.h"
+
 namespace latchkey::cli {
 
 std::optional<Target> parse_target(const std::string& text) {
@@ -70,8 +72,8 @@ Result<SecretBytes> read_key(const KeySource& source) {
   if (size > crypto::kMasterKeyBytesMax)
     return fail(Errc::invalid, "the key is longer than 64 bytes; a key is 32 to 64 raw bytes");
   LK_TRY(SecretBytes key, SecretBytes::create(size));
+  const SecretWork work;
   std::memcpy(key.bytes().data(), buffer.bytes().data(), size);
-  burn_stack_and_registers();
   return key;
 }
 

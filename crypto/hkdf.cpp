@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/secret_work.h"
 #include "base/wait.h"
 #include "crypto/aes.h"
 #include "crypto/hkdf_lanes.h"
@@ -172,39 +173,33 @@ Result<void> hkdf_prepare() {
 
 void hkdf_extract(Bytes master, HkdfState& state) {
   LK_CHECK(master.size() >= kMasterKeyBytesMin && master.size() <= kMasterKeyBytesMax);
-  {
-    ScratchLease scratch;
-    // The salt is 64 zero bytes: HMAC pads it with zeros to a block.
-    absorb_pad(*scratch, {}, kInnerPad, state.inner);
-    absorb_pad(*scratch, {}, kOuterPad, state.outer);
-    std::memcpy(scratch->block.data(), master.data(), master.size());
-    hmac(*scratch, state, master.size());
-    absorb_pad(*scratch, scratch->digest, kInnerPad, state.inner);
-    absorb_pad(*scratch, scratch->digest, kOuterPad, state.outer);
-  }
-  burn_stack_and_registers();
+  const SecretWork work;
+  ScratchLease scratch;
+  // The salt is 64 zero bytes: HMAC pads it with zeros to a block.
+  absorb_pad(*scratch, {}, kInnerPad, state.inner);
+  absorb_pad(*scratch, {}, kOuterPad, state.outer);
+  std::memcpy(scratch->block.data(), master.data(), master.size());
+  hmac(*scratch, state, master.size());
+  absorb_pad(*scratch, scratch->digest, kInnerPad, state.inner);
+  absorb_pad(*scratch, scratch->digest, kOuterPad, state.outer);
 }
 
 void hkdf_expand_info(const HkdfState& state, Bytes info, MutableBytes output) {
   LK_CHECK(info.size() <= kInfoBytesMax && output.size() <= kDigestBytes);
-  {
-    ScratchLease scratch;
-    if (!info.empty()) std::memcpy(scratch->block.data(), info.data(), info.size());
-    scratch->block[info.size()] = std::byte{1};
-    hmac(*scratch, state, info.size() + 1);
-    std::memcpy(output.data(), scratch->digest.data(), output.size());
-  }
-  burn_stack_and_registers();
+  const SecretWork work;
+  ScratchLease scratch;
+  if (!info.empty()) std::memcpy(scratch->block.data(), info.data(), info.size());
+  scratch->block[info.size()] = std::byte{1};
+  hmac(*scratch, state, info.size() + 1);
+  std::memcpy(output.data(), scratch->digest.data(), output.size());
 }
 
 void hkdf_expand(const HkdfState& state, Context context, Bytes info, MutableBytes output) {
   LK_CHECK(output.size() <= kDigestBytes);
-  {
-    ScratchLease scratch;
-    expand_context(*scratch, state, context, info);
-    std::memcpy(output.data(), scratch->digest.data(), output.size());
-  }
-  burn_stack_and_registers();
+  const SecretWork work;
+  ScratchLease scratch;
+  expand_context(*scratch, state, context, info);
+  std::memcpy(output.data(), scratch->digest.data(), output.size());
 }
 
 KeyId key_identifier(const HkdfState& state) {
@@ -241,12 +236,10 @@ void derive_extent_keys(const HkdfState& state, std::span<const Nonce> nonces,
 }
 
 void derive_name_key(const HkdfState& state, const Nonce& directory_nonce, NameKey& key) {
-  {
-    ScratchLease scratch;
-    expand_context(*scratch, state, Context::per_file, directory_nonce.bytes);
-    kernel().expand_name(Bytes(scratch->digest).first(kAesKeyBytes), key);
-  }
-  burn_stack_and_registers();
+  const SecretWork work;
+  ScratchLease scratch;
+  expand_context(*scratch, state, Context::per_file, directory_nonce.bytes);
+  kernel().expand_name(Bytes(scratch->digest).first(kAesKeyBytes), key);
 }
 
 }  // namespace latchkey::crypto

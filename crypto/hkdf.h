@@ -10,8 +10,8 @@
 // Under "latchkey\0", all our own: 1 attribute values, 2 keyed tags (design K5, D3).
 //
 // Thread-safe; all but hkdf_prepare() cannot fail. They work in a pool of 32 scratches in the
-// arena, made by the first call and kept, and wipe what they used. All but derive_extent_key()
-// and derive_extent_keys() end with burn_stack_and_registers(): their callers burn after a batch.
+// arena, made by the first call and kept, and wipe what they used. Each is a SecretWork but
+// derive_extent_key() and derive_extent_keys(), whose callers have one around the batch.
 
 #include "base/secret.h"
 #include "crypto/ids.h"

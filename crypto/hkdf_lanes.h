@@ -3,7 +3,7 @@
 // AVX-512 registers. Internal to crypto/.
 //
 // Nothing derived is stored but the keys: digests go from registers to where they are wanted. What
-// the compiler spills is on the stack: the caller burns it after its batch.
+// the compiler spills is on the stack: the caller has a SecretWork around its batch.
 
 #include <array>
 #include <span>

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/secret_work.h"
 #include "crypto/cts.h"
 
 namespace latchkey::crypto {
@@ -63,8 +64,8 @@ std::string encrypt_name(const NameKey& key, std::string_view name) {
   const std::size_t padded = (name.size() + kPadding - 1) / kPadding * kPadding;
   std::string stored(name);
   stored.resize(std::min(padded, kNameBytesMax), '\0');
+  const SecretWork work;
   cts_encrypt(key, bytes_of(stored));
-  burn_stack_and_registers();
   return stored;
 }
 
@@ -72,8 +73,8 @@ Result<std::string> decrypt_name(const NameKey& key, std::string_view stored) {
   if (stored.size() < kCtsBytesMin || stored.size() > kNameBytesMax)
     return fail(Errc::malformed, "an encrypted name of impossible length");
   std::string name(stored);
+  const SecretWork work;
   cts_decrypt(key, bytes_of(name));
-  burn_stack_and_registers();
   name.resize(std::min(name.find('\0'), name.size()));
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
     return fail(Errc::malformed, "an encrypted name that decrypts to no name");

@@ -1,8 +1,8 @@
 #pragma once
 // Encrypted names: AES-256-CBC-CTS (CS3: the last two blocks always swapped; one block is plain
 // CBC), zero IV, zero padding to a multiple of 32, as fscrypt with PAD_32. And the no-key form in
-// which a locked directory is listed. Source: fs/crypto/fname.c. Thread-safe; what uses a key ends
-// with burn_stack_and_registers().
+// which a locked directory is listed. Source: fs/crypto/fname.c. Thread-safe; what uses a key is a
+// SecretWork.
 
 #include <optional>
 #include <string>

@@ -3,7 +3,7 @@
 //
 // What it holds outside the arena: for the length of one call the expanded schedules lie in a heap
 // block of the provider, and what its code spills lies on the stack. EVP_CIPHER_CTX_free() wipes
-// that block (OPENSSL_clear_free); the stack is the caller's burn_stack_and_registers(). The raw
+// that block (OPENSSL_clear_free); the stack is the caller's SecretWork's. The raw
 // key lies in XtsKey::raw or NameKey::raw, in the arena. No context outlives a call, so nothing
 // here remembers a key. OpenSSL refuses a data key that equals the tweak key; HKDF does not make
 // one.

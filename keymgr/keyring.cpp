@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/no_wait.h"
+#include "base/secret_work.h"
 #include "keymgr/master_key.h"
 
 namespace latchkey::keymgr {
@@ -45,6 +46,7 @@ Result<KeyUse> KeyUse::begin(const Lease& lease) {
   if (!lease.held() || !lease.key_->enter_use())
     return fail(Errc::no_key, "the key's secret is gone");
   begin_no_wait();
+  begin_secret_work();
   KeyUse use;
   use.key_ = lease.key_;
   return use;
@@ -54,7 +56,7 @@ KeyUse::KeyUse(KeyUse&& other) noexcept = default;
 
 KeyUse::~KeyUse() {
   if (key_ == nullptr) return;
-  burn_stack_and_registers();
+  end_secret_work();  // before the key can be absent
   key_->leave_use();
   end_no_wait();
 }
@@ -127,9 +129,9 @@ void Removal::rollback() {
 Keyring::~Keyring() { remove_everything(); }
 
 Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret) {
+  const SecretWork work;
   LK_TRY(auto state, extract(std::move(secret)));
   const crypto::KeyId id = crypto::key_identifier(*state);
-  burn_stack_and_registers();
   Lock lock(mutex_);
   // Nobody finds an absent key again; whoever still holds it has a pointer of his own.
   std::erase_if(
@@ -141,11 +143,9 @@ Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret) {
 }
 
 Result<crypto::KeyId> Keyring::identify(SecretBytes&& secret) {
+  const SecretWork work;
   LK_TRY(auto state, extract(std::move(secret)));
-  const crypto::KeyId id = crypto::key_identifier(*state);
-  state.reset();
-  burn_stack_and_registers();
-  return id;
+  return crypto::key_identifier(*state);
 }
 
 KeyStatus Keyring::status(const crypto::KeyId& id, u32 uid) const {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/secret_work.h"
 #include "extent/context.h"
 #include "extent/seal.h"
 #include "volume/lock_limit.h"
@@ -15,17 +16,6 @@ namespace latchkey::volume {
 namespace {
 
 constexpr u64 kBounceBytes = 64 * kKiB;
-
-// Of a read, however it ends: round keys of what was opened.
-struct BurnAtEnd {
-  bool armed = false;
-  BurnAtEnd() = default;
-  BurnAtEnd(const BurnAtEnd&) = delete;
-  BurnAtEnd& operator=(const BurnAtEnd&) = delete;
-  ~BurnAtEnd() {
-    if (armed) burn_stack_and_registers();
-  }
-};
 
 // One contiguous piece of the device that becomes blocks of the file.
 struct Piece {
@@ -116,15 +106,15 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
   if (pieces.empty()) return {};
   const engine::BorrowedIo io = store->borrow_io();
   LK_TRYV(read_pieces(*io, pieces));
-  BurnAtEnd burn;
+  std::optional<SecretWork> work;  // however the read ends
+  if (inode.encrypted() && !options.clear_cipher) work.emplace();
   for (const Piece& piece : pieces) {
     LK_TRYV(expect_context(piece, inode));
     std::optional<keymgr::SlotPin> slot;
-    if (piece.context && !options.clear_cipher) {
+    if (piece.context && work) {
       LK_TRY(keymgr::SlotPin got,
              slots->get(inode.key_lease, piece.context->key_id, piece.context->nonce));
       slot.emplace(std::move(got));
-      burn.armed = true;
     }
     // What lies between pages that were in memory, in one go each.
     const u64 index = piece.first_block - first_block;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/secret_work.h"
 #include "extent/context.h"
 #include "extent/seal.h"
 
@@ -189,13 +190,13 @@ void Pipeline::seal(Lane& lane, Batch& batch) {
   batch.checksums.resize(batch.pages.size());
   batch.data.clear();
   for (const DirtyPage& page : batch.pages) batch.data.push_back(page.data);
+  const SecretWork work;
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
     const auto sealed = seal_part(lane, batch, i);
     batch.parts[i].flush->file->sealed(batch.pages_of(i));
     if (!sealed) give_up(batch, i, sealed.error());
   }
   wipe(&*lane.keys, sizeof *lane.keys);
-  burn_stack_and_registers();
 }
 
 Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
