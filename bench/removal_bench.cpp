@@ -12,14 +12,14 @@
 #include <vector>
 
 #include "base/check.h"
-#include "bench/beside.h"
 #include "bench/disk.h"
+#include "bench/sides.h"
 
 namespace latchkey {
 namespace {
 
-using bench::Beside;
 using bench::Disk;
+using bench::Sides;
 using bench::timed;
 using keymgr::RemovalMode;
 
@@ -117,12 +117,12 @@ void key_removal(benchmark::State& state, u64 dirty_mib, u64 files, u64 others) 
     state.SkipWithError(scene.error().what);
     return;
   }
-  Beside beside(state, "soft", "hard");
+  Sides sides(state, {"soft", "hard"});
   for (auto _ : state)
-    if (!beside.pass([&] { return (*scene)->remove(RemovalMode::soft, dirty_mib * kMiB); },
-                     [&] { return (*scene)->remove(RemovalMode::hard, dirty_mib * kMiB); }))
+    if (!sides.pass({[&] { return (*scene)->remove(RemovalMode::soft, dirty_mib * kMiB); },
+                     [&] { return (*scene)->remove(RemovalMode::hard, dirty_mib * kMiB); }}))
       break;
-  beside.report_us();
+  sides.report_us();
   state.counters["direct"] = (*disk)->direct() ? 1 : 0;
 }
 

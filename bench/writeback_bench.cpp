@@ -11,14 +11,14 @@
 #include <random>
 #include <vector>
 
-#include "bench/beside.h"
 #include "bench/disk.h"
+#include "bench/sides.h"
 
 namespace latchkey {
 namespace {
 
-using bench::Beside;
 using bench::Disk;
+using bench::Sides;
 using bench::timed;
 
 constexpr u64 kStoreBytes = 640 * kMiB;
@@ -84,11 +84,11 @@ void writeback(benchmark::State& state, Timed what) {
     options.clear_cipher = clear;
     return measure(**disk, options, what).value_or(0);
   };
-  Beside beside(state, "sealed", "clear");
+  Sides sides(state, {"sealed", "clear"});
   for (auto _ : state)
-    if (!beside.pass([&] { return side(false); }, [&] { return side(true); })) break;
+    if (!sides.pass({[&] { return side(false); }, [&] { return side(true); }})) break;
   const u64 bytes = what == Timed::flush ? kFlushBytes : kWriteBytes;
-  beside.report(static_cast<double>(bytes) / double{kMiB}, "mib_s");
+  sides.report(static_cast<double>(bytes) / double{kMiB}, "mib_s");
   state.SetBytesProcessed(static_cast<i64>(bytes) * state.iterations());
   state.counters["direct"] = (*disk)->direct() ? 1 : 0;
 }

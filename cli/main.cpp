@@ -14,6 +14,7 @@
 
 #include "base/secret.h"
 #include "cli/verbs.h"
+#include "crypto/backends.h"
 #include "crypto/xts.h"
 
 namespace latchkey::cli {
@@ -41,7 +42,11 @@ class CommandLine {
     app_.add_flag("-q,--quiet", common_.quiet, "no progress");
     app_.add_option("--secrets", secrets_, "where secrets live: memfd_secret (default) or locked")
         ->check(CLI::IsMember({"memfd_secret", "locked"}));
-    app_.add_option("--xts-kernel", kernel_, "force an AES-XTS kernel (see info)");
+    CLI::Option* backend =
+        app_.add_option("--backend", backend_, "who encrypts: native (default), openssl or kcapi")
+            ->check(CLI::IsMember({"native", "openssl", "kcapi"}));
+    app_.add_option("--xts-kernel", kernel_, "force one of native's kernels (see info)")
+        ->excludes(backend);
     add_store_verbs();
     add_key_verbs();
     add_path_verbs();
@@ -87,12 +92,22 @@ class CommandLine {
     if (secrets_ == "locked") {
       if (auto forced = arena_force_locked(); !forced) return broken("--secrets", forced.error());
     }
-    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_)) {
+    if (const std::string refusal = choose_ciphers(); !refusal.empty()) {
       const Exit exit =
-          report_usage(common_, "--xts-kernel", "this processor or build has no such kernel");
+          report_usage(common_, backend_.empty() ? "--xts-kernel" : "--backend", refusal);
       return common_.verb == "check" ? kCheckUsage : static_cast<int>(exit);
     }
     return work_();
+  }
+
+  // Why what was asked for cannot be; empty if it can.
+  std::string choose_ciphers() const {
+    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_))
+      return "this processor or build has no such kernel";
+    if (backend_.empty() || crypto::use_backend(backend_)) return "";
+    for (const crypto::BackendInfo& backend : crypto::probe_backends())
+      if (backend.name == backend_) return "cannot be used here: " + backend.reason;
+    return "there is no such backend";
   }
 
   // Words that make no sense: one line and, as parsing stopped somewhere, a second look at them
@@ -255,6 +270,8 @@ class CommandLine {
         },
         "extent sizes, separated by commas (default 128K)");
     sub->add_option("--rounds", bench_.rounds, "rounds of each side (default 5)");
+    sub->add_option("--key-slots", bench_.key_slots, "readers' expanded keys that are kept")
+        ->check(CLI::Range(64, 1 << 20));
 
     sub = verb(&app_, "torture", "torture", "remove the key while writers write, then count",
                call(run_torture, torture_));
@@ -274,6 +291,7 @@ class CommandLine {
   CLI::App app_;
   Common common_;
   std::string secrets_;
+  std::string backend_;
   std::string kernel_;
   std::function<int()> work_;
   MkfsArgs mkfs_;

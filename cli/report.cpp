@@ -148,6 +148,13 @@ void warn_if_stepped_back(const std::string& image, bool stepped_back) {
              printable(image));
 }
 
+nlohmann::json describe_slots(const keymgr::SlotCounters& slots) {
+  return {{"capacity", slots.capacity},
+          {"hits", slots.hits},
+          {"misses", slots.misses},
+          {"evictions", slots.evictions}};
+}
+
 Error host_error(const char* what) {
   const int number = errno;
   const auto code = [number] {

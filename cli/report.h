@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "base/types.h"
 #include "cli/exit_codes.h"
+#include "keymgr/slots.h"
 
 namespace latchkey::cli {
 
@@ -39,6 +40,9 @@ void warn_if_stepped_back(const std::string& image, bool stepped_back);
 Error host_error(const char* what);
 // All of `bytes`, to a file of the host's or a pipe; `what` names the error.
 Result<void> write_all(int fd, Bytes bytes, const char* what);
+
+// Of volume facts: capacity, hits, misses, evictions.
+nlohmann::json describe_slots(const keymgr::SlotCounters& slots);
 
 // Names come from anywhere: without line breaks and a terminal's escape sequences ("\x0a").
 std::string printable(std::string_view text);

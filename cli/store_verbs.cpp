@@ -95,14 +95,18 @@ json machine_facts() {
   json facts;
   facts["secrets"] = {{"kind", arena.kind == ArenaKind::memfd_secret ? "memfd_secret" : "locked"},
                       {"reason", arena.reason}};
+  facts["backend"] = crypto::backend();
   facts["xts_kernel"] = crypto::xts_kernel();
-  facts["xts_kernels"] = json::array();
-  for (const crypto::KernelInfo& kernel : crypto::xts_kernels())
-    facts["xts_kernels"].push_back({{"name", kernel.name}, {"usable", kernel.usable}});
   facts["backends"] = json::array();
-  for (const crypto::BackendInfo& backend : crypto::probe_backends())
-    facts["backends"].push_back(
-        {{"name", backend.name}, {"usable", backend.usable}, {"reason", backend.reason}});
+  for (const crypto::BackendInfo& backend : crypto::probe_backends()) {
+    json kernels = json::array();
+    for (const crypto::KernelInfo& kernel : backend.kernels)
+      kernels.push_back({{"name", kernel.name}, {"usable", kernel.usable}});
+    facts["backends"].push_back({{"name", backend.name},
+                                 {"usable", backend.usable},
+                                 {"reason", backend.reason},
+                                 {"kernels", kernels}});
+  }
   return facts;
 }
 
@@ -110,15 +114,18 @@ void print_machine(const json& facts) {
   fmt::print("secrets    {}", facts["secrets"]["kind"].get<std::string>());
   const auto reason = facts["secrets"]["reason"].get<std::string>();
   fmt::print("{}\n", reason.empty() ? "" : " (" + reason + ")");
-  fmt::print("xts        {} in use; this machine has:", facts["xts_kernel"].get<std::string>());
-  for (const json& kernel : facts["xts_kernels"])
-    if (kernel["usable"].get<bool>()) fmt::print(" {}", kernel["name"].get<std::string>());
-  fmt::print("\n");
-  for (const json& backend : facts["backends"])
+  fmt::print("cipher     backend {}, kernel {}\n", facts["backend"].get<std::string>(),
+             facts["xts_kernel"].get<std::string>());
+  for (const json& backend : facts["backends"]) {
+    std::string usable;
+    for (const json& kernel : backend["kernels"])
+      if (kernel["usable"].get<bool>())
+        usable += (usable.empty() ? "" : ", ") + kernel["name"].get<std::string>();
     fmt::print("backend    {}: {}\n", backend["name"].get<std::string>(),
                backend["usable"].get<bool>()
-                   ? "usable"
+                   ? usable
                    : "unavailable (" + backend["reason"].get<std::string>() + ")");
+  }
 }
 
 void print_store(const json& store) {
@@ -132,6 +139,7 @@ void print_store(const json& store) {
   fmt::print("format     version {}, nodes of {}, extents up to {}, generation {}\n",
              store["format_version"].get<u64>(), format_bytes(store["node_bytes"].get<u64>()),
              format_bytes(store["extent_bytes_max"].get<u64>()), store["generation"].get<u64>());
+  fmt::print("slots      {} for keys of readers\n", store["key_slots"]["capacity"].get<u64>());
   fmt::print("space      {} used, {} available\n", format_bytes(store["used_bytes"].get<u64>()),
              format_bytes(store["available_bytes"].get<u64>()));
 }
@@ -161,6 +169,7 @@ Exit run_info(const Common& common, const InfoArgs& args) {
                      {"stepped_back", facts.store.stepped_back},
                      {"used_bytes", facts.space.blocks_used * engine::kBlockBytes},
                      {"available_bytes", facts.space.blocks_available * engine::kBlockBytes},
+                     {"key_slots", describe_slots(facts.slots)},
                      {"features",
                       {{"compatible", facts.store.features_compat},
                        {"read_only_compatible", facts.store.features_ro_compat},

@@ -61,6 +61,7 @@ struct BenchArgs {
   u64 size = 1 * kGiB;
   std::vector<u64> extents{128 * kKiB};
   u32 rounds = 5;
+  u32 key_slots = volume::VolumeOptions{}.key_slots;
 };
 Exit run_bench(const Common& common, const BenchArgs& args);
 

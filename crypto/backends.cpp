@@ -27,19 +27,40 @@ std::string af_alg_reason(int os_errno) {
   }
 }
 
-std::string why_not(const KernelInfo& kernel) {
-  if (kernel.usable) return "";
-  if (kernel.name == kKcapiKernel.name) return af_alg_reason(kcapi_refusal());
-  return "this CPU or this build lacks its instructions";
+// Without AES instructions native is OpenSSL's portable code.
+bool is_of(std::string_view backend, std::string_view kernel) {
+  return backend == "native" ? kernel != kKcapiKernel.name : kernel == backend;
 }
 
 }  // namespace
 
 std::vector<BackendInfo> probe_backends() {
   std::vector<BackendInfo> backends;
-  for (const KernelInfo& kernel : xts_kernels())
-    backends.push_back({std::string(kernel.name), kernel.usable, why_not(kernel)});
+  for (const char* name : {"native", "openssl", "kcapi"}) {
+    BackendInfo backend;
+    backend.name = name;
+    for (const KernelInfo& kernel : xts_kernels()) {
+      if (!is_of(name, kernel.name)) continue;
+      backend.kernels.push_back(kernel);
+      backend.usable = backend.usable || kernel.usable;
+    }
+    if (!backend.usable) backend.reason = af_alg_reason(kcapi_refusal());
+    backends.push_back(std::move(backend));
+  }
   return backends;
+}
+
+std::string_view backend() {
+  const std::string_view kernel = xts_kernel();
+  if (kernel == kKcapiKernel.name) return "kcapi";
+  return kernel == kOpensslKernel.name && kAesniKernel.usable() ? "openssl" : "native";
+}
+
+bool use_backend(std::string_view name) {
+  if (name != "native") return (name == "openssl" || name == "kcapi") && xts_force_kernel(name);
+  for (const KernelInfo& kernel : xts_kernels())
+    if (kernel.usable) return xts_force_kernel(kernel.name);
+  return false;
 }
 
 }  // namespace latchkey::crypto

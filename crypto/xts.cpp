@@ -25,7 +25,7 @@ const Kernel* best_kernel() {
   return nullptr;
 }
 
-constexpr u32 kUnitBytesMax = 65536;
+constexpr u32 kUnitBytesMax = kMiB;
 
 void check_run(XtsRun run, std::size_t input_bytes, MutableBytes output) {
   LK_CHECK(run.unit_bytes >= kBlockBytes && run.unit_bytes <= kUnitBytesMax);

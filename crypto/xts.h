@@ -28,8 +28,9 @@ struct alignas(64) XtsKey {
 void xts_expand(Bytes raw, XtsKey& key);
 
 // Seals or opens input.size() / unit_bytes whole units; the first has tweak `first_unit`, the next
-// one more. unit_bytes is a multiple of 16 from 16 to 65536; output.size() == input.size(); the two
-// are the same memory or do not overlap. The caller has a SecretWork around its batch.
+// one more. unit_bytes is a multiple of 16 from 16 to 1 MiB (64 KiB for kcapi); output.size() ==
+// input.size(); the two are the same memory or do not overlap. The caller has a SecretWork around
+// its batch.
 struct XtsRun {
   u64 first_unit = 0;
   u32 unit_bytes = kUnitBytes;

@@ -47,6 +47,7 @@ void crypt(const Handle& handle, Bytes input, const unsigned char* iv, MutableBy
 
 template <bool kSeal>
 void crypt_run(const XtsKey& key, XtsRun run, const UnitSource& source, std::byte* output) {
+  LK_CHECK_MSG(run.unit_bytes <= 64 * kKiB, "a unit that libkcapi would cut into two");
   const Handle handle = keyed("xts(aes)", key.raw);
   for (std::size_t unit = 0; unit < source.units; ++unit) {
     const std::array<Le64, 2> tweak{Le64(run.first_unit + unit), Le64(0)};

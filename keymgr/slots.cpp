@@ -177,6 +177,7 @@ Result<std::unique_ptr<SlotTable>> SlotTable::create(u32 slots) {
   {
     Lock lock(state->mutex);
     state->slots.resize(slots);
+    state->counters.capacity = slots;
     state->buckets.assign(std::bit_ceil(std::size_t{slots} * 2), kNone);
     for (u32 slot = slots; slot-- != 0;) state->free(slot);
   }
@@ -252,10 +253,6 @@ void SlotTable::evict_key(const crypto::KeyId& id) {
 SlotCounters SlotTable::counters() const {
   Lock lock(state_->mutex);
   return state_->counters;
-}
-
-u32 SlotTable::capacity() const {
-  return static_cast<u32>(state_->memory.bytes().size() / sizeof(crypto::XtsKey));
 }
 
 }  // namespace latchkey::keymgr

@@ -35,7 +35,9 @@ class SlotPin {
 };
 
 struct SlotCounters {
-  u64 hits = 0, misses = 0, evictions = 0;
+  u64 capacity = 0;
+  u64 hits = 0, misses = 0;
+  u64 evictions = 0;  // to make room; not what evict_key() wiped
 };
 
 class SlotTable {
@@ -51,7 +53,6 @@ class SlotTable {
   // after a commit that says so, after a release() that returned true.
   void evict_key(const crypto::KeyId& id);
   SlotCounters counters() const;
-  u32 capacity() const;
 
  private:
   friend class SlotPin;

@@ -440,62 +440,19 @@ class Stores(CliTest):
         info = self.run_json("info", "info", self.image)
         self.assertEqual(info["store"]["size_bytes"], 64 * MIB)
         self.assertIn(info["secrets"]["kind"], ("memfd_secret", "locked"))
-        self.assertIn("kcapi", [backend["name"] for backend in info["backends"]])
-        self.assertIn(info["xts_kernel"], [kernel["name"] for kernel in info["xts_kernels"]])
+        self.assertEqual([backend["name"] for backend in info["backends"]],
+                         ["native", "openssl", "kcapi"])
+        for backend in info["backends"]:
+            self.assertEqual(backend["usable"], backend["reason"] == "", backend)
+        native = [kernel["name"] for kernel in info["backends"][0]["kernels"] if kernel["usable"]]
+        self.assertEqual((info["backend"], info["xts_kernel"]), ("native", native[0]))
+        self.assertEqual(info["store"]["key_slots"],
+                         {"capacity": 1024, "hits": 0, "misses": 0, "evictions": 0})
         self.assertNotIn("store", self.run_json("info", "info"))
         self.assertIn("64 MiB", self.run_ok("info", self.image))
         self.assert_clean()
         self.assertRegex(self.run_ok("check", "-q", self.image), ": clean; ")
 
-    def test_bench_answers_with_rows_and_leaves_nothing(self):
-        self.make_store()
-        answer = self.run_json("bench", "bench", "-q", "--size", "8M", "--rounds", "1", "--extent",
-                               "64K,128K", self.image)
-        self.assertEqual([row["extent_bytes"] for row in answer["rows"]], [65536, 131072])
-        for row in answer["rows"]:
-            self.assertGreater(row["sealed_mib_s"], 0)
-            self.assertAlmostEqual(row["ratio"], row["sealed_mib_s"] / row["clear_mib_s"])
-        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
-        self.run_refused(USAGE, "bench", "-q", "--json", "--size", "0", self.image)
-        self.run_refused(USAGE, "bench", "-q", "--extent", "1M", self.image, says="--extent")
-        for extent in ("0", "1K", "5000", "128K,0", "many"):
-            self.run_refused(USAGE, "bench", "-q", "--extent", extent, self.image)
-        self.run_refused(NO_SPACE, "bench", "-q", "--size", "1G", self.image, says="space")
-        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
-        self.assert_clean()
-
-    def test_torture_counts_and_leaves_nothing(self):
-        self.make_store("256M")
-        answer = self.run_json("torture", "torture", "-q", "--mode", "soft", "--seconds", "1",
-                               "--writers", "2", "--seed", "7", self.image)
-        self.assertEqual(set(answer), {"acknowledged", "acknowledged_after_removal", "refused",
-                                       "removals", "reported_lost", "silently_lost"})
-        self.assertGreater(answer["acknowledged"], answer["acknowledged_after_removal"])
-        self.assertGreater(answer["acknowledged_after_removal"], 0)
-        self.assertGreater(answer["removals"], 0)
-        self.assertEqual((answer["reported_lost"], answer["silently_lost"]), (0, 0))
-        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
-        self.assert_clean()
-        self.run_refused(USAGE, "torture", "--json", "--mode", "none", self.image, says="mode")
-        self.run_refused(UNAVAILABLE, "torture", "--json", "--mode", "sealed", self.image,
-                         says="sealed: .*does not work yet")
-        done = self.run_raw("torture", "-q", "--json", "--seconds", "0", self.image)
-        self.assertEqual(done.returncode, 15, "nothing was exercised")
-        self.assertEqual(self.member(done.stdout.decode(), "torture")["removals"], 0)
-
-    def test_torture_lasts_on_a_small_store(self):
-        self.make_store("64M")
-        for mode, seconds in (("soft", 5), ("hard", 2)):
-            answer = self.run_json("torture", "torture", "-q", "--mode", mode, "--seconds", seconds,
-                                   "--writers", "4", self.image)
-            # More was written than its share of the store, so records were overwritten.
-            self.assertGreater(answer["acknowledged"] * (24 << 10), 20 * MIB)
-            self.assertEqual(answer["silently_lost"], 0)
-            if mode == "soft":
-                self.assertGreater(answer["acknowledged_after_removal"], 0)
-                self.assertEqual(answer["reported_lost"], 0)
-        self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")
-        self.assert_clean()
 
 
 class Words(CliTest):

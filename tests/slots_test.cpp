@@ -53,7 +53,7 @@ class SlotsTest : public KeyringTest {
 
 TEST_F(SlotsTest, a_key_is_derived_once_and_found_again) {
   const auto slots = table(4);
-  EXPECT_EQ(slots->capacity(), 4u);
+  EXPECT_EQ(slots->counters().capacity, 4u);
   const auto expected = schedule_of(raw_, nonce_of(1));
   const crypto::XtsKey* first = nullptr;
   {
