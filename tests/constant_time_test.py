@@ -57,7 +57,7 @@ class ConstantTime(unittest.TestCase):
         self.check("openssl")
 
     def test_a_planted_branch_is_reported(self):
-        self.check_planted("branch", r"Conditional jump or move depends on uninitialised value\(s\)",
+        self.check_planted("branch", r"Conditional jump .* depends on uninitialised value\(s\)",
                            "branch_by_a_secret")
 
     def test_a_planted_look_up_is_reported(self):
