@@ -30,9 +30,11 @@ class RecordingEnv final : public Env {
   void random(MutableBytes bytes) override {
     system_env().random(bytes);
     crypto::Nonce nonce;
-    if (bytes.size() != nonce.bytes.size()) return;
-    std::memcpy(nonce.bytes.data(), bytes.data(), bytes.size());
-    drawn.push_back(nonce);
+    if (bytes.size() % nonce.bytes.size() != 0) return;
+    for (; !bytes.empty(); bytes = bytes.subspan(nonce.bytes.size())) {
+      std::memcpy(nonce.bytes.data(), bytes.data(), nonce.bytes.size());
+      drawn.push_back(nonce);
+    }
   }
   std::vector<crypto::Nonce> drawn;
 };

@@ -6,6 +6,17 @@
 
 namespace latchkey::writeback {
 
+namespace {
+
+// All of a plan's with one call to the kernel.
+void draw_nonces(std::span<PlannedExtent> extents, Env& env) {
+  std::vector<crypto::Nonce> nonces(extents.size());
+  env.random(std::as_writable_bytes(std::span(nonces)));
+  for (std::size_t i = 0; i < extents.size(); ++i) extents[i].nonce = nonces[i];
+}
+
+}  // namespace
+
 std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
                                         std::span<const engine::BlockRun> runs,
                                         u32 extent_blocks_max, Env& env) {
@@ -24,7 +35,6 @@ std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
                     static_cast<u32>(std::min<u64>(extent_blocks_max, left))};
       extent.first_page = page;
       extent.part = part;
-      env.random(extent.nonce.bytes);
       used += extent.run.count;
       page += extent.run.count;
       if (used == runs[run].count) {
@@ -35,6 +45,7 @@ std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
     }
   }
   LK_CHECK_MSG(run == runs.size(), "a plan has a page for each block");
+  draw_nonces(extents, env);
   return extents;
 }
 
