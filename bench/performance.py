@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Writes the tables of docs/performance.md from what the benchmarks printed as JSON.
+
+    build/release/bench/crypto_bench --benchmark_out=crypto.json --benchmark_out_format=json
+    build/release/latchkey bench --json --extent 4K,128K IMG >bench.json
+    python3 bench/performance.py crypto.json bench.json
+
+Only what lies between "<!-- NAME -->" and "<!-- end -->" is replaced. A kernel that could not run
+is a row by name. Nothing here is computed but ratios and units."""
+import json
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+SIDES = ("ours", "openssl", "libgcrypt")
+
+
+def machine():
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)
+    flags = set(re.search(r"^flags\s*: (.*)$", cpuinfo, re.M).group(1).split())
+    has = [name for name in ("aes", "avx2", "vaes", "vpclmulqdq", "avx512f") if name in flags]
+    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True).stdout
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"],
+                            capture_output=True, text=True).stdout.strip()
+    return (f"{model.group(1) if model else platform.machine()} ({', '.join(has)}), "
+            f"{len(re.findall('^processor', cpuinfo, re.M))} virtual cores, Linux "
+            f"{platform.release()}, g++ {compiler.strip()}, commit {commit}")
+
+
+def parse(name):
+    """'xts_encrypt/backend:native/unit:512/...' as a dictionary."""
+    first, *rest = [part for part in name.split("/") if part != "manual_time"]
+    return {"what": first, **dict(part.split(":", 1) for part in rest if ":" in part)}
+
+
+def size(count):
+    count = int(count)
+    return f"{count // 1048576} MiB" if count >= 1 << 20 else \
+        f"{count // 1024} KiB" if count >= 1024 else f"{count} B"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def number(value, digits=2):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+class Xts:
+    def __init__(self, benchmarks):
+        self.rows = {}
+        for entry in benchmarks:
+            at = parse(entry["name"])
+            if at["what"] in ("xts_encrypt", "xts_decrypt"):
+                key = (at["kernel"], at["memory"], int(at["unit"]), at["what"])
+                self.rows[key] = entry
+        self.kernels = list(dict.fromkeys(key[0] for key in self.rows))
+        self.units = sorted({key[2] for key in self.rows})
+
+    def get(self, kernel, memory, unit, what, counter):
+        return self.rows.get((kernel, memory, unit, what), {}).get(counter)
+
+    def pair(self, kernel, memory, unit, counter, scale=1.0, digits=2):
+        values = [self.get(kernel, memory, unit, what, counter)
+                  for what in ("xts_encrypt", "xts_decrypt")]
+        return " / ".join(number(value and value * scale, digits) for value in values)
+
+    def by_unit(self, memory, counter, scale, digits, absent):
+        best, portable = self.kernels[0], "openssl"
+        ours = [kernel for kernel in self.kernels if kernel != portable]
+        rows = []
+        for unit in self.units:
+            row = [size(unit)]
+            row += [self.pair(kernel, memory, unit, "ours_" + counter, scale, digits)
+                    for kernel in ours]
+            row += [self.pair(best, memory, unit, f"{side}_{counter}", scale, digits)
+                    for side in SIDES[1:]]
+            row.append(self.pair(best, memory, unit, "ratio"))
+            rows.append(row)
+        head = ["unit", *ours, "OpenSSL", "libgcrypt", f"{best} to the best of them"]
+        return table(head, rows) + [""] + [f"Not run: {name} ({why})." for name, why in absent]
+
+
+def absent_kernels(info):
+    """Kernels that this machine could not run, with the reason where one is given."""
+    return [(kernel["name"], backend["reason"] or "the processor lacks its instructions")
+            for backend in info["backends"] for kernel in backend["kernels"]
+            if not kernel["usable"]]
+
+
+def keys(benchmarks):
+    rows = []
+    for entry in benchmarks:
+        at = parse(entry["name"])
+        if at["what"] in ("extent_key_derive", "hkdf_expand"):
+            rows.append([at["what"], at.get("batch", "1"), number(entry["ours_us"], 3),
+                         number(entry["openssl_us"], 3), number(1 / entry["ratio"], 1)])
+    return table(["", "at a time", "ours, us each", "OpenSSL, us each", "times as fast"], rows)
+
+
+def writeback(rows):
+    return table(
+        ["extent", "write sealed", "clear", "ratio", "read sealed", "clear", "ratio",
+         "slot hits", "misses", "evictions"],
+        [[size(row["extent_bytes"]), number(row["sealed_mib_s"], 0), number(row["clear_mib_s"], 0),
+          number(row["ratio"], 3), number(row["read_sealed_mib_s"], 0),
+          number(row["read_clear_mib_s"], 0), number(row["read_ratio"], 3),
+          *(str(row["key_slots"][name]) for name in ("hits", "misses", "evictions"))]
+         for row in rows])
+
+
+def replace(text, name, lines):
+    block = re.compile(rf"<!-- {name} -->\n.*?<!-- end -->", re.S)
+    if not block.search(text):
+        sys.exit(f"{PAGE.name} has no place for {name}")
+    body = "\n".join(lines)
+    return block.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    benchmarks = json.loads(pathlib.Path(sys.argv[1]).read_text())["benchmarks"]
+    rows = json.loads(pathlib.Path(sys.argv[2]).read_text())["bench"]["rows"]
+    done = subprocess.run([ROOT / "build/release/latchkey", "info", "--json"], check=True,
+                          capture_output=True)
+    absent = absent_kernels(json.loads(done.stdout)["info"])
+    xts = Xts(benchmarks)
+    text = PAGE.read_text()
+    text = replace(text, "machine", [machine() + "."])
+    text = replace(text, "cache", xts.by_unit("cache", "bytes_cycle", 1, 2, absent))
+    text = replace(text, "cache rate", xts.by_unit("cache", "mib_s", 1048576 / 1e9, 1, []))
+    text = replace(text, "dram", xts.by_unit("dram", "mib_s", 1048576 / 1e9, 1, []))
+    text = replace(text, "keys", keys(benchmarks))
+    text = replace(text, "writeback", writeback(rows))
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
