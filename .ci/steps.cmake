@@ -5,4 +5,8 @@ add_test(seeded_bugs bash ../../run mutants)
 set_tests_properties(lint seeded_bugs PROPERTIES RUN_SERIAL ON TIMEOUT 1500)
 add_test(guest python3 ../../tests/guest/guest.py ../release/tests/crypto_test "*kcapi*")
 set_tests_properties(guest PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77)
+# What latchkey leaves in memory depends on who compiled it.
+add_test(clang.secrets_scan_test python3 ../../tests/secrets_scan_test.py)
+set_tests_properties(clang.secrets_scan_test PROPERTIES TIMEOUT 240 ENVIRONMENT
+  "LATCHKEY_BINARY=../release-clang/latchkey;LATCHKEY_TOOLS=../release/tests")
 subdirs(../release ../asan ../tsan)

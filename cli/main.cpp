@@ -286,6 +286,7 @@ class CommandLine {
         verb(&app_, "session", "session", "hold a volume open and obey commands on standard input",
              call(run_session, session_));
     sub->add_option("image", session_.image, "device or image file with a store")->required();
+    sub->add_option("--slots", session_.key_slots, "readers' key slots");
   }
 
   CLI::App app_;

@@ -10,12 +10,20 @@
 #include <fstream>
 
 #include "base/secret.h"
+#include "base/secret_work.h"
 
 namespace latchkey::cli {
 
 namespace {
 
 constexpr std::size_t kBounceBytes = kMiB;
+constexpr std::size_t kNeedleBytes = sizeof(u64);
+
+u64 load_word(const std::byte* bytes) {
+  u64 word;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
 
 struct Mapping {
   u64 first = 0, end = 0;
@@ -41,47 +49,44 @@ std::vector<Mapping> mappings() {
 
 }  // namespace
 
-u64 MemoryScan::hash(const std::byte* eight) {
-  u64 word;
-  std::memcpy(&word, eight, 8);
-  return (word * 0x9e3779b97f4a7c15U) >> 48;
-}
+u64 MemoryScan::hash(u64 word) { return (word * 0x9e3779b97f4a7c15U) >> 44; }
 
 void MemoryScan::add(const std::string& group, Bytes secret) {
+  const SecretWork work;
   auto it = std::ranges::find(groups_, group);
   if (it == groups_.end()) it = groups_.insert(groups_.end(), group);
   const auto number = static_cast<u32>(it - groups_.begin());
-  for (std::size_t at = 0; at + 16 <= secret.size(); at += 16) {
+  for (std::size_t at = 0; at + kNeedleBytes <= secret.size(); at += kNeedleBytes) {
     Needle needle;
     needle.group = number;
-    env_.random(needle.mask);
-    for (std::size_t i = 0; i < 16; ++i) needle.masked[i] = secret[at + i] ^ needle.mask[i];
-    const u64 bit = hash(secret.data() + at);
+    env_.random(std::as_writable_bytes(std::span(&needle.mask, 1)));
+    const u64 word = load_word(secret.data() + at);
+    if (word == 0) continue;  // a part that is not in use
+    needle.masked = word ^ needle.mask;
+    const u64 bit = hash(word);
     filter_[bit / 64] |= u64{1} << (bit % 64);
     by_hash_.emplace(bit, needles_.size());
     needles_.push_back(needle);
   }
-  burn_stack_and_registers();
 }
 
 void MemoryScan::look(const std::byte* data, std::size_t size) {
-  for (std::size_t at = 0; at + 16 <= size; ++at) {
-    const u64 bit = hash(data + at);
+  for (std::size_t at = 0; at + kNeedleBytes <= size; ++at) {
+    const u64 word = load_word(data + at);
+    const u64 bit = hash(word);
     if (((filter_[bit / 64] >> (bit % 64)) & 1) == 0) continue;
     const auto [first, end] = by_hash_.equal_range(bit);
     for (auto it = first; it != end; ++it) {
       Needle& needle = needles_[it->second];
-      bool same = true;
-      for (std::size_t i = 0; same && i < 16; ++i)
-        same = (data[at + i] ^ needle.mask[i]) == needle.masked[i];
-      if (same) needle.now = needle.ever = true;
+      if ((word ^ needle.mask) == needle.masked) needle.now = needle.ever = true;
     }
   }
 }
 
 Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
   for (Needle& needle : needles_) needle.now = false;
-  burn_stack_and_registers();
+  burn_stack_and_registers();  // what came before this scan is not this scan's
+  const SecretWork work;
   // The bounce buffer holds copies of what was looked at: not looked at itself.
   void* bounce = ::mmap(nullptr, kBounceBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);

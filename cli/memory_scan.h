@@ -3,8 +3,9 @@
 // so the process looks itself: at the arena with plain loads, at every other mapping through
 // process_vm_readv.
 //
-// The needles must not be hits themselves: each is kept masked with random bytes, and what is found
-// first is a hash of eight bytes. A secret may lie at any address, so every byte is a beginning.
+// A needle is eight bytes: half of a round key or of a lane, and too many to be met by chance. The
+// needles must not be hits themselves: each is kept masked with random bytes, and what is found
+// first is a hash. A secret may lie at any address, so every byte is a beginning.
 
 #include <array>
 #include <string>
@@ -20,7 +21,7 @@ class MemoryScan {
  public:
   explicit MemoryScan(Env& env) : env_(env) {}
 
-  // Adds every 16-byte piece of `secret` under the group's name.
+  // Adds every 8-byte piece of `secret` under the group's name.
   void add(const std::string& group, Bytes secret);
 
   struct Group {
@@ -33,18 +34,17 @@ class MemoryScan {
 
  private:
   struct Needle {
-    std::array<std::byte, 16> masked;
-    std::array<std::byte, 16> mask;
+    u64 masked = 0, mask = 0;
     u32 group = 0;
     bool now = false, ever = false;
   };
   void look(const std::byte* data, std::size_t size);
-  static u64 hash(const std::byte* eight);
+  static u64 hash(u64 word);
 
   Env& env_;
   std::vector<std::string> groups_;
   std::vector<Needle> needles_;
-  std::vector<u64> filter_ = std::vector<u64>(1024);  // a bit for each hash
+  std::vector<u64> filter_ = std::vector<u64>(16384);  // a bit for each hash
   std::unordered_multimap<u64, std::size_t> by_hash_;
 };
 

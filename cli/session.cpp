@@ -1,32 +1,38 @@
 // session: one process that holds a volume open and obeys commands on standard input, a JSON object
 // a line in answer. Until the mount exists this is how a script races a removal against writers
-// that stay.
+// that stay, and looks for what is left of the key.
 //
-//   load FILE           the key file's bytes into the arena        {"identifier"}
+//   load FILE           the key file's bytes into the arena        {}
 //   add                 adds the loaded key, which is consumed     {"identifier"}
 //   write PATH N        N writers append to PATH-0 ... and fsync   {}
-//   stop                the writers stop, their handles stay open  counts
+//   stop                the writers stand still, their handles stay open   counts
 //   go                  they write on                              {}
 //   counts              acknowledged, synced, before and after the removal, failures
 //   read PATH           reads a file through                       {"bytes"}
 //   open PATH           what a new open answers                    {"error"}
 //   maps N              nonces of each writer's last N extents, read again: needles   {"nonces"}
+//   hold PATH           opens a file for reading; its handle stays open    {"extents"}
+//   extents FIRST N     reads N extents of it from the FIRST on: needles   {"nonces"}
+//   names PATH          the keys of that directory's names: needles        {"nonce"}
+//   plant, unplant      copies of the keys of names lie in the arena, or not   {}
+//   signals             from now on SIGUSR1 has a handler that counts      {"signals"}
 //   remove MODE         {"state", "files_busy", "holders", ...}
 //   status              {"state", "holders"}
-//   close               the writers' handles are closed            {"state"}
+//   close               all handles are closed                     {"state"}
 //   scan                needles by group, in this process's memory
 //   verify              every acknowledged byte is there, none more
+//   shut                the volume is closed; after it only scan   {}
 
 #include <fmt/format.h>
 
-#include <atomic>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <thread>
 
 #include "base/hex.h"
-#include "cli/memory_scan.h"
+#include "cli/session_needles.h"
+#include "cli/session_signals.h"
+#include "cli/session_writers.h"
 #include "cli/verbs.h"
 #include "volume/paths.h"
 
@@ -36,41 +42,10 @@ using nlohmann::json;
 
 namespace {
 
-// Appends numbered lines to one file and makes each durable.
-struct SessionWriter {
-  std::string path;
-  volume::HandleId handle{};
-  u64 lines = 0;
-  std::atomic<u64> acknowledged{0}, after_removal{0}, failures{0};
-  std::thread thread;
-
-  static std::string line(u64 number) {
-    return fmt::format("line {:012} {}\n", number, std::string(200, '.'));
-  }
-};
-
-// What the needles' keys are derived from, also those of extents that are sealed after the key was
-// removed: masked as the needles are, so that it is none itself.
-struct MaskedState {
-  std::array<std::byte, sizeof(crypto::HkdfState)> masked, mask;
-  bool kept = false;
-
-  void keep(const crypto::HkdfState& state) {
-    system_env().random(mask);
-    const Bytes bytes = std::as_bytes(std::span(&state, 1));
-    for (std::size_t i = 0; i < mask.size(); ++i) masked[i] = bytes[i] ^ mask[i];
-    kept = true;
-  }
-  void open(crypto::HkdfState& state) const {
-    const MutableBytes bytes = std::as_writable_bytes(std::span(&state, 1));
-    for (std::size_t i = 0; i < mask.size(); ++i) bytes[i] = masked[i] ^ mask[i];
-  }
-};
-
 class Session {
  public:
-  Session(volume::Volume& volume) : volume_(volume), scan_(system_env()) {}
-  ~Session() { stop(); }
+  explicit Session(volume::Volume& volume)
+      : volume_(volume), needles_(system_env()), writers_(volume) {}
 
   json obey(const std::string& verb, const std::string& argument, u32 number) {
     if (verb == "load") return load(argument);
@@ -81,18 +56,31 @@ class Session {
     if (verb == "counts") return counts();
     if (verb == "read") return read(argument);
     if (verb == "open") return open(argument);
-    if (verb == "maps") return maps(std::strtoul(argument.c_str(), nullptr, 10));
+    if (verb == "maps") return maps(number_in(argument));
+    if (verb == "hold") return hold(argument);
+    if (verb == "extents") return extents(number_in(argument), number);
+    if (verb == "names") return names(argument);
+    if (verb == "plant") return plant();
+    if (verb == "unplant") return unplant();
+    if (verb == "signals") return signals();
     if (verb == "remove") return remove(argument);
     if (verb == "status") return status();
     if (verb == "close") return close();
     if (verb == "scan") return scan();
     if (verb == "verify") return verify();
+    if (verb == "shut") return shut();
     return {{"error", "no such command"}};
   }
 
  private:
   static json error_of(const Error& error) {
     return {{"error", name_of(error.code)}, {"message", describe(error)}};
+  }
+  static json nothing_or(const Result<void>& result) {
+    return result ? json::object() : error_of(result.error());
+  }
+  static std::size_t number_in(const std::string& text) {
+    return std::strtoul(text.c_str(), nullptr, 10);
   }
 
   json load(const std::string& file) {
@@ -101,80 +89,38 @@ class Session {
     auto secret = read_key(source);
     if (!secret) return error_of(secret.error());
     secret_ = std::move(*secret);
-    auto state = Secret<crypto::HkdfState>::create();
-    if (!state) return error_of(state.error());
-    crypto::hkdf_extract(secret_.bytes(), **state);
-    scan_.add("master", secret_.bytes());
-    scan_.add("hkdf_state", std::as_bytes(std::span(&**state, 1)));
-    return {{"identifier", to_hex(crypto::key_identifier(**state).span())}};
+    if (auto added = needles_.add_master(secret_.bytes()); !added) return error_of(added.error());
+    return json::object();
   }
 
   json add() {
     if (secret_.empty()) return {{"error", "no key is loaded"}};
-    {
-      auto state = Secret<crypto::HkdfState>::create();
-      if (!state) return error_of(state.error());
-      crypto::hkdf_extract(secret_.bytes(), **state);
-      nonces_state_.keep(**state);
-    }
     auto id = volume_.add_key(caller(), std::move(secret_));
     if (!id) return error_of(id.error());
     id_ = *id;
-    removed_ = false;
+    writers_.note_add();
     return {{"identifier", to_hex(id->span())}};
   }
 
   json write(const std::string& path, u32 count) {
-    for (u32 i = 0; i < count; ++i) {
-      auto writer = std::make_unique<SessionWriter>();
-      writer->path = fmt::format("{}-{}", path, i);
-      volume::OpenFlags flags;
-      flags.write = flags.create = true;
-      auto handle = volume::open_path(volume_, caller(), writer->path, flags, 0600);
-      if (!handle) return error_of(handle.error());
-      writer->handle = *handle;
-      writers_.push_back(std::move(writer));
-    }
-    return go();
+    return nothing_or(writers_.add(caller(), path, count));
   }
 
   json go() {
-    stopping_ = false;
-    for (auto& writer : writers_)
-      writer->thread = std::thread([this, w = writer.get()] { append(*w); });
+    writers_.go();
     return json::object();
   }
 
-  void append(SessionWriter& writer) {
-    while (!stopping_) {
-      const std::string line = SessionWriter::line(writer.lines);
-      const bool removed = removed_;
-      if (!volume_.append(writer.handle, std::as_bytes(std::span(line))) ||
-          !volume_.fsync(writer.handle)) {
-        ++writer.failures;
-        return;
-      }
-      ++writer.lines;
-      ++writer.acknowledged;
-      if (removed) ++writer.after_removal;
-    }
-  }
-
   json stop() {
-    stopping_ = true;
-    for (auto& writer : writers_)
-      if (writer->thread.joinable()) writer->thread.join();
+    writers_.stop();
     return counts();
   }
 
   json counts() {
-    u64 acknowledged = 0, after = 0, failures = 0;
-    for (const auto& writer : writers_) {
-      acknowledged += writer->acknowledged;
-      after += writer->after_removal;
-      failures += writer->failures;
-    }
-    return {{"acknowledged", acknowledged}, {"after_removal", after}, {"failures", failures}};
+    const SessionWriters::Counts sum = writers_.counts();
+    return {{"acknowledged", sum.acknowledged},
+            {"after_removal", sum.after_removal},
+            {"failures", sum.failures}};
   }
 
   json read(const std::string& path) {
@@ -200,37 +146,71 @@ class Session {
     return {{"error", nullptr}};
   }
 
-  // The last extents are read, so that readers' slots hold their keys: what a scan must find.
+  // What is read has its key in a reader's slot: what a scan must find.
+  Result<void> read_extents(volume::HandleId handle, std::span<const volume::MapRow> rows,
+                            json& nonces) {
+    for (const volume::MapRow& row : rows) {
+      nonces.push_back(to_hex(row.nonce.span()));
+      LK_TRYV(needles_.add_extent(row.nonce));
+      std::vector<std::byte> piece(row.length);
+      LK_TRY([[maybe_unused]] const u64 got, volume_.read(handle, row.file_offset, piece));
+    }
+    return {};
+  }
+
   json maps(std::size_t rows_each) {
     json nonces = json::array();
-    for (const auto& writer : writers_) {
-      auto rows = volume_.map(writer->handle);
+    for (const SessionWriters::File* file : writers_.files()) {
+      auto rows = volume_.map(file->handle);
       if (!rows) return error_of(rows.error());
-      const std::size_t first = rows->size() - std::min(rows->size(), rows_each);
-      for (const volume::MapRow& row : std::span(*rows).subspan(first)) {
-        nonces.push_back(to_hex(row.nonce.span()));
-        if (auto added = add_needles(row.nonce); !added) return error_of(added.error());
-        std::vector<std::byte> piece(row.length);
-        if (auto got = volume_.read(writer->handle, row.file_offset, piece); !got)
-          return error_of(got.error());
-      }
+      const auto last = std::span(*rows).last(std::min(rows->size(), rows_each));
+      if (auto done = read_extents(file->handle, last, nonces); !done)
+        return error_of(done.error());
     }
     return {{"nonces", nonces}};
   }
 
-  Result<void> add_needles(const crypto::Nonce& nonce) {
-    if (!nonces_state_.kept) return {};
-    LK_TRY(auto state, Secret<crypto::HkdfState>::create());
-    LK_TRY(auto key, Secret<crypto::XtsKey>::create());
-    nonces_state_.open(*state);
-    crypto::derive_extent_key(*state, nonce, *key);
-    // Round keys 0 and 1 of the data and the tweak schedule are the extent key itself.
-    for (const Bytes schedule : {Bytes(key->encrypt), Bytes(key->tweak)}) {
-      scan_.add("extent_key", schedule.first(32));
-      scan_.add("round_key", schedule.subspan(32));
+  json hold(const std::string& path) {
+    auto handle = volume::open_path(volume_, caller(), path, {});
+    if (!handle) return error_of(handle.error());
+    auto rows = volume_.map(*handle);
+    if (!rows) return error_of(rows.error());
+    held_.emplace_back(*handle, std::move(*rows));
+    return {{"extents", held_.back().second.size()}};
+  }
+
+  json extents(std::size_t first, std::size_t count) {
+    json nonces = json::array();
+    for (const auto& [handle, rows] : held_) {
+      const auto some = std::span(rows).subspan(std::min(first, rows.size()));
+      auto done = read_extents(handle, some.first(std::min(count, some.size())), nonces);
+      if (!done) return error_of(done.error());
     }
-    burn_stack_and_registers();
-    return {};
+    return {{"nonces", nonces}};
+  }
+
+  json names(const std::string& path) {
+    auto directory = volume::resolve(volume_, path);
+    if (!directory) return error_of(directory.error());
+    auto stat = volume_.stat(*directory);
+    if (!stat) return error_of(stat.error());
+    if (auto added = needles_.add_names(stat->nonce); !added) return error_of(added.error());
+    return {{"nonce", to_hex(stat->nonce.span())}};
+  }
+
+  json plant() { return nothing_or(needles_.plant()); }
+
+  json unplant() {
+    needles_.unplant();
+    return json::object();
+  }
+
+  json signals() {
+    if (stack_ == nullptr) {
+      stack_ = std::make_unique<SignalStack>();
+      count_signals();
+    }
+    return {{"signals", signals_counted()}};
   }
 
   json holders(const std::vector<volume::Holder>& list) {
@@ -249,7 +229,7 @@ class Session {
     if (!mode) return {{"error", "no such mode"}};
     auto report = volume_.remove_key(caller(), id_, *mode);
     if (!report) return error_of(report.error());
-    removed_ = true;
+    writers_.note_removal();
     json phases = json::array();
     for (const volume::RemovalPhase& phase : report->phases)
       phases.push_back({{"name", phase.name}, {"ns", phase.ns}});
@@ -266,16 +246,20 @@ class Session {
 
   json close() {
     json errors = json::array();
-    for (const auto& writer : writers_)
-      if (auto closed = volume_.close_handle(writer->handle); !closed)
+    const auto close = [&](volume::HandleId handle) {
+      if (auto closed = volume_.close_handle(handle); !closed)
         errors.push_back(describe(closed.error()));
+    };
+    for (const SessionWriters::File* file : writers_.files()) close(file->handle);
+    for (const auto& [handle, rows] : held_) close(handle);
+    held_.clear();
     json answer = status();
     answer["errors"] = errors;
     return answer;
   }
 
   json scan() {
-    auto groups = scan_.scan();
+    auto groups = needles_.scan();
     if (!groups) return error_of(groups.error());
     json out = json::object();
     for (const MemoryScan::Group& group : *groups)
@@ -288,11 +272,12 @@ class Session {
 
   json verify() {
     u64 wrong = 0, lines = 0;
-    for (const auto& writer : writers_) {
+    const auto files = writers_.files();
+    for (const SessionWriters::File* file : files) {
       std::string expected;
-      for (u64 i = 0; i < writer->acknowledged; ++i) expected += SessionWriter::line(i);
-      lines += writer->acknowledged;
-      auto handle = volume::open_path(volume_, caller(), writer->path, {});
+      for (u64 i = 0; i < file->acknowledged; ++i) expected += SessionWriters::line(i);
+      lines += file->acknowledged;
+      auto handle = volume::open_path(volume_, caller(), file->path, {});
       if (!handle) return error_of(handle.error());
       std::string text(expected.size() + 1, '\0');
       auto got = volume_.read(*handle, 0, std::as_writable_bytes(std::span(text)));
@@ -301,23 +286,29 @@ class Session {
       text.resize(*got);
       if (text != expected) ++wrong;
     }
-    return {{"lines", lines}, {"files", writers_.size()}, {"files_wrong", wrong}};
+    return {{"lines", lines}, {"files", files.size()}, {"files_wrong", wrong}};
+  }
+
+  json shut() {
+    writers_.stop();
+    return nothing_or(volume_.close());
   }
 
   volume::Volume& volume_;
-  MemoryScan scan_;
+  SessionNeedles needles_;
   SecretBytes secret_;
-  MaskedState nonces_state_;
   crypto::KeyId id_;
-  std::vector<std::unique_ptr<SessionWriter>> writers_;
-  std::atomic<bool> stopping_{false};
-  std::atomic<bool> removed_{false};
+  std::vector<std::pair<volume::HandleId, std::vector<volume::MapRow>>> held_;
+  std::unique_ptr<SignalStack> stack_;
+  SessionWriters writers_;
 };
 
 }  // namespace
 
 Exit run_session(const Common& common, const SessionArgs& args) {
-  return with_volume(common, args.image, {}, {},
+  volume::VolumeOptions options;
+  if (args.key_slots != 0) options.key_slots = args.key_slots;
+  return with_volume(common, args.image, {}, options,
                      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
                        Session session(volume);
                        for (std::string line; std::getline(std::cin, line);) {

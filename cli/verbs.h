@@ -76,6 +76,7 @@ Exit run_torture(const Common& common, const TortureArgs& args);
 
 struct SessionArgs {
   std::string image;
+  u32 key_slots = 0;  // of readers; 0: as everywhere
 };
 // Holds a volume open and obeys commands on standard input (session.cpp lists them).
 Exit run_session(const Common& common, const SessionArgs& args);

@@ -62,8 +62,8 @@ TEST(SecretWorkTest, signals_wait_until_the_outermost_one_ends) {
     EXPECT_EQ(blocked_signals(), kAllSignals);
     EXPECT_EQ(g_seen, 0U);
   }
-  EXPECT_EQ(g_seen, 1U);
   EXPECT_EQ(blocked_signals(), mask);
+  EXPECT_EQ(g_seen, 1U);
   ::sigaction(SIGUSR1, &before, nullptr);
 }
 
@@ -85,28 +85,33 @@ TEST(SecretWorkTest, what_the_caller_blocked_stays_blocked) {
 
 constexpr std::size_t kFrameWords = 480;  // general registers, x87, SSE, AVX, AVX-512
 constexpr u32 kFramesMax = 6000;
-constexpr u32 kEnough = 500;
+constexpr u32 kEnough = 150;
 struct Frames {
   std::atomic<u32> count{0};  // of signals; those beyond kFramesMax are not kept
   std::vector<std::array<u64, kFrameWords>> kept{kFramesMax};
 };
 Frames* g_frames = nullptr;
 
-void keep_frame(int, siginfo_t*, void* context) {
+// The kernel's frame is no variable of anybody's: AddressSanitizer knows nothing of it.
+__attribute__((no_sanitize("address"))) void copy(const void* from, void* to, std::size_t size) {
+  for (std::size_t i = 0; i < size / 8; ++i)
+    static_cast<u64*>(to)[i] = static_cast<const volatile u64*>(from)[i];
+}
+
+__attribute__((no_sanitize("address"))) void keep_frame(int, siginfo_t*, void* context) {
   const u32 index = g_frames->count.fetch_add(1, std::memory_order_relaxed);
   if (index >= kFramesMax) return;
   std::byte* slot = reinterpret_cast<std::byte*>(g_frames->kept[index].data());
   const auto* user = static_cast<const ucontext_t*>(context);
-  std::memcpy(slot, user->uc_mcontext.gregs, sizeof user->uc_mcontext.gregs);
+  copy(user->uc_mcontext.gregs, slot, sizeof user->uc_mcontext.gregs);
   // The kernel's struct _fpx_sw_bytes says how much it saved (asm/sigcontext.h).
   const auto* saved = reinterpret_cast<const std::byte*>(user->uc_mcontext.fpregs);
-  constexpr u32 kMagic = 0x46505853, kMagicAt = 464, kPlainBytes = 512;
-  u32 magic, size;
-  std::memcpy(&magic, saved + kMagicAt, 4);
-  std::memcpy(&size, saved + kMagicAt + 4, 4);
-  if (magic != kMagic) size = kPlainBytes;
+  constexpr u64 kMagic = 0x46505853, kMagicAt = 464, kPlainBytes = 512;
+  u64 size;
+  copy(saved + kMagicAt, &size, 8);
+  size = (size & 0xffffffff) == kMagic ? size >> 32 : kPlainBytes;
   const std::size_t room = sizeof(g_frames->kept[index]) - sizeof user->uc_mcontext.gregs;
-  std::memcpy(slot + sizeof user->uc_mcontext.gregs, saved, std::min<std::size_t>(size, room));
+  copy(saved, slot + sizeof user->uc_mcontext.gregs, std::min<std::size_t>(size, room));
 }
 
 class AlternativeStack {
@@ -232,7 +237,9 @@ TEST_F(SignalFrames, of_work_with_secrets_hold_none) {
 // The scan is not blind: this is what SecretWork prevents.
 TEST_F(SignalFrames, of_unguarded_work_hold_round_keys) {
   work_in_a_storm(false);
-  EXPECT_GT(keys_.needles.frames_with_one(frames_), 0U) << "of " << frames_.count;
+  const u32 found = keys_.needles.frames_with_one(frames_);
+  EXPECT_GT(found, 0U) << "of " << frames_.count;
+  RecordProperty("frames_with_a_key", static_cast<int>(found));
 }
 
 TEST_F(SignalFrames, of_names_hold_no_name_key) {

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Goal: "absent" means that no byte of a key is left in the process (K3), whatever arena it lay in.
-Method: `latchkey session` runs writers on an image while its key goes softly. The needles (master,
-HKDF states, extent keys, round keys) are all found while the key is there, also those of extents
-sealed after the removal, and none after the last close: by a scanner outside with an HKDF and AES
-of its own in the locked arena, by the session itself in memfd_secret, which no other process reads.
-A planted needle shows that neither is blind."""
+"""Goal: "absent" means that no byte of a key is left in the process (K3), whatever arena it lay in,
+however the key went, and in the registers of its threads too.
+Method: `latchkey session` works on an image in each of the scenes below, and its writers stand
+still, alive, while others look. In the locked arena that is a scanner outside with an HKDF and AES
+of its own, in all mappings and in a core with the excluded ones and the registers. In
+memfd_secret, which no other process reads, the session looks itself, and those outside find nothing
+at any time. Every needle (half of a key, a state or a round key) is found while the key is there,
+else the scan is blind and the test fails; and none once it went.
+The table that is printed says how many needles were found before, and how many hits there are
+after."""
 import pathlib
 import random
 import sys
@@ -14,115 +18,321 @@ import unittest
 TESTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS / "support"), str(TESTS / "demo")]
 import demo  # noqa: E402
+import memory  # noqa: E402
+import secrets_oracle as oracle  # noqa: E402
 from cli import *  # noqa: E402,F403
 
 WRITERS = 3
 EXTENTS_EACH = 2  # a row that is read again keeps its key in a slot: few, so that none is evicted
-GROUPS = ("master", "hkdf_state", "extent_key", "round_key")
+LASTING = memory.GROUPS[:4]  # in the arena as long as they may be; the others for one call
+SLOTS = 24  # of the scene that evicts
+ROWS = []
 
 
-class SecretsScan(CliTest):
+def tearDownModule():
+    if ROWS:
+        print("\n| compiler | arena | scene | needles found before | hits after: process, core |")
+        print("|---|---|---|---|---|")
+        for row in ROWS:
+            print("| " + " | ".join(map(str, row)) + " |")
+        sys.stdout.flush()
+
+
+class Scan(CliTest):
+    """What the scenes share. `before` counts the needles that were found while they had to be."""
     inside = False
+    options = ("--secrets", "locked")
 
-    def session(self, *options, **process):
-        session = demo.Session(types.SimpleNamespace(path=str(self.image)), *options, **process)
-        self.addCleanup(session.process.stdout.close)
-        self.addCleanup(session.process.wait)
-        self.addCleanup(session.process.kill)
-        self.addCleanup(session.process.stdin.close)
-        return session
+    def setUp(self):
+        super().setUp()
+        if memory.gdb_missing():
+            self.skipTest(memory.gdb_missing())
+        self.nonces, self.directories, self.before = [], [], {}
 
-    def say(self, session, *words):
-        answer = session(*words)
+    def begin(self, *options, **process):
+        self.session = demo.Session(types.SimpleNamespace(path=str(self.image)), *self.options,
+                                    own_options=options, **process)
+        for step in (self.session.process.stdout.close, self.session.process.wait,
+                     self.session.process.kill, self.session.process.stdin.close):
+            self.addCleanup(step)
+        wanted = "memfd_secret" if self.inside else "locked"
+        arena = self.session("scan")["arena"]
+        if self.inside and arena != wanted:
+            self.skipTest("no memfd_secret: the kernel lacks it, or LATCHKEY_SECRETS=locked")
+        self.assertEqual(arena, wanted)
+
+    def say(self, *words):
+        answer = self.session(*words)
         self.assertFalse(answer.get("error"), (words, answer))
         return answer
 
-    def scan(self, session):
-        try:
-            return demo.scan(session, self.inside, self.key.read_bytes(), self.nonces)
-        except PermissionError as error:
-            self.skipTest(f"this process may not read its child's memory: {error}")
+    def known(self):
+        return self.key.read_bytes(), [bytes.fromhex(nonce) for nonce in self.nonces]
 
-    def assert_all_found(self, found, groups):
-        for group in groups:
-            hit, needles = found[group]
-            self.assertTrue(hit == needles > 0, f"the scan is blind: {group} {found[group]}")
+    def outside(self, core=True):
+        """What scanners outside find: in the process, in its core."""
+        master, nonces = self.known()
+        directories = [bytes.fromhex(n) for n in self.directories]
+        groups = oracle.needles(master, nonces) | oracle.passing_needles(master, nonces,
+                                                                         directories)
+        groups = {name: pieces for name, pieces in groups.items() if pieces}
+        pid = self.session.process.pid
+        looks = [memory.find_in_process(pid, groups)]
+        if core:
+            looks.append(memory.find_in_core(pid, groups, self.folder))
+            for note in memory.REGISTER_NOTES:
+                self.assertEqual(looks[1]["notes"].get(note),
+                                 len(os.listdir(f"/proc/{pid}/task")), note)
+        return looks
 
-    def write_for_a_while(self, session):
-        """The nonces of the last extents."""
-        self.say(session, "go")
-        before = self.say(session, "counts")["acknowledged"]
-        for _ in range(500):
-            if self.say(session, "counts")["acknowledged"] >= before + 20 * WRITERS:
-                break
-        self.assertEqual(self.say(session, "stop")["failures"], 0)
-        return self.say(session, "maps", EXTENTS_EACH)["nonces"]
+    def own(self):
+        """What the session finds in itself: {group: (found, needles)}."""
+        return {name: (group["found_now"], group["needles"])
+                for name, group in self.say("scan").items() if isinstance(group, dict)}
 
-    def remove_under_writers(self, session):
-        """What is found at last; on the way everything is found that has to be."""
-        self.nonces = []
-        self.say(session, "load", self.key)
-        self.assert_all_found(self.scan(session), ["master"])  # add wipes what load brought
-        self.say(session, "add")
-        self.say(session, "write", "/vault/log", WRITERS)
-        self.say(session, "stop")
-        self.nonces = self.write_for_a_while(session)
-        self.assert_all_found(self.scan(session), GROUPS[1:])
-
-        removed = self.say(session, "remove", "soft")
-        self.assertEqual((removed["state"], len(removed["holders"])),
-                         ("incompletely-removed", WRITERS))
-        self.assertEqual(session("open", "/vault/log-0")["error"], "no_key")
-        sealed_before = set(self.nonces)
-        self.nonces = self.write_for_a_while(session)
-        self.assertGreater(self.say(session, "counts")["after_removal"], 0)
-        self.assertGreaterEqual(len(set(self.nonces) - sealed_before), WRITERS)
-        if self.inside:  # whose needles of before are kept; the slots may have let them go
-            found = self.scan(session)
-            self.assertGreaterEqual(found["extent_key"][0], 4 * len(self.nonces))
-            self.assertEqual(found["extent_key"][1], 4 * (len(sealed_before) + len(self.nonces)))
+    def assert_found(self, *groups, all_of_them=True, core=True):
+        """Each needle of the groups lies in the arena, which in memfd_secret nobody sees."""
+        looks = self.outside(core)
+        if self.inside:
+            self.assert_nothing(*looks)
+            self.assertIn("/secretmem (deleted)", looks[0]["unreadable"])
+            found = [self.own()]
         else:
-            self.assert_all_found(self.scan(session), GROUPS[1:])
-            self.nonces = sorted(sealed_before.union(self.nonces))
+            found = [{name: (look["found"][name], count)
+                      for name, count in look["needles"].items()} for look in looks]
+        for look in found:
+            for group in groups:
+                hit, needles = look[group]
+                # The session keeps needles of extents whose keys the slots have let go.
+                wanted = needles if all_of_them else len(memory.halves(
+                    oracle.needles(*self.known())[group]))
+                self.assertGreater(wanted, 0)
+                self.assertGreaterEqual(hit, wanted, f"the scan is blind to a {group}")
+                self.before[group] = max(hit, self.before.get(group, 0))
 
-        closed = self.say(session, "close")
+    def assert_nothing(self, *looks, planted=None):
+        for look in looks:
+            wanted = {name: (planted or {}).get(name, 0) for name in look["found"]}
+            self.assertEqual(look["found"], wanted, look["where"])
+
+    def assert_gone(self, scene, planted=None):
+        process, core = self.outside()
+        self.assert_nothing(process, core, planted=planted)
+        hits = [sum(look["found"].values()) for look in (process, core)]
+        if self.inside:
+            own = {group: hit for group, (hit, _) in self.own().items()}
+            self.assertEqual(own, {group: (planted or {}).get(group, 0) for group in own})
+        self.add_row(scene, sum(self.before.values()), "{}, {}".format(*hits))
+
+    def add_row(self, scene, found_before, hits):
+        ROWS.append((memory.compiler_of(LATCHKEY), "memfd_secret" if self.inside else "locked",
+                     scene, found_before, hits))
+
+    def add_key(self):
+        self.say("load", self.key)
+        self.assert_found("master", core=False)  # add wipes what load brought
+        self.say("add")
+
+    def find_names(self):
+        """A name's key is there for one call: copies show that a scan would find it."""
+        self.directories = [self.say("names", "/vault")["nonce"]]
+        self.say("plant")
+        self.assert_found("name_key", core=False)
+        self.say("unplant")
+
+    def write_for_a_while(self):
+        """The nonces of the last extents."""
+        self.say("go")
+        before = self.say("counts")["acknowledged"]
+        for _ in range(500):
+            if self.say("counts")["acknowledged"] >= before + 20 * WRITERS:
+                break
+        self.assertEqual(self.say("stop")["failures"], 0)
+        return self.say("maps", EXTENTS_EACH)["nonces"]
+
+    def begin_writing(self):
+        self.add_key()
+        self.say("write", "/vault/log", WRITERS)
+        self.say("stop")
+
+    def remove_softly(self):
+        removed = self.say("remove", "soft")
+        self.assertEqual(removed["state"], "incompletely-removed")
+        self.assertEqual(self.session("open", "/vault/log-0")["error"], "no_key", removed)
+        return removed
+
+    def close_last(self):
+        closed = self.say("close")
         self.assertEqual((closed["state"], closed["errors"]), ("absent", []))
-        return self.scan(session)
 
-    def run_twice(self, *options):
+    def put_extents(self, count):
+        """/vault/log-0 of so many extents."""
+        data = random.randbytes(count * 128 * 1024)
+        self.put(self.host_file("data", data), "/vault/log-0")
+
+    # --- scenes: each a row of the table ----------------------------------------------------------
+
+    def soft_under_writers(self, scene, **gone):
+        self.begin_writing()
+        self.nonces = self.write_for_a_while()
+        self.assert_found(*LASTING[1:])
+        self.find_names()
+        self.assertEqual(len(self.remove_softly()["holders"]), WRITERS)
+        sealed_before = set(self.nonces)
+        self.nonces = self.write_for_a_while()
+        self.assertGreater(self.say("counts")["after_removal"], 0)
+        self.assertGreaterEqual(len(set(self.nonces) - sealed_before), WRITERS)
+        # Inside the needles of before are kept; the slots may have let them go.
+        self.assert_found("extent_key", "round_key", all_of_them=not self.inside, core=False)
+        self.nonces = sorted(sealed_before.union(self.nonces))
+        self.close_last()
+        self.assert_gone(scene, **gone)
+        self.session.close()
+
+    def test_soft_removal_under_writers(self):
         self.make_store()
-        session = self.session(*options)
-        if self.inside and self.say(session, "scan")["arena"] != "memfd_secret":
-            self.skipTest("no memfd_secret: the kernel lacks it, or LATCHKEY_SECRETS=locked")
-        found = self.remove_under_writers(session)
-        self.assertEqual({group: hit for group, (hit, _) in found.items()},
-                         dict.fromkeys(GROUPS, 0), found)
-        session.close()
+        self.begin()
+        self.soft_under_writers("soft under writers, last close")
 
-        # The scanner sees what is left: here a master key that lies in the environment.
-        self.key.write_bytes(bytes(random.choices(range(1, 256), k=64)))
-        planted = b"x".join([self.key.read_bytes()] * 4)  # at every distance from a word
+    def test_hard_removal_under_writers(self):
+        self.make_store()
+        self.begin()
+        self.begin_writing()
+        self.nonces = self.write_for_a_while()
+        self.assert_found(*LASTING[1:])
+        self.say("go")
+        removed = self.say("remove", "hard")
+        self.assertEqual(removed["state"], "absent")
+        for _ in range(500):
+            if self.say("counts")["failures"] == WRITERS:
+                break
+        self.assertEqual(self.say("stop")["failures"], WRITERS)
+        self.assert_gone("hard under writers")
+        self.say("close")
+
+    def test_the_store_is_closed_with_its_key(self):
+        self.make_store()
+        self.begin()
+        self.begin_writing()
+        self.nonces = self.write_for_a_while()
+        self.assert_found(*LASTING[1:])
+        self.find_names()
+        self.say("shut")
+        self.assert_gone("store closed with its key, process alive")
+        self.session.close()
+
+    def test_a_reader_that_stays_after_the_removal(self):
+        self.make_store()
+        self.put_extents(8)
+        self.begin()
+        self.add_key()
+        self.assertEqual(self.say("hold", "/vault/log-0")["extents"], 8)
+        self.nonces = self.say("extents", 0, 4)["nonces"]
+        self.assert_found(*LASTING[1:])
+        self.remove_softly()
+        self.nonces += self.say("extents", 4, 4)["nonces"]
+        self.assert_found(*LASTING[1:], core=False)
+        self.close_last()
+        self.assert_gone("reader that reads on, last close")
+
+    def test_a_storm_of_signals(self):
+        self.make_store()
+        self.begin()
+        self.say("signals")
+        self.begin_writing()
+        with memory.Storm(self.session.process.pid):
+            sealed = self.write_for_a_while()
+            self.remove_softly()
+            sealed += self.write_for_a_while()
+        self.assertGreater(self.say("signals")["signals"], 500)
+        self.nonces = sealed[len(sealed) // 2:]
+        self.assert_found("extent_key", "round_key", all_of_them=not self.inside)
+        self.nonces = sorted(set(sealed))
+        self.close_last()
+        self.assert_gone("soft in a storm of signals")
+        self.session.close()
+
+    def test_slots_that_are_reused(self):
+        self.make_store()
+        self.put_extents(3 * SLOTS)
+        self.begin("--slots", str(SLOTS))
+        self.add_key()
+        self.say("hold", "/vault/log-0")
+        self.nonces = self.say("extents", 0, SLOTS)["nonces"]
+        self.assert_found(*LASTING[1:])
+        later = self.say("extents", SLOTS, 2 * SLOTS)["nonces"]
+        if self.inside:  # as many as there are slots, and no more
+            found = self.own()
+            self.assertEqual({group: 3 * found[group][0] for group in ("extent_key", "round_key")},
+                             {group: found[group][1] for group in ("extent_key", "round_key")})
+        groups = {group: oracle.needles(*self.known())[group]
+                  for group in ("extent_key", "round_key")}
+        pid = self.session.process.pid
+        process = memory.find_in_process(pid, groups)
+        core = memory.find_in_core(pid, groups, self.folder)
+        self.assert_nothing(process, core)
+        self.add_row(f"{SLOTS} slots reused, key present", sum(process["needles"].values()),
+                     "{}, {}".format(*(sum(x["found"].values()) for x in (process, core))))
+        self.nonces += later
+        self.remove_softly()
+        self.close_last()
+        self.assert_gone(f"{SLOTS} slots reused, last close")
+
+    def test_what_is_planted_is_found(self):
+        """In the environment, where nothing wipes it; kept free of zero bytes."""
+        self.make_store()
+        while True:
+            self.key.write_bytes(bytes(random.choices(range(1, 256), k=64)))
+            master = self.key.read_bytes()
+            passing = oracle.passing_needles(master, [], [])
+            pieces = [master] * 3 + passing["pseudo_random_key"] + passing["turned_word"]
+            if not any(0 in piece for piece in pieces):
+                break
         self.image.unlink()
         self.run_ok("mkfs", "-q", "--size", "64M", self.image)
         self.run_ok("policy", "set", "-q", "--key-file", self.key, self.at("/vault"))
-        session = self.session(*options, env={**os.environb, b"LATCHKEY_PLANTED": planted})
-        found = self.remove_under_writers(session)
-        self.assertEqual({group: hit for group, (hit, _) in found.items()},
-                         {**dict.fromkeys(GROUPS, 0), "master": 4}, found)
-        session.close()
+        # At every distance from a word.
+        self.begin(env={**os.environb, b"LATCHKEY_PLANTED": b"x".join(pieces)})
+        planted = {"master": 8, "pseudo_random_key": 8, "turned_word": 32}
+        self.say("load", self.key)
+        self.say("add")
+        self.say("write", "/vault/log", WRITERS)
+        self.nonces = self.write_for_a_while()
+        self.remove_softly()
+        self.close_last()
+        self.before = planted
+        self.assert_gone("control: planted in the environment", planted)
 
 
-class LockedArena(SecretsScan):
-    def test_nothing_is_left_that_a_scanner_outside_finds(self):
-        self.run_twice("--secrets", "locked")
+class LockedArena(Scan):
+    pass
 
 
-class SecretMemory(SecretsScan):
+class SecretMemory(Scan):
     inside = True
-
-    def test_nothing_is_left_that_the_process_finds_in_itself(self):
-        self.run_twice()
+    options = ()
 
 
+class Registers(CliTest):
+    def test_what_lies_in_registers_only_is_found_in_the_notes_of_a_core(self):
+        if memory.gdb_missing():
+            self.skipTest(memory.gdb_missing())
+        groups = {"held": [random.randbytes(8) for _ in range(8)]}
+        holder = subprocess.Popen([memory.TOOL, "hold"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        holder.stdin.write("".join(f"held {n.hex()}\n" for n in groups["held"]).encode())
+        holder.stdin.close()
+        self.assertEqual(holder.stdout.readline(), b"ready\n")
+        self.assertEqual(memory.find_in_process(holder.pid, groups)["found"], {"held": 0})
+        core = memory.find_in_core(holder.pid, groups, self.folder)
+        self.assertEqual(core["found"], {"held": 8})
+        self.assertTrue(all(place.startswith("NT_") for place in core["where"]["held"]), core)
+        ROWS.append(("-", "-", "control: only in vector registers of a helper", 8, "0, 8"))
+
+
+del Scan  # no scenes of its own
 if __name__ == "__main__":
     unittest.main()

@@ -170,6 +170,7 @@ Stat to_stat(InodeNumber number, const Attributes& attributes) {
   stat.mtime_ns = attributes.mtime_ns;
   stat.ctime_ns = attributes.ctime_ns;
   if (attributes.encrypted) stat.key_id = attributes.key_id;
+  stat.nonce = attributes.nonce;
   return stat;
 }
 

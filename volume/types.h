@@ -57,6 +57,7 @@ struct Stat {
   u64 blocks = 0;  // 4 KiB blocks that the map refers to, dirty pages not counted
   i64 mtime_ns = 0, ctime_ns = 0;
   std::optional<crypto::KeyId> key_id;  // encrypted under
+  crypto::Nonce nonce;                  // of its names' key, for an encrypted directory
   bool locked = false;                  // its key is not usable for a new open now
 };
 

@@ -219,8 +219,9 @@ def store_a_tree(device, folder, key):
 
 
 class Session:
-    def __init__(self, device, *options, **process):
-        self.process = subprocess.Popen([LATCHKEY, *options, "session", device.path], text=True,
+    def __init__(self, device, *options, own_options=(), **process):
+        self.process = subprocess.Popen([LATCHKEY, *options, "session", *own_options, device.path],
+                                        text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, **process)
 
     def __call__(self, *words):

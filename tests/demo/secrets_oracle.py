@@ -65,6 +65,11 @@ def extent_key(master, nonce):
     return hmac.new(prk(master), info, hashlib.sha512).digest()
 
 
+def name_key(master, nonce):
+    info = b"fscrypt\0" + bytes([2]) + nonce + b"\x01"
+    return hmac.new(prk(master), info, hashlib.sha512).digest()[:32]
+
+
 def _sbox():
     box, p, q = [0] * 256, 1, 1
     while True:
@@ -100,6 +105,28 @@ def round_keys(key32):
     return [flat[i:i + 16] for i in range(0, 240, 16)]
 
 
+def _times(a, b):
+    product = 0
+    while b:
+        product ^= a if b & 1 else 0
+        a, b = (a << 1) ^ (0x11B if a & 0x80 else 0), b >> 1
+    return product
+
+
+_INVERSE_MIX = [[_times(byte, factor) for byte in range(256)] for factor in (14, 11, 13, 9)]
+
+
+def inverse_round_keys(key32):
+    """Those of the equivalent inverse cipher that are not the cipher's own (FIPS 197, 5.3.5)."""
+    keys = []
+    for key in round_keys(key32)[1:-1]:
+        keys.append(bytes(
+            _INVERSE_MIX[0][key[c + r]] ^ _INVERSE_MIX[1][key[c + (r + 1) % 4]] ^
+            _INVERSE_MIX[2][key[c + (r + 2) % 4]] ^ _INVERSE_MIX[3][key[c + (r + 3) % 4]]
+            for c in range(0, 16, 4) for r in range(4)))
+    return keys
+
+
 def needles(master, nonces):
     """Sixteen-byte pieces by group."""
     groups = {"master": [master[i:i + 16] for i in range(0, len(master) - 15, 16)]}
@@ -109,7 +136,21 @@ def needles(master, nonces):
     groups["extent_key"] = [key[i:i + 16] for key in keys for i in range(0, 64, 16)]
     groups["round_key"] = [piece for key in keys for half in (key[:32], key[32:])
                            for piece in round_keys(half)[2:]]
+    groups["round_key"] += [piece for key in keys for piece in inverse_round_keys(key[:32])]
     return groups
+
+
+def passing_needles(master, nonces, directories):
+    """What is there only while a call works on it: the pseudo-random key between extract and
+    expand, keys of names with their round keys, and words as SHA-512 has them, turned around."""
+    names = [name_key(master, nonce) for nonce in directories]
+    words = [master, prk(master), hkdf_states(master)]
+    words += [extent_key(master, nonce) for nonce in nonces]
+    return {"pseudo_random_key": [prk(master)],
+            "name_key": [piece for key in names
+                         for piece in round_keys(key) + inverse_round_keys(key)],
+            "turned_word": [word[i:i + 8][::-1] for word in words
+                            for i in range(0, len(word), 8)]}
 
 
 _PAGE = 4096
