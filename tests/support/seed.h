@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <ranges>
 
+#include "base/check.h"
 #include "base/types.h"
 
 namespace latchkey::tests {
@@ -18,7 +19,9 @@ inline u64 seed_base() {
 // How many random cases a test tries: `quick` unless LATCHKEY_CASES says otherwise.
 inline u64 cases(u64 quick) {
   const char* given = std::getenv("LATCHKEY_CASES");
-  return given == nullptr ? quick : std::strtoull(given, nullptr, 10);
+  const u64 count = given == nullptr ? quick : std::strtoull(given, nullptr, 10);
+  LK_CHECK_MSG(count > 0, "LATCHKEY_CASES is no number above 0");
+  return count;
 }
 
 // The seeds of a test that runs `count` times: from 1 on, or from where the soak begins.
