@@ -27,9 +27,10 @@ std::string af_alg_reason(int os_errno) {
   }
 }
 
-// Without AES instructions native is OpenSSL's portable code.
+// The other backends have one kernel each, of their name.
 bool is_of(std::string_view backend, std::string_view kernel) {
-  return backend == "native" ? kernel != kKcapiKernel.name : kernel == backend;
+  if (backend != "native") return kernel == backend;
+  return kernel != kOpensslKernel.name && kernel != kKcapiKernel.name;
 }
 
 }  // namespace
@@ -52,8 +53,7 @@ std::vector<BackendInfo> probe_backends() {
 
 std::string_view backend() {
   const std::string_view kernel = xts_kernel();
-  if (kernel == kKcapiKernel.name) return "kcapi";
-  return kernel == kOpensslKernel.name && kAesniKernel.usable() ? "openssl" : "native";
+  return is_of("native", kernel) ? "native" : kernel;
 }
 
 bool use_backend(std::string_view name) {

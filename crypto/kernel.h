@@ -42,8 +42,9 @@ struct Kernel {
 extern const Kernel kVaes512Kernel;
 extern const Kernel kVaes256Kernel;
 extern const Kernel kAesniKernel;
-extern const Kernel kOpensslKernel;  // usable everywhere
-extern const Kernel kKcapiKernel;    // only if asked for
+extern const Kernel kPortableKernel;  // usable everywhere
+extern const Kernel kOpensslKernel;   // usable everywhere; only if asked for
+extern const Kernel kKcapiKernel;     // only if asked for
 
 // 0, or the errno with which this operating system refuses AF_ALG's ciphers; probed once.
 int kcapi_refusal();

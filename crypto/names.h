@@ -21,7 +21,7 @@ inline constexpr std::size_t kNoKeyNameBytesMax = 252;
 struct alignas(64) NameKey {
   std::array<std::byte, 15 * 16> encrypt;
   std::array<std::byte, 15 * 16> decrypt;
-  std::array<std::byte, 32> raw;  // used without AES-NI only, else zero
+  std::array<std::byte, 32> raw;  // used without schedules of ours only, else zero
 };
 
 void derive_name_key(const HkdfState& state, const Nonce& directory_nonce, NameKey& key);

@@ -9,10 +9,10 @@
 namespace latchkey::crypto {
 namespace {
 
-// Best first; the first usable row is the one that this process takes. OpenSSL is
-// usable everywhere, so what follows it is taken only when it is asked for.
-constexpr std::array kKernels{&kVaes512Kernel, &kVaes256Kernel, &kAesniKernel, &kOpensslKernel,
-                              &kKcapiKernel};
+// Best first; the first usable row is the one that this process takes. The portable one is usable
+// everywhere, so what follows it is taken only when it is asked for.
+constexpr std::array kKernels{&kVaes512Kernel,  &kVaes256Kernel, &kAesniKernel,
+                              &kPortableKernel, &kOpensslKernel, &kKcapiKernel};
 
 // Set once by the first caller, or by xts_force_kernel() before any key is expanded. All racing
 // first callers store the same row, so the order of their stores does not matter.

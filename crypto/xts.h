@@ -2,7 +2,7 @@
 // AES-256-XTS over whole data units (IEEE 1619; tweak = le64(unit index) || 0, as fscrypt).
 //
 // Nothing here allocates, locks or fails after the key is expanded. Kernels: VAES with 512-bit or
-// 256-bit registers, AES-NI, each eight registers abreast; OpenSSL where the CPU has no AES-NI.
+// 256-bit registers, AES-NI, each eight registers abreast; a portable one for CPUs without AES-NI.
 // Chosen once at run time, the best that the CPU has.
 
 #include <array>
@@ -21,7 +21,7 @@ struct alignas(64) XtsKey {
   std::array<std::byte, 15 * 16> encrypt;
   std::array<std::byte, 15 * 16> decrypt;  // equivalent inverse cipher
   std::array<std::byte, 15 * 16> tweak;
-  std::array<std::byte, kXtsKeyBytes> raw;  // used by the OpenSSL kernel only, else zero
+  std::array<std::byte, kXtsKeyBytes> raw;  // used without schedules of ours only, else zero
 };
 
 // `raw` is 64 bytes in the arena; the caller wipes it. It may be key.raw.
@@ -46,8 +46,9 @@ void xts_open(const XtsKey& key, XtsRun run, Bytes input, MutableBytes output);
 void xts_seal_scattered(const XtsKey& key, XtsRun run, std::span<const std::byte* const> units,
                         MutableBytes output);
 
-// "vaes512", "vaes256", "aesni", "openssl" or "kcapi": what this process uses. force_kernel is for
-// tests and `--xts-kernel`; false when the CPU, or for kcapi the operating system, lacks it.
+// "vaes512", "vaes256", "aesni", "portable", "openssl" or "kcapi": what this process uses.
+// force_kernel is for tests and `--xts-kernel`; false when the CPU, or for kcapi the operating
+// system, lacks it.
 std::string_view xts_kernel();
 bool xts_force_kernel(std::string_view name);
 // Every kernel of this build, and whether this CPU can run it.

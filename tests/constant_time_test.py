@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Goal: no branch and no address depends on a secret, in what valgrind can execute: HKDF, key
-schedules, AES-NI and OpenSSL kernels, names, the key ring. (AVX-512 and VAES, which it cannot and
-hides from CPUID: disassembly_test.py.)
+schedules, the AES-NI, portable and OpenSSL kernels, names, the key ring. (AVX-512 and VAES, which
+it cannot and hides from CPUID: disassembly_test.py.)
 Method: secrets_undefined.cpp marks secrets as undefined memory, memcheck reports what depends on
 them. A leak of each kind, planted in that program, has to be reported by the name of its function,
 so that silence means something."""
@@ -16,6 +16,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 PROGRAM = pathlib.Path(os.environ.get("LATCHKEY_BINARY", "build/release/latchkey")).resolve() \
     .parent / "tests/secrets_undefined"
 SKIPPED, REPORTED = 77, 99
+# OPENSSL_ia32cap: OpenSSL chooses its code as if the CPU had neither AES-NI (bit 57) nor AVX (60)
+# nor anything of CPUID's leaf 7; and as if it had no SSSE3 (41) either.
+OLD_CPU, OLDER_CPU = f"~{1 << 57 | 1 << 60:#x}:0", f"~{1 << 41 | 1 << 57 | 1 << 60:#x}:0"
 
 
 @unittest.skipUnless(shutil.which("valgrind"), "valgrind is not installed")
@@ -53,8 +56,20 @@ class ConstantTime(unittest.TestCase):
     def test_nothing_depends_on_a_secret_with_the_aesni_kernel(self):
         self.check("aesni")
 
+    def test_nothing_depends_on_a_secret_with_the_portable_kernel(self):
+        self.check("portable", OPENSSL_ia32cap=OLD_CPU)
+
+    def test_nothing_depends_on_a_secret_with_the_portable_kernel_on_this_cpu(self):
+        self.check("portable")
+
     def test_nothing_depends_on_a_secret_with_the_openssl_kernel(self):
+        """Where OpenSSL has AES-NI: without it, its XTS expands keys by tables."""
         self.check("openssl")
+
+    def test_what_openssl_looks_up_by_a_secret_is_reported(self):
+        code, said = self.memcheck("portable", OPENSSL_ia32cap=OLDER_CPU)
+        self.assertEqual(code, REPORTED, said)
+        self.assertRegex(said, r"Use of uninitialised value of size 8\s+==\d+==\s+at .*libcrypto")
 
     def test_a_planted_branch_is_reported(self):
         self.check_planted("branch", r"Conditional jump .* depends on uninitialised value\(s\)",
