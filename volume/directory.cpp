@@ -13,15 +13,10 @@ namespace {
 constexpr u32 kNameOpRecords = 8;
 constexpr u32 kNameOpBytes = 1400;
 
-std::vector<std::byte> back_item(std::string_view stored) {
-  std::vector<std::byte> value(sizeof(BackDisk) + stored.size());
-  store_disk(value, BackDisk{static_cast<u8>(stored.size())});
-  std::ranges::copy(std::as_bytes(std::span(stored)), value.begin() + sizeof(BackDisk));
-  return value;
-}
+}  // namespace
 
 // The first free place among the names of one hash.
-Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base) {
+Result<u64> Volume::State::free_place(const engine::View& view, InodeNumber directory, u64 base) {
   u64 place = base;
   LK_TRYV(view.scan(engine::kFirstSubvolume, {directory, kEntryType, base},
                     {directory, kEntryType, base + kEntrySlots - 1},
@@ -32,8 +27,6 @@ Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base
   if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
   return place;
 }
-
-}  // namespace
 
 // The counter on disk is ahead by a chunk: most creates do not touch it, and no number comes twice.
 Result<InodeNumber> Volume::State::new_number(engine::Transaction& transaction) {
@@ -51,7 +44,7 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   LK_TRYV(check_name(name));
   LK_TRYV(must_be_writable());
   LK_TRY(const Use parent, use(directory));
-  const DirectoryLocks locks(directories, directory);
+  const DirectoryLocks locks(directories, {directory});
   const Attributes above = parent->attributes();
   if (above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   if (parent->unlinked) return fail(Errc::not_found, "the directory is gone");
@@ -84,7 +77,7 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   LK_TRYV(transaction.put(engine::kFirstSubvolume, {directory, kEntryType, place},
                           encode_entry(entry)));
   LK_TRYV(transaction.put(engine::kFirstSubvolume, {entry.inode, kBackType, directory},
-                          back_item(entry.stored)));
+                          encode_back(entry.stored)));
   LK_TRYV(put_inode(transaction, entry.inode, fresh));
   const Attributes item =
       parent->change([&](Attributes& now) { now.mtime_ns = now.ctime_ns = fresh.mtime_ns; });
@@ -109,7 +102,7 @@ Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view 
   LK_TRY(const Entry seen, find_entry(directory, name));
   LK_TRY(Use target, use(seen.inode));
   {
-    const DirectoryLocks locks(directories, directory, seen.inode);
+    const DirectoryLocks locks(directories, {directory, seen.inode});
     LK_TRY(const Entry entry, find_entry(directory, name));
     // Replaced between two looks: as if this call had come first.
     if (entry.inode != seen.inode) return fail(Errc::not_found, "there is no such name");
@@ -181,7 +174,7 @@ Result<void> Volume::set_policy(Caller caller, InodeNumber directory, const cryp
   State& state = *state_;
   LK_TRYV(state.must_be_writable());
   LK_TRY(const State::Use inode, state.use(directory));
-  const DirectoryLocks locks(state.directories, directory);
+  const DirectoryLocks locks(state.directories, {directory});
   const keymgr::KeyStatus key = state.keyring.status(id, caller.uid);
   if (key.state != keymgr::KeyState::present || !key.claimed_by_caller)
     return fail(Errc::no_key, "the key is not present with a claim of the caller");

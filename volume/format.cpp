@@ -85,6 +85,13 @@ Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
   return entry;
 }
 
+std::vector<std::byte> encode_back(std::string_view stored) {
+  std::vector<std::byte> value(sizeof(BackDisk) + stored.size());
+  store_disk(value, BackDisk{static_cast<u8>(stored.size())});
+  std::ranges::copy(std::as_bytes(std::span(stored)), value.begin() + sizeof(BackDisk));
+  return value;
+}
+
 Result<std::string> decode_back(Bytes value) {
   if (value.size() < sizeof(BackDisk)) return fail(Errc::malformed, "a back item is malformed");
   const auto disk = load_disk<BackDisk>(value);

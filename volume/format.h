@@ -73,6 +73,7 @@ struct Entry {
 std::vector<std::byte> encode_entry(const Entry& entry);
 Result<Entry> decode_entry(const engine::Key& key, Bytes value);
 
+std::vector<std::byte> encode_back(std::string_view stored);
 Result<std::string> decode_back(Bytes value);  // the stored name
 
 // Names are found by hash; the low byte tells names of one hash apart.

@@ -7,19 +7,22 @@
 
 namespace latchkey::volume {
 
-DirectoryLocks::DirectoryLocks(Shards& shards, InodeNumber a, InodeNumber b) LK_NO_ANALYSIS {
-  const u64 low = std::min(a % kShards, b % kShards);
-  const u64 high = std::max(a % kShards, b % kShards);
-  first_ = &shards[low];
-  first_->lock();
-  if (high == low) return;
-  second_ = &shards[high];
-  second_->lock();
+DirectoryLocks::DirectoryLocks(Shards& shards,
+                               std::initializer_list<InodeNumber> directories) LK_NO_ANALYSIS {
+  LK_CHECK(directories.size() <= held_.size());
+  auto end = std::ranges::transform(directories, held_.begin(), [&](InodeNumber directory) {
+               return &shards[directory % kShards];
+             }).out;
+  std::sort(held_.begin(), end);  // addresses of one array: the shards' order
+  end = std::unique(held_.begin(), end);
+  std::fill(end, held_.end(), nullptr);
+  for (Mutex* mutex : held_)
+    if (mutex != nullptr) mutex->lock();
 }
 
 DirectoryLocks::~DirectoryLocks() LK_NO_ANALYSIS {
-  if (second_ != nullptr) second_->unlock();
-  first_->unlock();
+  for (Mutex* mutex : held_)
+    if (mutex != nullptr) mutex->unlock();
 }
 
 InodePtr Volume::State::in_memory(InodeNumber number) {

@@ -1,8 +1,8 @@
 #pragma once
 // What is behind Volume.
 //
-// Lock order: a directory's lock -> an inode's locks (inode.h) -> the engine's forest ->
-// table_mutex -> an inode's `mutex` -> PageMemory's.
+// Lock order: move_mutex -> a directory's lock -> an inode's locks (inode.h) -> the engine's forest
+// -> table_mutex -> an inode's `mutex` -> PageMemory's.
 
 #include <array>
 #include <optional>
@@ -61,25 +61,24 @@ inline std::unexpected<Error> data_lost() {
 
 Result<void> check_name(std::string_view name);
 
-// The locks of one or two directories: of the shards that they fall into, in order.
+// The locks of one to three directories: of the shards that they fall into, in order.
 class DirectoryLocks {
  public:
   static constexpr u32 kShards = 64;
   using Shards = std::array<Mutex, kShards>;
-  DirectoryLocks(Shards& shards, InodeNumber a) : DirectoryLocks(shards, a, a) {}
-  DirectoryLocks(Shards& shards, InodeNumber a, InodeNumber b);
+  DirectoryLocks(Shards& shards, std::initializer_list<InodeNumber> directories);
   ~DirectoryLocks();
   DirectoryLocks(const DirectoryLocks&) = delete;
   DirectoryLocks& operator=(const DirectoryLocks&) = delete;
 
  private:
-  Mutex* first_;
-  Mutex* second_ = nullptr;
+  std::array<Mutex*, 3> held_{};  // null from the first unused place on
 };
 
 struct Volume::State {
   class Use;
   class HandleUse;
+  struct Rename;
 
   State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in);
   ~State();
@@ -93,6 +92,9 @@ struct Volume::State {
   std::unique_ptr<keymgr::SlotTable> slots;
   PageMemory memory;
 
+  // Moves between directories exclude each other, so that no two of them together make a loop.
+  // Before any directory's lock.
+  Mutex move_mutex;
   DirectoryLocks::Shards directories;  // changes of a directory's names exclude each other
 
   Mutex table_mutex;
@@ -198,8 +200,13 @@ struct Volume::State {
   Result<InodeNumber> make(Caller caller, InodeNumber directory, std::string_view name,
                            FileKind kind, u32 mode);
   Result<void> remove_name(InodeNumber directory, std::string_view name, FileKind kind);
+  Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base);
   Result<InodeNumber> new_number(engine::Transaction& transaction);
   Result<void> change_attributes(InodeNumber inode, const std::function<void(Attributes&)>& fn);
+
+  // --- rename.cpp
+  Result<void> rename(InodeNumber from_directory, std::string_view from, InodeNumber to_directory,
+                      std::string_view to, RenameFlags flags);
 
   // --- keys.cpp
   std::vector<Holder> holders(const crypto::KeyId& id);

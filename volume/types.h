@@ -76,6 +76,11 @@ struct OpenFlags {
   bool truncate = false;
 };
 
+struct RenameFlags {
+  bool no_replace = false;  // exists if there is such a name already
+  bool exchange = false;    // both names must exist; they change places
+};
+
 // One open handle of a key that is being removed or asked about.
 struct Holder {
   std::string path;  // by which it was opened

@@ -60,6 +60,11 @@ class Volume {
   Result<InodeNumber> mkdir(Caller caller, InodeNumber directory, std::string_view name, u32 mode);
   Result<void> rmdir(InodeNumber directory, std::string_view name);
   Result<void> unlink(InodeNumber directory, std::string_view name);
+  // One atomic step. What has the new name goes, as by unlink or rmdir. Both directories must be
+  // unlocked (no_key). cross_key: what moves into an encrypted directory must have its policy.
+  // invalid: a directory into itself or below.
+  Result<void> rename(InodeNumber from_directory, std::string_view from, InodeNumber to_directory,
+                      std::string_view to, RenameFlags flags = {});
   Result<void> set_times(InodeNumber inode, i64 mtime_ns);
   Result<void> set_mode(InodeNumber inode, u32 mode);
   // Everything in the directory but "." and "..", in the store's order.

@@ -1,0 +1,221 @@
+// Names that move: one transaction, between at most two directories.
+
+#include <algorithm>
+#include <optional>
+
+#include "volume/state.h"
+
+namespace latchkey::volume {
+
+namespace {
+
+constexpr u32 kRenameRecords = 12;
+constexpr u32 kRenameBytes = 2600;
+constexpr u32 kDepthMax = 1U << 20;  // of directories: a damaged store may hold a loop
+
+// Whether `inode` is `directory` or above it. A directory has one back item.
+Result<bool> is_above(const engine::View& view, InodeNumber inode, InodeNumber directory) {
+  for (u32 depth = 0; depth < kDepthMax; ++depth) {
+    if (directory == inode) return true;
+    if (directory == kRootInode) return false;
+    LK_TRY(const auto back, view.at_or_after(engine::kFirstSubvolume, {directory, kBackType, 0}));
+    if (!back || back->key.object != directory || back->key.type != kBackType)
+      return fail(Errc::malformed, "a directory without a parent");
+    directory = back->key.offset;
+  }
+  return fail(Errc::malformed, "directories that hold each other");
+}
+
+}  // namespace
+
+// What a rename is about, looked up without locks first and again under them.
+struct Volume::State::Rename {
+  struct Side {
+    Side(InodeNumber in, std::string_view called) : directory(in), name(called) {}
+    InodeNumber directory;
+    std::string_view name;
+    Use parent;
+    Attributes above;    // of the directory
+    std::string stored;  // the name as it is stored there
+    std::optional<Entry> entry;
+    Use inode;  // that it leads to
+
+    InodeNumber leads_to() const { return entry ? entry->inode : 0; }  // 0: no such name
+  };
+
+  State& state;
+  RenameFlags flags;
+  Side from, to;
+
+  bool same_directory() const { return from.directory == to.directory; }
+
+  bool is_itself() const { return to.entry && to.entry->inode == from.entry->inode; }
+
+  Result<void> open(Side& side) {
+    LK_TRYV(check_name(side.name));
+    LK_TRY(side.parent, state.use(side.directory));
+    return {};
+  }
+
+  Result<void> look_up(Side& side) {
+    side.above = side.parent->attributes();
+    if (side.above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
+    if (side.parent->unlinked) return fail(Errc::not_found, "the directory is gone");
+    LK_TRY(auto stored, state.stored_name(side.directory, side.above, side.name));
+    if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
+    side.stored = std::move(*stored);
+    LK_TRY(side.entry, state.find_stored(state.store->view(), side.directory, side.stored));
+    return {};
+  }
+
+  // Both names' inodes in use. False: something changed meanwhile.
+  Result<bool> take(Side& side) {
+    if (!side.entry) return true;
+    auto taken = state.use(side.entry->inode);
+    if (!taken && taken.error().code == Errc::not_found) return false;
+    LK_TRY(side.inode, std::move(taken));
+    return true;
+  }
+
+  Result<bool> unchanged(Side& side) {
+    const InodeNumber before = side.leads_to();
+    LK_TRYV(look_up(side));
+    return side.leads_to() == before;
+  }
+
+  Result<void> allowed();
+  Result<void> may_enter(const Side& moved, const Side& into);
+  Result<void> may_replace();
+  Result<void> apply();
+  Result<void> move_names(engine::Transaction& transaction);
+  Result<void> drop_target(engine::Transaction& transaction, i64 now);
+};
+
+Result<void> Volume::State::Rename::allowed() {
+  if (!from.entry) return fail(Errc::not_found, "there is no such name");
+  if (flags.exchange && !to.entry) return fail(Errc::not_found, "there is no such name");
+  if (flags.no_replace && to.entry) return fail(Errc::exists, "there is such a name already");
+  if (is_itself()) return {};
+  LK_TRYV(may_enter(from, to));
+  if (flags.exchange) return may_enter(to, from);
+  return to.entry ? may_replace() : Result<void>{};
+}
+
+// fscrypt's rule: an encrypted directory holds what has its policy and nothing else.
+Result<void> Volume::State::Rename::may_enter(const Side& moved, const Side& into) {
+  if (same_directory()) return {};
+  const Attributes item = moved.inode->attributes();
+  if (into.above.encrypted && (!item.encrypted || item.key_id != into.above.key_id))
+    return fail(Errc::cross_key, "the directory has another encryption policy");
+  if (item.kind != FileKind::directory) return {};
+  LK_TRY(const bool loop, is_above(state.store->view(), moved.entry->inode, into.directory));
+  if (loop) return fail(Errc::invalid, "a directory cannot move below itself");
+  return {};
+}
+
+Result<void> Volume::State::Rename::may_replace() {
+  const bool moves_directory = from.entry->kind == FileKind::directory;
+  const bool finds_directory = to.entry->kind == FileKind::directory;
+  if (moves_directory && !finds_directory) return fail(Errc::not_dir, "not a directory");
+  if (!moves_directory && finds_directory) return fail(Errc::is_dir, "is a directory");
+  if (!finds_directory) return {};
+  LK_TRY(const auto first, state.store->view().at_or_after(engine::kFirstSubvolume,
+                                                           {to.entry->inode, kEntryType, 0}));
+  if (first && first->key.object == to.entry->inode && first->key.type == kEntryType)
+    return fail(Errc::not_empty, "the directory is not empty");
+  return {};
+}
+
+Result<void> Volume::State::Rename::apply() {
+  const bool replaces = to.entry && !flags.exchange;
+  LK_TRY(auto space, state.store->reserve({0, kRenameRecords, kRenameBytes}));
+  const i64 now = static_cast<i64>(state.env.realtime_ns());
+  LK_TRY(engine::Transaction transaction, state.store->begin(std::move(space)));
+  LK_TRYV(move_names(transaction));
+  const auto touch = [&](const Side& side, bool directory) -> Result<void> {
+    const Use& inode = directory ? side.parent : side.inode;
+    const Attributes item = inode->change([&](Attributes& attributes) {
+      attributes.ctime_ns = now;
+      if (directory) attributes.mtime_ns = now;
+    });
+    inode->last_transaction = transaction.id();
+    return put_inode(transaction, inode->number(), item);
+  };
+  LK_TRYV(touch(from, false));
+  if (flags.exchange) LK_TRYV(touch(to, false));
+  LK_TRYV(touch(from, true));
+  if (!same_directory()) LK_TRYV(touch(to, true));
+  return replaces ? drop_target(transaction, now) : Result<void>{};
+}
+
+Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction) {
+  constexpr engine::TreeId kTree = engine::kFirstSubvolume;
+  const auto put_name = [&](const engine::Key& key, const Side& moved,
+                            const Side& into) -> Result<void> {
+    const Entry entry{key, moved.entry->inode, moved.entry->kind, into.stored};
+    LK_TRYV(transaction.put(kTree, key, encode_entry(entry)));
+    return transaction.put(kTree, {entry.inode, kBackType, into.directory},
+                           encode_back(into.stored));
+  };
+  LK_TRYV(transaction.erase(kTree, {from.entry->inode, kBackType, from.directory}));
+  if (to.entry) LK_TRYV(transaction.erase(kTree, {to.entry->inode, kBackType, to.directory}));
+  if (flags.exchange) {
+    LK_TRYV(put_name(from.entry->key, to, from));
+  } else {
+    LK_TRYV(transaction.erase(kTree, from.entry->key));
+  }
+  if (to.entry) return put_name(to.entry->key, from, to);
+  LK_TRY(const u64 place, state.free_place(transaction, to.directory, entry_offset(to.stored)));
+  return put_name({to.directory, kEntryType, place}, from, to);
+}
+
+// As remove_name: an orphan from now on, which its last user reaps.
+Result<void> Volume::State::Rename::drop_target(engine::Transaction& transaction, i64 now) {
+  LK_TRYV(
+      transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, to.entry->inode}, {}));
+  const Attributes gone = to.inode->change([&](Attributes& attributes) {
+    attributes.links = 0;
+    attributes.ctime_ns = now;
+  });
+  LK_TRYV(put_inode(transaction, to.entry->inode, gone));
+  Lock lock(state.table_mutex);
+  to.inode->unlinked = true;
+  return {};
+}
+
+Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view from,
+                                   InodeNumber to_directory, std::string_view to,
+                                   RenameFlags flags) {
+  LK_TRYV(must_be_writable());
+  if (flags.no_replace && flags.exchange)
+    return fail(Errc::invalid, "no_replace and exchange exclude each other");
+  for (;;) {
+    Rename rename{*this, flags, Rename::Side(from_directory, from), Rename::Side(to_directory, to)};
+    LK_TRYV(rename.open(rename.from));
+    LK_TRYV(rename.open(rename.to));
+    LK_TRYV(rename.look_up(rename.from));
+    LK_TRYV(rename.look_up(rename.to));
+    LK_TRY(const bool from_there, rename.take(rename.from));
+    LK_TRY(const bool to_there, rename.take(rename.to));
+    if (!from_there || !to_there) continue;
+    {
+      std::optional<Lock> move;
+      if (!rename.same_directory()) move.emplace(move_mutex);
+      const InodeNumber target = rename.to.entry ? rename.to.entry->inode : to_directory;
+      const DirectoryLocks locks(directories, {from_directory, to_directory, target});
+      LK_TRY(const bool from_unchanged, rename.unchanged(rename.from));
+      LK_TRY(const bool to_unchanged, rename.unchanged(rename.to));
+      if (!from_unchanged || !to_unchanged) continue;
+      LK_TRYV(rename.allowed());
+      if (!rename.is_itself()) LK_TRYV(rename.apply());
+    }
+    return rename.to.inode.end();  // reaps what was replaced
+  }
+}
+
+Result<void> Volume::rename(InodeNumber from_directory, std::string_view from,
+                            InodeNumber to_directory, std::string_view to, RenameFlags flags) {
+  return state_->rename(from_directory, from, to_directory, to, flags);
+}
+
+}  // namespace latchkey::volume
