@@ -160,6 +160,21 @@ class Disassembly(unittest.TestCase):
         self.assertEqual([entry[2] for entry in others if entry[0] not in seen], [],
                          "functions of these sources that nobody looked at")
 
+    def test_wide_registers_are_used_only_where_the_processor_is_asked_first(self):
+        """What a kernel's instruction set made of inline code that others share would run on
+        processors that lack it."""
+        binary = x86.Binary(BINARY)
+        users = set()
+        for line in binary.objdump("-d", "--no-show-raw-insn", "--section=.text"):
+            match = re.match(r"\s*([0-9a-f]+):\t.*(?:%[yz]mm|%xmm(?:1[6-9]|2\d|3[01])|%k[0-7])", line)
+            if match:
+                found = binary.function(int(match[1], 16))
+                users.add(found[2].partition("(latchkey")[0] if found else line)
+        named = r"void latchkey::crypto::\(anonymous namespace\)::crypt_run<(?:true|false)>|" \
+                r"latchkey::crypto::derive_lanes|latchkey::burn_stack_and_registers\(\)"
+        self.assertEqual([user for user in users if not re.fullmatch(named, user)], [])
+        self.assertEqual(len(users), 4)
+
     def compiler(self):
         """The one that made the binary."""
         cache = BINARY.parent / "CMakeCache.txt"
