@@ -165,9 +165,9 @@ class Disassembly(unittest.TestCase):
         processors that lack it."""
         binary = x86.Binary(BINARY)
         users = set()
+        wide = re.compile(r"\s*([0-9a-f]+):\t.*(?:%[yz]mm|%xmm(?:1[6-9]|2\d|3[01])|%k[0-7])")
         for line in binary.objdump("-d", "--no-show-raw-insn", "--section=.text"):
-            match = re.match(r"\s*([0-9a-f]+):\t.*(?:%[yz]mm|%xmm(?:1[6-9]|2\d|3[01])|%k[0-7])", line)
-            if match:
+            if match := wide.match(line):
                 found = binary.function(int(match[1], 16))
                 users.add(found[2].partition("(latchkey")[0] if found else line)
         named = r"void latchkey::crypto::\(anonymous namespace\)::crypt_run<(?:true|false)>|" \
