@@ -286,7 +286,7 @@ class CommandLine {
         verb(&app_, "session", "session", "hold a volume open and obey commands on standard input",
              call(run_session, session_));
     sub->add_option("image", session_.image, "device or image file with a store")->required();
-    sub->add_option("--slots", session_.key_slots, "readers' key slots");
+    sub->add_option("--key-slots", session_.key_slots, "readers' expanded keys that are kept");
   }
 
   CLI::App app_;

@@ -255,7 +255,7 @@ class Scan(CliTest):
     def test_slots_that_are_reused(self):
         self.make_store()
         self.put_extents(3 * SLOTS)
-        self.begin("--slots", str(SLOTS))
+        self.begin("--key-slots", str(SLOTS))
         self.add_key()
         self.say("hold", "/vault/log-0")
         self.nonces = self.say("extents", 0, SLOTS)["nonces"]

@@ -8,7 +8,8 @@ A patch begins with lines of its own, before the first "diff --git":
     test: store_crash_test --gtest_filter=StoreCrash.*
     seconds: 60
 
-`test` is a test program with its arguments; `seconds` (60 if left out) bounds it. Verdicts:
+`test` is a test program, or a script of tests/, with its arguments; `seconds` (60 if left out)
+bounds it. Verdicts:
 
     caught     the test failed, or hung past its bound, or died
     SURVIVED   the test passed: the suite does not see this bug
@@ -43,6 +44,10 @@ class Mutant:
     def program(self):
         return self.command[0]
 
+    @property
+    def targets(self):
+        return ["latchkey", "needle_tool"] if self.program.endswith(".py") else [self.program]
+
 
 class Broken(Exception):
     """Neither caught nor survived: the experiment itself did not work."""
@@ -74,7 +79,7 @@ def run(command, cwd, seconds=None, env=None):
 def how_it_failed(code, output):
     """The first test that failed, or the one that ran when the program died or hung."""
     failed = [name for name in re.findall(r"^\[  FAILED  \] ([^\s,]+)", output, re.MULTILINE)
-              if "." in name]
+              if "." in name] or re.findall(r"^(?:FAIL|ERROR): (\S+)", output, re.MULTILINE)
     if failed:
         return failed[0]
     end = "hung" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
@@ -91,7 +96,8 @@ class Bench:
         # git must not find the repository that the copy lies in: it would skip the patch's files.
         self.env = dict(os.environ, GIT_CEILING_DIRECTORIES=str(folder),
                         CCACHE_BASEDIR=str(folder), CCACHE_NOHASHDIR="1",
-                        LATCHKEY_BINARY=str(self.build_folder / "latchkey"))
+                        LATCHKEY_BINARY=str(self.build_folder / "latchkey"),
+                        LATCHKEY_TOOLS=str(self.build_folder / "tests"))
 
     def copy(self):
         """Only what differs is written, so a second run builds next to nothing."""
@@ -125,6 +131,9 @@ class Bench:
             raise Broken("does not build:\n" + output[-3000:])
 
     def test(self, mutant):
+        if mutant.program.endswith(".py"):
+            command = [sys.executable, self.tree / "tests" / mutant.program, *mutant.command[1:]]
+            return run(command, self.build_folder, mutant.seconds, self.env)
         program = next((p for p in (self.build_folder / "tests" / mutant.program,
                                     self.build_folder / mutant.program) if p.exists()), None)
         if program is None:
@@ -136,7 +145,7 @@ class Bench:
 
     def check_baseline(self, mutants):
         """A test that fails or runs nothing without the bug would prove nothing with it."""
-        self.build(sorted({mutant.program for mutant in mutants}))
+        self.build(sorted({target for mutant in mutants for target in mutant.targets}))
         results = {}
         for mutant in mutants:
             key = tuple(mutant.command)
@@ -149,8 +158,8 @@ class Bench:
         code, output = baseline
         if code != 0:
             raise Broken(f"the test fails without the bug:\n{output[-2000:]}")
-        if "Running 0 tests" in output or "[  PASSED  ] 0 tests" in output:
-            raise Broken("the filter selects no test")
+        if re.search(r"Running 0 tests|\[  PASSED  \] 0 tests|^Ran 0 tests|skipped=", output, re.M):
+            raise Broken("the filter selects no test, or one that was skipped")
         before = {p: p.read_bytes() for p in self.touched(mutant)}
         code, output = self.patch(mutant)
         if code != 0:
@@ -158,7 +167,7 @@ class Bench:
         try:
             if all(p.exists() and p.read_bytes() == text for p, text in before.items()):
                 raise Broken("the patch changes nothing")
-            self.build([mutant.program])
+            self.build(mutant.targets)
             code, output = self.test(mutant)
         finally:
             for path, text in before.items():
