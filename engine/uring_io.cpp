@@ -297,7 +297,8 @@ u32 UringIo::reap() {
 // True when `op` is over; else it is back in the queue, for the rest of a short transfer or again.
 bool UringIo::settle(Op& op, i32 result) {
   const bool transfer = op.kind == OpKind::read || op.kind == OpKind::write;
-  const bool again = result == -EINTR || result == -EAGAIN;
+  // Nobody here cancels: signals kept the kernel from making a worker for it (io_uring/io-wq.c).
+  const bool again = result == -EINTR || result == -EAGAIN || result == -ECANCELED;
   if (!again && (!transfer || result < 0)) {
     op.result = result;
     return true;
