@@ -7,7 +7,7 @@
 //   write PATH N        N writers append to PATH-0 ... and fsync   {}
 //   stop                the writers stand still, their handles stay open   counts
 //   go                  they write on                              {}
-//   counts              acknowledged, synced, before and after the removal, failures
+//   counts              acknowledged, after the removal, failures, the last error
 //   read PATH           reads a file through                       {"bytes"}
 //   open PATH           what a new open answers                    {"error"}
 //   maps N              nonces of each writer's last N extents, read again: needles   {"nonces"}
@@ -15,7 +15,8 @@
 //   extents FIRST N     reads N extents of it from the FIRST on: needles   {"nonces"}
 //   names PATH          the keys of that directory's names: needles        {"nonce"}
 //   plant, unplant      copies of the keys of names lie in the arena, or not   {}
-//   signals             from now on SIGUSR1 has a handler that counts      {"signals"}
+//   signals             from now on SIGUSR1 has a handler, which counts and keeps what it can see
+//                       of registers                               {"signals"}
 //   remove MODE         {"state", "files_busy", "holders", ...}
 //   status              {"state", "holders"}
 //   close               all handles are closed                     {"state"}
@@ -120,7 +121,8 @@ class Session {
     const SessionWriters::Counts sum = writers_.counts();
     return {{"acknowledged", sum.acknowledged},
             {"after_removal", sum.after_removal},
-            {"failures", sum.failures}};
+            {"failures", sum.failures},
+            {"last_error", sum.last_error}};
   }
 
   json read(const std::string& path) {
@@ -153,6 +155,7 @@ class Session {
       nonces.push_back(to_hex(row.nonce.span()));
       LK_TRYV(needles_.add_extent(row.nonce));
       std::vector<std::byte> piece(row.length);
+      const KeptFrames frames;
       LK_TRY([[maybe_unused]] const u64 got, volume_.read(handle, row.file_offset, piece));
     }
     return {};
@@ -208,7 +211,7 @@ class Session {
   json signals() {
     if (stack_ == nullptr) {
       stack_ = std::make_unique<SignalStack>();
-      count_signals();
+      keep_signals();
     }
     return {{"signals", signals_counted()}};
   }

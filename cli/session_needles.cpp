@@ -1,5 +1,7 @@
 #include "cli/session_needles.h"
 
+#include <algorithm>
+
 #include "base/secret_work.h"
 #include "crypto/hkdf.h"
 
@@ -39,6 +41,7 @@ Result<Secret<crypto::HkdfState>> SessionNeedles::state() const {
 }
 
 Result<void> SessionNeedles::add_extent(const crypto::Nonce& nonce) {
+  if (std::ranges::find(extents_, nonce) != extents_.end()) return {};
   const SecretWork work;
   LK_TRY(auto key, Secret<crypto::XtsKey>::create());
   {
@@ -51,6 +54,7 @@ Result<void> SessionNeedles::add_extent(const crypto::Nonce& nonce) {
   }
   scan_.add("round_key", inner_round_keys(key->decrypt));
   scan_.add("extent_key", key->raw);  // of a kernel that has no schedules
+  extents_.push_back(nonce);
   return {};
 }
 

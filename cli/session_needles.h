@@ -38,7 +38,7 @@ class SessionNeedles {
   MemoryScan scan_;
   bool kept_ = false;
   Masked state_;
-  std::vector<crypto::Nonce> names_;
+  std::vector<crypto::Nonce> extents_, names_;
   std::vector<Secret<crypto::NameKey>> planted_;
 };
 

@@ -1,6 +1,7 @@
 #pragma once
-// A handler for SIGUSR1 that only counts, on an alternative stack where the thread has one: for
-// scans that look whether signals put registers where keys may be found.
+// A handler for SIGUSR1 that counts and keeps what the kernel saved of the vector registers, so
+// that a scan finds a key that any of its frames held. On an alternative stack where a thread has
+// one.
 
 #include <cstddef>
 #include <memory>
@@ -9,8 +10,17 @@
 
 namespace latchkey::cli {
 
-void count_signals();   // from now on
+void keep_signals();    // from now on
 u64 signals_counted();  // by all threads
+
+// While one lives its thread's frames are kept, as many as there is room for.
+class KeptFrames {
+ public:
+  KeptFrames();
+  ~KeptFrames();
+  KeptFrames(const KeptFrames&) = delete;
+  KeptFrames& operator=(const KeptFrames&) = delete;
+};
 
 // The alternative stack of the thread that makes it, until it is destroyed.
 class SignalStack {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/report.h"
 #include "cli/session_signals.h"
 #include "volume/paths.h"
 
@@ -55,11 +56,16 @@ void SessionWriters::run(Writer& writer) {
 }
 
 bool SessionWriters::append(Writer& writer) {
+  const KeptFrames frames;
   const std::string text = line(writer.lines);
   const bool removed = removed_;
-  if (!volume_.append(writer.handle, std::as_bytes(std::span(text))) ||
-      !volume_.fsync(writer.handle)) {
+  const auto appended = volume_.append(writer.handle, std::as_bytes(std::span(text)));
+  const auto synced =
+      appended ? volume_.fsync(writer.handle) : Result<void>(std::unexpected(appended.error()));
+  if (!synced) {
     ++writer.failures;
+    Lock lock(mutex_);
+    last_error_ = describe(synced.error());
     return false;
   }
   ++writer.lines;
@@ -80,8 +86,12 @@ void SessionWriters::stop() {
   while (writing_ != 0) changed_.wait(mutex_);
 }
 
-SessionWriters::Counts SessionWriters::counts() const {
+SessionWriters::Counts SessionWriters::counts() {
   Counts sum;
+  {
+    Lock lock(mutex_);
+    sum.last_error = last_error_;
+  }
   for (const auto& writer : writers_) {
     sum.acknowledged += writer->acknowledged;
     sum.after_removal += writer->after_removal;

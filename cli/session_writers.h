@@ -21,6 +21,7 @@ class SessionWriters {
 
   struct Counts {
     u64 acknowledged = 0, after_removal = 0, failures = 0;
+    std::string last_error;
   };
   // Opens `path`-0 ... and writes.
   Result<void> add(volume::Caller caller, const std::string& path, u32 count);
@@ -28,7 +29,7 @@ class SessionWriters {
   void stop() LK_EXCLUDES(mutex_);  // returns when all stand still
   void note_removal() { removed_ = true; }
   void note_add() { removed_ = false; }
-  Counts counts() const;
+  Counts counts() LK_EXCLUDES(mutex_);
 
   struct File {
     std::string path;
@@ -45,7 +46,7 @@ class SessionWriters {
     std::thread thread;
   };
   void run(Writer& writer) LK_EXCLUDES(mutex_);
-  bool append(Writer& writer);
+  bool append(Writer& writer) LK_EXCLUDES(mutex_);
 
   volume::Volume& volume_;
   std::atomic<bool> removed_{false};
@@ -56,6 +57,7 @@ class SessionWriters {
   bool going_ LK_GUARDED_BY(mutex_) = false;
   bool ending_ LK_GUARDED_BY(mutex_) = false;
   u32 writing_ LK_GUARDED_BY(mutex_) = 0;
+  std::string last_error_ LK_GUARDED_BY(mutex_);
 };
 
 }  // namespace latchkey::cli

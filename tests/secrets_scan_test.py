@@ -12,6 +12,7 @@ after."""
 import pathlib
 import random
 import sys
+import time
 import types
 import unittest
 
@@ -31,7 +32,8 @@ ROWS = []
 
 def tearDownModule():
     if ROWS:
-        print("\n| compiler | arena | scene | needles found before | hits after: process, core |")
+        print("\n| compiler | arena | scene | needles found before | "
+              "hits after: process, core, own |")
         print("|---|---|---|---|---|")
         for row in ROWS:
             print("| " + " | ".join(map(str, row)) + " |")
@@ -122,11 +124,12 @@ class Scan(CliTest):
         if self.inside:
             own = {group: hit for group, (hit, _) in self.own().items()}
             self.assertEqual(own, {group: (planted or {}).get(group, 0) for group in own})
-        self.add_row(scene, sum(self.before.values()), "{}, {}".format(*hits))
+            hits.append(sum(own.values()))
+        self.add_row(scene, sum(self.before.values()), hits)
 
     def add_row(self, scene, found_before, hits):
         ROWS.append((memory.compiler_of(LATCHKEY), "memfd_secret" if self.inside else "locked",
-                     scene, found_before, hits))
+                     scene, found_before, ", ".join(map(str, hits))))
 
     def add_key(self):
         self.say("load", self.key)
@@ -140,14 +143,20 @@ class Scan(CliTest):
         self.assert_found("name_key", core=False)
         self.say("unplant")
 
+    def until(self, reached):
+        for _ in range(3000):
+            if reached(self.say("counts")):
+                return
+            time.sleep(0.01)
+        self.fail(f"the writers do not get on: {self.say('counts')}")
+
     def write_for_a_while(self):
         """The nonces of the last extents."""
         self.say("go")
-        before = self.say("counts")["acknowledged"]
-        for _ in range(500):
-            if self.say("counts")["acknowledged"] >= before + 20 * WRITERS:
-                break
-        self.assertEqual(self.say("stop")["failures"], 0)
+        enough = self.say("counts")["acknowledged"] + 20 * WRITERS
+        self.until(lambda counts: counts["acknowledged"] >= enough)
+        stopped = self.say("stop")
+        self.assertEqual(stopped["failures"], 0, stopped)
         return self.say("maps", EXTENTS_EACH)["nonces"]
 
     def begin_writing(self):
@@ -203,9 +212,7 @@ class Scan(CliTest):
         self.say("go")
         removed = self.say("remove", "hard")
         self.assertEqual(removed["state"], "absent")
-        for _ in range(500):
-            if self.say("counts")["failures"] == WRITERS:
-                break
+        self.until(lambda counts: counts["failures"] == WRITERS)
         self.assertEqual(self.say("stop")["failures"], WRITERS)
         self.assert_gone("hard under writers")
         self.say("close")
@@ -236,12 +243,19 @@ class Scan(CliTest):
         self.assert_gone("reader that reads on, last close")
 
     def test_a_storm_of_signals(self):
+        """The session keeps the frames: what one of them held is found."""
         self.make_store()
+        self.put_extents(8)
         self.begin()
         self.say("signals")
-        self.begin_writing()
+        self.add_key()
+        self.say("hold", "/vault/log-0")
+        self.say("write", "/vault/other", WRITERS)
+        self.say("stop")
         with memory.Storm(self.session.process.pid):
-            sealed = self.write_for_a_while()
+            for _ in range(60):
+                sealed = self.say("extents", 0, 8)["nonces"]
+            sealed += self.write_for_a_while()
             self.remove_softly()
             sealed += self.write_for_a_while()
         self.assertGreater(self.say("signals")["signals"], 500)
@@ -272,7 +286,7 @@ class Scan(CliTest):
         core = memory.find_in_core(pid, groups, self.folder)
         self.assert_nothing(process, core)
         self.add_row(f"{SLOTS} slots reused, key present", sum(process["needles"].values()),
-                     "{}, {}".format(*(sum(x["found"].values()) for x in (process, core))))
+                     [sum(look["found"].values()) for look in (process, core)])
         self.nonces += later
         self.remove_softly()
         self.close_last()
