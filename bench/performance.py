@@ -11,6 +11,7 @@ import json
 import pathlib
 import platform
 import re
+import statistics
 import subprocess
 import sys
 
@@ -34,7 +35,7 @@ def machine():
 
 def parse(name):
     """'xts_encrypt/backend:native/unit:512/...' as a dictionary."""
-    first, *rest = [part for part in name.split("/") if part != "manual_time"]
+    first, *rest = [part for part in name.split("/") if part != "manual_time" and not part.startswith("repeats:")]
     return {"what": first, **dict(part.split(":", 1) for part in rest if ":" in part)}
 
 
@@ -51,6 +52,26 @@ def table(head, rows):
 
 def number(value, digits=2):
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def merged(benchmarks):
+    """One entry for each name: of rates the best of its repetitions, of times the least, of ratios
+    the median. A core that is shared with another guest for a while halves all sides alike."""
+    found = {}
+    for entry in benchmarks:
+        if entry.get("run_type") != "aggregate":
+            found.setdefault(entry["name"], []).append(entry)
+    for name, entries in found.items():
+        row = {"name": name}
+        for counter in set.union(*map(set, entries)):
+            values = [entry[counter] for entry in entries if counter in entry]
+            if counter == "ratio":
+                row[counter] = statistics.median(values)
+            elif counter.endswith("_us"):
+                row[counter] = min(values)
+            elif counter.endswith(("_bytes_cycle", "_mib_s")):
+                row[counter] = max(values)
+        yield row
 
 
 class Xts:
@@ -73,8 +94,7 @@ class Xts:
         return " / ".join(number(value and value * scale, digits) for value in values)
 
     def by_unit(self, memory, counter, scale, digits, absent):
-        best, portable = self.kernels[0], "openssl"
-        ours = [kernel for kernel in self.kernels if kernel != portable]
+        ours, best = self.kernels, self.kernels[0]
         rows = []
         for unit in self.units:
             row = [size(unit)]
@@ -127,7 +147,7 @@ def replace(text, name, lines):
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    benchmarks = json.loads(pathlib.Path(sys.argv[1]).read_text())["benchmarks"]
+    benchmarks = list(merged(json.loads(pathlib.Path(sys.argv[1]).read_text())["benchmarks"]))
     rows = json.loads(pathlib.Path(sys.argv[2]).read_text())["bench"]["rows"]
     done = subprocess.run([ROOT / "build/release/latchkey", "info", "--json"], check=True,
                           capture_output=True)

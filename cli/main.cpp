@@ -102,8 +102,13 @@ class CommandLine {
 
   // Why what was asked for cannot be; empty if it can.
   std::string choose_ciphers() const {
-    if (!kernel_.empty() && !crypto::xts_force_kernel(kernel_))
-      return "this processor or build has no such kernel";
+    if (!kernel_.empty()) {
+      const crypto::BackendInfo native = crypto::probe_backends().front();
+      if (std::ranges::find(native.kernels, kernel_, &crypto::KernelInfo::name) ==
+          native.kernels.end())
+        return "native has no such kernel (latchkey info lists them); --backend chooses another";
+      if (!crypto::xts_force_kernel(kernel_)) return "this processor lacks its instructions";
+    }
     if (backend_.empty() || crypto::use_backend(backend_)) return "";
     for (const crypto::BackendInfo& backend : crypto::probe_backends())
       if (backend.name == backend_) return "cannot be used here: " + backend.reason;

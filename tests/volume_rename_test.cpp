@@ -4,9 +4,10 @@
 // with the offline check.
 
 #include <atomic>
+#include <functional>
 #include <thread>
 
-#include "tests/support/volume_fixture.h"
+#include "tests/support/check_fixture.h"
 
 namespace latchkey::tests {
 namespace {
@@ -116,6 +117,28 @@ TEST_F(VolumeRename, refuses_what_can_never_be) {
   EXPECT_EQ(number("/c/a/b"), b);
 }
 
+// Names of one hash have 256 places. XXH3 of 17 to 32 bytes multiplies words of the name with words
+// of its secret: where one factor is zero the other does not matter.
+std::string name_of_the_one_hash(u32 number) {
+  std::string name("\xb8\xfe\x6c\x39\x23\xa4\x4b\xbe", 8);
+  name += "number " + std::string(1, static_cast<char>('a' + number / 64));
+  name[8 + 7 - 1] = static_cast<char>('A' + number % 64);
+  return name + std::string(16, 'x');
+}
+
+TEST_F(VolumeRename, that_finds_no_place_for_its_name_changes_nothing) {
+  for (u32 i = 0; i < 256; ++i) put("/" + name_of_the_one_hash(i), "n");
+  put("/file", "f");
+  const std::string one_more = name_of_the_one_hash(256);
+  ASSERT_EQ(entry_offset(one_more), entry_offset(name_of_the_one_hash(0)));
+  EXPECT_EQ(in_root("file", one_more), Errc::no_space);
+  EXPECT_EQ(content("/file"), "f");
+  EXPECT_EQ(in_root(name_of_the_one_hash(7), one_more), Errc{}) << "its own place is free by then";
+  EXPECT_EQ(in_root("file", name_of_the_one_hash(9)), Errc{}) << "it takes the place";
+  reopen();
+  EXPECT_EQ(content("/" + one_more) + content("/" + name_of_the_one_hash(9)), "nf");
+}
+
 // fscrypt_prepare_rename(): into an encrypted directory only what has its policy; out of it freely.
 TEST_F(VolumeRename, keeps_an_encrypted_directory_to_its_policy) {
   const crypto::KeyId id = vault();
@@ -158,73 +181,139 @@ TEST_F(VolumeRename, works_on_open_directories_while_their_key_leaves) {
   EXPECT_EQ(content("/vault/b"), "a");
 }
 
-TEST_F(VolumeRename, a_crash_leaves_the_old_names_or_the_new_ones) {
-  u32 old_names = 0, new_names = 0;
-  for (u64 seed = 1; seed <= 60; ++seed) {
-    const std::string one = "one" + std::to_string(seed), two = "two" + std::to_string(seed);
-    put("/" + one, one);
-    put("/" + two, two);
-    const InodeNumber sub = directory("/sub" + std::to_string(seed));
+// Three renames, some of them made durable: after a crash the names are as they were after one of
+// them, and not before the last that was durable.
+TEST_F(VolumeRename, a_crash_leaves_the_names_of_one_moment) {
+  std::array<u32, 4> seen{};
+  for (u64 seed = 1; seed <= 64; ++seed) {
+    const std::string sub = "/sub" + std::to_string(seed);
+    const std::array<std::string, 3> names{sub + "/one", sub + "/two", sub + "/moved"};
+    const InodeNumber directory = this->directory(sub);
+    put(names[0], "1");
+    put(names[1], "2");
     ASSERT_TRUE(volume_->sync());
-    ASSERT_EQ(rename(kRootInode, one, sub, "moved"), Errc{});
-    ASSERT_EQ(in_root(two, one), Errc{});
-    ASSERT_EQ(rename(sub, "moved", kRootInode, one, kExchange), Errc{});
-    // Now `one` is one again and "moved" is two. Half of the time that is made durable.
-    if (seed % 2 == 0) {
+    std::size_t durable = 0;
+    const auto step = [&](std::size_t number, Errc result) {
+      ASSERT_EQ(result, Errc{});
+      if ((seed >> (number - 1) & 1) == 0) return;
       ASSERT_TRUE(volume_->sync());
-    }
+      durable = number;
+    };
+    step(1, rename(directory, "one", directory, "moved"));
+    step(2, rename(directory, "two", directory, "one"));
+    step(3, rename(directory, "moved", directory, "one", kExchange));
     crash(seed);
-    const std::string moved = "/sub" + std::to_string(seed) + "/moved";
-    ASSERT_EQ(content("/" + one), one);
-    if (!resolve(*volume_, moved)) {
-      ASSERT_EQ(content("/" + two), two);
-      ++old_names;
-    } else {
-      ASSERT_EQ(content(moved), two);
-      ASSERT_EQ(open_error("/" + two), Errc::not_found);
-      ++new_names;
-    }
+    // "one", "two", "moved" after each step; '-' is none.
+    static constexpr std::array<std::string_view, 4> kMoments{"12-", "-21", "2-1", "1-2"};
+    std::string now;
+    for (const std::string& name : names)
+      now += resolve(*volume_, name) ? content(name) : std::string("-");
+    const std::size_t moment =
+        static_cast<std::size_t>(std::ranges::find(kMoments, now) - kMoments.begin());
+    ASSERT_LT(moment, kMoments.size()) << now << ", seed " << seed;
+    ASSERT_GE(moment, durable) << now << ", seed " << seed;
+    ++seen[moment];
     expect_clean();
   }
-  EXPECT_GE(new_names, 30U);
-  EXPECT_GT(old_names, 0U);
+  for (const u32 times : seen) EXPECT_GT(times, 0U);
 }
 
-// Two threads move each directory into the other; a third renames files between them.
+// Two threads move a directory each into the other's, and back to where no other lock is shared; a
+// third renames a file between them.
 TEST_F(VolumeRename, threads_that_move_directories_into_each_other_make_no_loop) {
-  const InodeNumber a = directory("/a"), b = directory("/b");
-  put("/a/file", "f");
-  std::atomic<u64> moved{0}, refused{0};
+  const InodeNumber p = directory("/p"), q = directory("/q");
+  const InodeNumber a = directory("/p/a"), b = directory("/q/b");
+  put("/p/a/file", "f");
+  std::atomic<u64> moved{0}, loops{0};
+  std::atomic<bool> stop{false};
   const auto count = [&](const Result<void>& result) {
-    ++(result ? moved : refused);
-    if (result) return;
-    EXPECT_TRUE(result.error().code == Errc::not_found || result.error().code == Errc::invalid)
-        << result.error().what;
+    if (result) {
+      ++moved;
+    } else if (result.error().code == Errc::invalid) {
+      ++loops;
+    } else {
+      EXPECT_EQ(result.error().code, Errc::not_found) << result.error().what;
+    }
   };
   std::vector<std::thread> threads;
   threads.emplace_back([&] {
-    for (int i = 0; i < 300; ++i) {
-      count(volume_->rename(kRootInode, "a", b, "a"));
-      count(volume_->rename(b, "a", kRootInode, "a"));
+    while (!stop) {
+      count(volume_->rename(p, "a", b, "a"));
+      count(volume_->rename(b, "a", p, "a"));
     }
   });
   threads.emplace_back([&] {
-    for (int i = 0; i < 300; ++i) {
-      count(volume_->rename(kRootInode, "b", a, "b"));
-      count(volume_->rename(a, "b", kRootInode, "b"));
+    while (!stop) {
+      count(volume_->rename(q, "b", a, "b"));
+      count(volume_->rename(a, "b", q, "b"));
     }
   });
   threads.emplace_back([&] {
-    for (int i = 0; i < 300; ++i) {
+    while (!stop) {
       count(volume_->rename(a, "file", b, "file"));
       count(volume_->rename(b, "file", a, "file"));
     }
   });
+  // Until they have met often enough; the bound is of a hang.
+  const u64 deadline = system_env().monotonic_ns() + u64{100} * 1'000'000'000;
+  while ((loops < 20 || moved < 500) && system_env().monotonic_ns() < deadline)
+    std::this_thread::yield();
+  stop = true;
   for (std::thread& thread : threads) thread.join();
-  EXPECT_GT(moved, 0U);
+  EXPECT_GE(loops, 20U) << "no move was refused: the threads did not meet";
   EXPECT_TRUE(volume_->lookup(a, "file"));
-  EXPECT_EQ(number("/a"), a);
-  EXPECT_EQ(number("/b"), b);
+  EXPECT_EQ(number("/p/a"), a);
+  EXPECT_EQ(number("/q/b"), b);
+}
+
+// The system's, and a call where a rename looks at the clock: between its checks and its change.
+class ClockEnv final : public Env {
+ public:
+  u64 monotonic_ns() override { return system_env().monotonic_ns(); }
+  u64 realtime_ns() override {
+    if (armed.exchange(false)) at_clock();
+    return system_env().realtime_ns();
+  }
+  void random(MutableBytes bytes) override { system_env().random(bytes); }
+  std::atomic<bool> armed{false};
+  std::function<void()> at_clock;
+};
+
+TEST_F(VolumeRename, two_moves_that_together_would_make_a_loop_see_each_other) {
+  const InodeNumber p = directory("/p"), q = directory("/q");
+  const InodeNumber a = directory("/p/a"), b = directory("/q/b");
+  ASSERT_TRUE(volume_->close());
+  ClockEnv env;
+  auto opened = Volume::open(device_, options_, env);
+  ASSERT_TRUE(opened);
+  volume_ = std::move(*opened);
+  std::atomic<bool> ended{false};
+  Errc other{};
+  std::thread thread;
+  env.at_clock = [&] {
+    thread = std::thread([&] {
+      other = rename(q, "b", a, "b");
+      ended = true;
+    });
+    // It may not end before this one; if it does, that is soon.
+    const u64 deadline = system_env().monotonic_ns() + 100'000'000;
+    while (!ended && system_env().monotonic_ns() < deadline) std::this_thread::yield();
+  };
+  env.armed = true;
+  EXPECT_EQ(rename(p, "a", b, "a"), Errc{});
+  thread.join();
+  EXPECT_EQ(other, Errc::invalid);
+  EXPECT_EQ(number("/q/b/a"), a);
+}
+
+using DamagedNames = CheckTest;
+
+TEST_F(DamagedNames, rename_of_a_name_that_leads_nowhere_is_an_error) {
+  erase_record(inode_key(small_));
+  open_again();
+  EXPECT_EQ(code_of(volume_->rename(kRootInode, "small", kRootInode, "x")), Errc::damaged);
+  EXPECT_EQ(code_of(volume_->rename(kRootInode, "plain", kRootInode, "small")), Errc::damaged);
+  volume_.reset();  // not for the check at the end
 }
 
 }  // namespace

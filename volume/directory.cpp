@@ -93,6 +93,26 @@ Result<InodeNumber> Volume::mkdir(Caller caller, InodeNumber directory, std::str
   return state_->make(caller, directory, name, FileKind::directory, mode);
 }
 
+Result<bool> Volume::State::is_empty(InodeNumber directory) {
+  LK_TRY(const auto first,
+         store->view().at_or_after(engine::kFirstSubvolume, {directory, kEntryType, 0}));
+  return !first || first->key.object != directory || first->key.type != kEntryType;
+}
+
+// Its last name is gone.
+Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode& inode, i64 now) {
+  LK_TRYV(
+      transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, inode.number()}, {}));
+  const Attributes gone = inode.change([&](Attributes& attributes) {
+    attributes.links = 0;
+    attributes.ctime_ns = now;
+  });
+  LK_TRYV(put_inode(transaction, inode.number(), gone));
+  Lock lock(table_mutex);
+  inode.unlinked = true;
+  return {};
+}
+
 // The name goes and the inode becomes an orphan; whoever uses it last reaps it, at once if that is
 // this call.
 Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view name,
@@ -111,28 +131,18 @@ Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view 
     if (kind == FileKind::regular && entry.kind != kind)
       return fail(Errc::is_dir, "is a directory");
     if (kind == FileKind::directory) {
-      LK_TRY(const auto first,
-             store->view().at_or_after(engine::kFirstSubvolume, {entry.inode, kEntryType, 0}));
-      if (first && first->key.object == entry.inode && first->key.type == kEntryType)
-        return fail(Errc::not_empty, "the directory is not empty");
+      LK_TRY(const bool empty, is_empty(entry.inode));
+      if (!empty) return fail(Errc::not_empty, "the directory is not empty");
     }
     LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}, true));
     const i64 now = static_cast<i64>(env.realtime_ns());
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     LK_TRYV(transaction.erase(engine::kFirstSubvolume, entry.key));
     LK_TRYV(transaction.erase(engine::kFirstSubvolume, {entry.inode, kBackType, directory}));
-    LK_TRYV(
-        transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, entry.inode}, {}));
-    const Attributes gone = target->change([&](Attributes& attributes) {
-      attributes.links = 0;
-      attributes.ctime_ns = now;
-    });
-    LK_TRYV(put_inode(transaction, entry.inode, gone));
     const Attributes item =
         parent->change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
     LK_TRYV(put_inode(transaction, directory, item));
-    Lock lock(table_mutex);
-    target->unlinked = true;
+    LK_TRYV(make_orphan(transaction, *target, now));
   }
   return target.end();
 }

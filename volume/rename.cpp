@@ -68,13 +68,18 @@ struct Volume::State::Rename {
     return {};
   }
 
-  // Both names' inodes in use. False: something changed meanwhile.
-  Result<bool> take(Side& side) {
-    if (!side.entry) return true;
+  // What the name leads to, in use. A name that leads nowhere may have been removed this moment;
+  // the look under locks tells.
+  Result<void> take(Side& side) {
+    if (!side.entry) return {};
     auto taken = state.use(side.entry->inode);
-    if (!taken && taken.error().code == Errc::not_found) return false;
+    if (!taken && taken.error().code == Errc::not_found) return {};
     LK_TRY(side.inode, std::move(taken));
-    return true;
+    return {};
+  }
+  static Result<void> must_lead_somewhere(const Side& side) {
+    if (!side.entry || side.inode.inode() != nullptr) return {};
+    return fail(Errc::damaged, "a name leads to an inode that is not there");
   }
 
   Result<bool> unchanged(Side& side) {
@@ -87,8 +92,8 @@ struct Volume::State::Rename {
   Result<void> may_enter(const Side& moved, const Side& into);
   Result<void> may_replace();
   Result<void> apply();
-  Result<void> move_names(engine::Transaction& transaction);
-  Result<void> drop_target(engine::Transaction& transaction, i64 now);
+  Result<engine::Key> place_of_new_name(const engine::View& view);
+  Result<void> move_names(engine::Transaction& transaction, const engine::Key& place);
 };
 
 Result<void> Volume::State::Rename::allowed() {
@@ -119,19 +124,19 @@ Result<void> Volume::State::Rename::may_replace() {
   if (moves_directory && !finds_directory) return fail(Errc::not_dir, "not a directory");
   if (!moves_directory && finds_directory) return fail(Errc::is_dir, "is a directory");
   if (!finds_directory) return {};
-  LK_TRY(const auto first, state.store->view().at_or_after(engine::kFirstSubvolume,
-                                                           {to.entry->inode, kEntryType, 0}));
-  if (first && first->key.object == to.entry->inode && first->key.type == kEntryType)
-    return fail(Errc::not_empty, "the directory is not empty");
+  LK_TRY(const bool empty, state.is_empty(to.entry->inode));
+  if (!empty) return fail(Errc::not_empty, "the directory is not empty");
   return {};
 }
 
 Result<void> Volume::State::Rename::apply() {
   const bool replaces = to.entry && !flags.exchange;
-  LK_TRY(auto space, state.store->reserve({0, kRenameRecords, kRenameBytes}));
+  LK_TRY(auto space, state.store->reserve({0, kRenameRecords, kRenameBytes}, replaces));
   const i64 now = static_cast<i64>(state.env.realtime_ns());
   LK_TRY(engine::Transaction transaction, state.store->begin(std::move(space)));
-  LK_TRYV(move_names(transaction));
+  // Before anything is changed: it may say that there is none.
+  LK_TRY(const engine::Key place, place_of_new_name(transaction));
+  LK_TRYV(move_names(transaction, place));
   const auto touch = [&](const Side& side, bool directory) -> Result<void> {
     const Use& inode = directory ? side.parent : side.inode;
     const Attributes item = inode->change([&](Attributes& attributes) {
@@ -145,10 +150,20 @@ Result<void> Volume::State::Rename::apply() {
   if (flags.exchange) LK_TRYV(touch(to, false));
   LK_TRYV(touch(from, true));
   if (!same_directory()) LK_TRYV(touch(to, true));
-  return replaces ? drop_target(transaction, now) : Result<void>{};
+  return replaces ? state.make_orphan(transaction, *to.inode, now) : Result<void>{};
 }
 
-Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction) {
+Result<engine::Key> Volume::State::Rename::place_of_new_name(const engine::View& view) {
+  if (to.entry) return to.entry->key;
+  const u64 base = entry_offset(to.stored);
+  // The old name's own place is free by then.
+  if (same_directory() && entry_offset(from.stored) == base) return from.entry->key;
+  LK_TRY(const u64 place, state.free_place(view, to.directory, base));
+  return engine::Key{to.directory, kEntryType, place};
+}
+
+Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction,
+                                               const engine::Key& place) {
   constexpr engine::TreeId kTree = engine::kFirstSubvolume;
   const auto put_name = [&](const engine::Key& key, const Side& moved,
                             const Side& into) -> Result<void> {
@@ -164,23 +179,7 @@ Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction)
   } else {
     LK_TRYV(transaction.erase(kTree, from.entry->key));
   }
-  if (to.entry) return put_name(to.entry->key, from, to);
-  LK_TRY(const u64 place, state.free_place(transaction, to.directory, entry_offset(to.stored)));
-  return put_name({to.directory, kEntryType, place}, from, to);
-}
-
-// As remove_name: an orphan from now on, which its last user reaps.
-Result<void> Volume::State::Rename::drop_target(engine::Transaction& transaction, i64 now) {
-  LK_TRYV(
-      transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, to.entry->inode}, {}));
-  const Attributes gone = to.inode->change([&](Attributes& attributes) {
-    attributes.links = 0;
-    attributes.ctime_ns = now;
-  });
-  LK_TRYV(put_inode(transaction, to.entry->inode, gone));
-  Lock lock(state.table_mutex);
-  to.inode->unlinked = true;
-  return {};
+  return put_name(place, from, to);
 }
 
 Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view from,
@@ -195,9 +194,8 @@ Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view 
     LK_TRYV(rename.open(rename.to));
     LK_TRYV(rename.look_up(rename.from));
     LK_TRYV(rename.look_up(rename.to));
-    LK_TRY(const bool from_there, rename.take(rename.from));
-    LK_TRY(const bool to_there, rename.take(rename.to));
-    if (!from_there || !to_there) continue;
+    LK_TRYV(rename.take(rename.from));
+    LK_TRYV(rename.take(rename.to));
     {
       std::optional<Lock> move;
       if (!rename.same_directory()) move.emplace(move_mutex);
@@ -206,6 +204,8 @@ Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view 
       LK_TRY(const bool from_unchanged, rename.unchanged(rename.from));
       LK_TRY(const bool to_unchanged, rename.unchanged(rename.to));
       if (!from_unchanged || !to_unchanged) continue;
+      LK_TRYV(Rename::must_lead_somewhere(rename.from));
+      LK_TRYV(Rename::must_lead_somewhere(rename.to));
       LK_TRYV(rename.allowed());
       if (!rename.is_itself()) LK_TRYV(rename.apply());
     }

@@ -199,6 +199,8 @@ struct Volume::State {
   // --- directory.cpp
   Result<InodeNumber> make(Caller caller, InodeNumber directory, std::string_view name,
                            FileKind kind, u32 mode);
+  Result<bool> is_empty(InodeNumber directory);
+  Result<void> make_orphan(engine::Transaction& transaction, Inode& inode, i64 now);
   Result<void> remove_name(InodeNumber directory, std::string_view name, FileKind kind);
   Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base);
   Result<InodeNumber> new_number(engine::Transaction& transaction);
