@@ -35,7 +35,8 @@ def machine():
 
 def parse(name):
     """'xts_encrypt/backend:native/unit:512/...' as a dictionary."""
-    first, *rest = [part for part in name.split("/") if part != "manual_time" and not part.startswith("repeats:")]
+    first, *rest = [part for part in name.split("/")
+                    if part != "manual_time" and not part.startswith("repeats:")]
     return {"what": first, **dict(part.split(":", 1) for part in rest if ":" in part)}
 
 
