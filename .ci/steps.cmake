@@ -3,7 +3,8 @@
 add_test(lint bash ../../run lint)
 add_test(seeded_bugs bash ../../run mutants)
 set_tests_properties(lint seeded_bugs PROPERTIES RUN_SERIAL ON TIMEOUT 1500)
-add_test(guest python3 ../../tests/guest/guest.py ../release/tests/crypto_test "*kcapi*")
+add_test(guest python3 ../../tests/guest/guest.py "*kcapi*"
+  ../release/tests/crypto_test ../release/tests/xts_test)
 set_tests_properties(guest PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77)
 # What latchkey leaves in memory, and what its time depends on, depends on who compiled it.
 foreach(name secrets_scan_test constant_time_test disassembly_test)

@@ -83,6 +83,16 @@ void MemoryScan::look(const std::byte* data, std::size_t size) {
   }
 }
 
+// From `first` to `end`, in pieces that overlap by more than a needle.
+void MemoryScan::look_through(MutableBytes buffer, u64 first, u64 end) {
+  for (u64 at = first; at < end; at += buffer.size() - 64) {
+    iovec local{buffer.data(), std::min<u64>(buffer.size(), end - at)};
+    iovec remote{reinterpret_cast<void*>(at), local.iov_len};
+    const ssize_t got = ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
+    if (got > 0) look(buffer.data(), static_cast<std::size_t>(got));
+  }
+}
+
 Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
   for (Needle& needle : needles_) needle.now = false;
   burn_stack_and_registers();  // what came before this scan is not this scan's
@@ -91,21 +101,16 @@ Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
   void* bounce = ::mmap(nullptr, kBounceBytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (bounce == MAP_FAILED) return fail(Errc::no_memory, "no memory for a scan");
-  const u64 own = reinterpret_cast<u64>(bounce);
+  const u64 own = reinterpret_cast<u64>(bounce), own_end = own + kBounceBytes;
+  const MutableBytes buffer(static_cast<std::byte*>(bounce), kBounceBytes);
   for (const Mapping& mapping : mappings()) {
     if (!mapping.readable) continue;
     if (mapping.secret) {
       look(reinterpret_cast<const std::byte*>(mapping.first), mapping.end - mapping.first);
       continue;
     }
-    for (u64 at = mapping.first; at < mapping.end; at += kBounceBytes - 64) {
-      const u64 size = std::min<u64>(kBounceBytes, mapping.end - at);
-      if (at < own + kBounceBytes && own < at + size) continue;
-      iovec local{bounce, size};
-      iovec remote{reinterpret_cast<void*>(at), size};
-      const ssize_t got = ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
-      if (got > 0) look(static_cast<const std::byte*>(bounce), static_cast<std::size_t>(got));
-    }
+    look_through(buffer, mapping.first, std::min(mapping.end, std::max(mapping.first, own)));
+    look_through(buffer, std::max(mapping.first, std::min(mapping.end, own_end)), mapping.end);
   }
   wipe(bounce, kBounceBytes);
   ::munmap(bounce, kBounceBytes);

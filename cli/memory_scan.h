@@ -39,6 +39,7 @@ class MemoryScan {
     bool now = false, ever = false;
   };
   void look(const std::byte* data, std::size_t size);
+  void look_through(MutableBytes buffer, u64 first, u64 end);
   static u64 hash(u64 word);
 
   Env& env_;

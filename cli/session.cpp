@@ -16,7 +16,8 @@
 //   names PATH          the keys of that directory's names: needles        {"nonce"}
 //   plant, unplant      copies of the keys of names lie in the arena, or not   {}
 //   signals             from now on SIGUSR1 has a handler, which counts and keeps what it can see
-//                       of registers                               {"signals"}
+//                       of registers; each time a phase with room of its own for that begins
+//                       {"signals", "phases": frames kept and dropped in each before}
 //   remove MODE         {"state", "files_busy", "holders", ...}
 //   status              {"state", "holders"}
 //   close               all handles are closed                     {"state"}
@@ -209,11 +210,12 @@ class Session {
   }
 
   json signals() {
-    if (stack_ == nullptr) {
-      stack_ = std::make_unique<SignalStack>();
-      keep_signals();
-    }
-    return {{"signals", signals_counted()}};
+    if (stack_ == nullptr) stack_ = std::make_unique<SignalStack>();
+    json phases = json::array();
+    for (const SignalPhase& phase : signal_phases())
+      phases.push_back({{"kept", phase.kept}, {"dropped", phase.dropped}});
+    if (!begin_signal_phase()) return {{"error", "no more phases"}};
+    return {{"signals", signals_counted()}, {"phases", phases}};
   }
 
   json holders(const std::vector<volume::Holder>& list) {

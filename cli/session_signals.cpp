@@ -16,17 +16,24 @@ namespace {
 
 constexpr std::size_t kStackBytes = 64 * kKiB;
 constexpr std::size_t kFrameBytes = 4096;
-constexpr u32 kFramesMax = 6000;
+constexpr u32 kPhasesMax = 4, kFramesMax = 3000;
+
+using Frame = std::array<std::byte, kFrameBytes>;
+struct Phase {
+  std::unique_ptr<std::array<Frame, kFramesMax>> frames;  // set before the phase begins, and stays
+  std::atomic<u32> seen{0};
+};
 
 std::atomic<u64> g_counted{0};
-std::atomic<u32> g_kept{0};
-std::array<std::array<std::byte, kFrameBytes>, kFramesMax> g_frames;
+std::array<Phase, kPhasesMax> g_phases;
+std::atomic<u32> g_begun{0};  // the last of them is the one of now
 constinit thread_local volatile sig_atomic_t t_keeping = 0;
 
 void on_signal(int, siginfo_t*, void* context) {
   g_counted.fetch_add(1, std::memory_order_relaxed);
   if (t_keeping == 0) return;
-  const u32 index = g_kept.fetch_add(1, std::memory_order_relaxed);
+  Phase& phase = g_phases[g_begun.load(std::memory_order_acquire) - 1];
+  const u32 index = phase.seen.fetch_add(1, std::memory_order_relaxed);
   if (index >= kFramesMax) return;
   // The kernel's struct _fpx_sw_bytes says how much it saved (asm/sigcontext.h).
   constexpr std::size_t kSaysAt = 464, kPlainBytes = 512;
@@ -36,16 +43,32 @@ void on_signal(int, siginfo_t*, void* context) {
   std::array<u32, 2> says;
   std::memcpy(says.data(), saved + kSaysAt, sizeof says);
   const std::size_t size = says[0] == kMagic ? says[1] : kPlainBytes;
-  std::memcpy(g_frames[index].data(), saved, std::min(size, kFrameBytes));
+  std::memcpy((*phase.frames)[index].data(), saved, std::min(size, kFrameBytes));
 }
 
 }  // namespace
 
-void keep_signals() {
+bool begin_signal_phase() {
+  const u32 begun = g_begun.load(std::memory_order_relaxed);
+  if (begun == kPhasesMax) return false;
+  g_phases[begun].frames = std::make_unique<std::array<Frame, kFramesMax>>();
+  g_begun.store(begun + 1, std::memory_order_release);
+  if (begun != 0) return true;
   struct sigaction action{};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
   LK_CHECK(::sigaction(SIGUSR1, &action, nullptr) == 0);
+  return true;
+}
+
+std::vector<SignalPhase> signal_phases() {
+  std::vector<SignalPhase> phases;
+  for (u32 i = 0; i < g_begun.load(std::memory_order_relaxed); ++i) {
+    const u32 seen = g_phases[i].seen.load(std::memory_order_relaxed);
+    const u32 kept = std::min(seen, kFramesMax);
+    phases.push_back({kept, seen - kept});
+  }
+  return phases;
 }
 
 u64 signals_counted() { return g_counted.load(std::memory_order_relaxed); }

@@ -6,6 +6,7 @@
 #include "cli/memory_scan.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <fstream>
 #include <vector>
@@ -61,6 +62,27 @@ TEST_F(MemoryScanTest, a_piece_of_a_secret_is_found_without_the_rest) {
   wipe(secret.data() + 20, 12);  // the last needle, half of the one before it
   EXPECT_EQ(found(scan), Found(2, 2));
   wipe(secret.data(), secret.size());
+}
+
+// The scan's own buffer of 1 MiB lies where the kernel would put any: a neighbour that ends there.
+TEST_F(MemoryScanTest, what_lies_beside_the_buffer_of_the_scan_is_looked_at) {
+  constexpr std::size_t kBuffer = kMiB, kBeside = 64 * kKiB;
+  const auto map = [](std::byte* at, std::size_t size) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (at == nullptr ? 0 : MAP_FIXED_NOREPLACE);
+    void* mapped = ::mmap(at, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return mapped == MAP_FAILED ? nullptr : static_cast<std::byte*>(mapped);
+  };
+  MemoryScan scan(system_env());
+  std::byte* buffer = map(nullptr, kBuffer);
+  ASSERT_NE(buffer, nullptr);
+  std::byte* beside = map(buffer - kBeside, kBeside);
+  ASSERT_NE(beside, nullptr) << "the place is taken";
+  const MutableBytes secret(buffer - kSecretBytes, kSecretBytes);
+  system_env().random(secret);
+  scan.add("secret", secret);
+  ASSERT_EQ(::munmap(buffer, kBuffer), 0);
+  EXPECT_EQ(found(scan), Found(4, 4));
+  EXPECT_EQ(::munmap(beside, kBeside), 0);
 }
 
 TEST_F(MemoryScanTest, the_arena_is_looked_at_too) {

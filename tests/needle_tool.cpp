@@ -9,7 +9,8 @@
 //                     standard input ends
 //
 // A search prints {"needles", "found": {group: count}, "where": {group: [places]}, "mappings",
-// "unreadable": [names], "bytes", "notes": {type: count}}.
+// "unreadable": [names], "bytes", "notes": {type: count}}. Exit 77: this process may not read that
+// one's memory. Whatever else goes wrong is 2.
 
 #include <elf.h>
 #include <fcntl.h>
@@ -39,9 +40,11 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void stop(const std::string& why) {
+constexpr int kBroken = 2, kMayNotRead = 77;
+
+[[noreturn]] void stop(const std::string& why, int code = kBroken) {
   fmt::print(stderr, "needle_tool: {}\n", why);
-  std::exit(2);
+  std::exit(code);
 }
 
 class Search {
@@ -108,26 +111,52 @@ class Search {
   u64 bytes_ = 0;
 };
 
-void search_process(Search& search, const std::string& pid) {
+struct Mapping {
+  u64 first = 0, end = 0;
+  std::string name;
+};
+
+std::vector<Mapping> mappings_of(const std::string& pid) {
+  std::vector<Mapping> list;
   std::ifstream maps("/proc/" + pid + "/maps");
-  const int memory = ::open(("/proc/" + pid + "/mem").c_str(), O_RDONLY | O_CLOEXEC);
-  if (memory < 0) stop("this process may not read that one's memory");
-  std::vector<char> buffer(1 << 20);
-  constexpr std::size_t kOverlap = 7;
-  u64 mappings = 0;
-  std::set<std::string> unreadable;
   for (std::string line; std::getline(maps, line);) {
     unsigned long first = 0, end = 0;
     if (std::sscanf(line.c_str(), "%lx-%lx", &first, &end) != 2) stop("maps cannot be read");
     const std::size_t name_at = line.find_first_of("/[");
-    const std::string name = name_at == std::string::npos ? "anonymous" : line.substr(name_at);
-    if (name.starts_with("[vvar") || name.starts_with("[vsyscall")) continue;
+    list.push_back({first, end, name_at == std::string::npos ? "anonymous" : line.substr(name_at)});
+  }
+  if (list.empty()) stop("that process has no mappings, or is not there");
+  return list;
+}
+
+// The kernel's own pages, which it may refuse to everybody: clocks, an entry that is no longer
+// used, the addresses and lengths of requests.
+bool may_be_refused(const std::string& name) {
+  constexpr std::array<std::string_view, 3> kNames = {"[vvar", "[vsyscall]", "[io_uring]"};
+  return std::ranges::any_of(kNames, [&](auto start) { return name.starts_with(start); });
+}
+
+bool still_mapped(const std::string& pid, u64 at) {
+  const auto list = mappings_of(pid);
+  return std::ranges::any_of(list, [&](const Mapping& m) { return m.first <= at && at < m.end; });
+}
+
+void search_process(Search& search, const std::string& pid) {
+  const int memory = ::open(("/proc/" + pid + "/mem").c_str(), O_RDONLY | O_CLOEXEC);
+  if (memory < 0 && (errno == EACCES || errno == EPERM))
+    stop("this process may not read that one's memory", kMayNotRead);
+  if (memory < 0) stop("that process's memory cannot be opened");
+  std::vector<char> buffer(1 << 20);
+  constexpr std::size_t kOverlap = 7;
+  u64 mappings = 0;
+  std::set<std::string> unreadable;
+  for (const auto& [first, end, name] : mappings_of(pid)) {
     ++mappings;
-    for (unsigned long at = first; at < end;) {
+    for (u64 at = first; at < end;) {
       const std::size_t wanted = std::min<std::size_t>(buffer.size(), end - at);
       const ssize_t got = ::pread(memory, buffer.data(), wanted, static_cast<off_t>(at));
       if (got <= 0) {
-        unreadable.insert(name);
+        if (!may_be_refused(name) && still_mapped(pid, at)) unreadable.insert(name);
         break;
       }
       search.look(buffer.data(), static_cast<std::size_t>(got), name);
@@ -183,6 +212,7 @@ void search_core(Search& search, const std::string& path) {
     ++segments;
     search.look(data, segment.p_filesz, fmt::format("segment {:x}", segment.p_vaddr));
   }
+  if (segments == 0 || notes.empty()) stop("the core is empty");
   search.answer["mappings"] = segments;
   search.answer["notes"] = notes;
 }

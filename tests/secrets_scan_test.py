@@ -80,12 +80,16 @@ class Scan(CliTest):
         groups = {name: pieces for name, pieces in groups.items() if pieces}
         pid = self.session.process.pid
         looks = [memory.find_in_process(pid, groups)]
+        self.assert_all_read(looks[0])
         if core:
             looks.append(memory.find_in_core(pid, groups, self.folder))
             for note in memory.REGISTER_NOTES:
                 self.assertEqual(looks[1]["notes"].get(note),
                                  len(os.listdir(f"/proc/{pid}/task")), note)
         return looks
+
+    def assert_all_read(self, look):
+        self.assertEqual(look["unreadable"], [memory.SECRET_MEMORY] if self.inside else [])
 
     def own(self):
         """What the session finds in itself: {group: (found, needles)}."""
@@ -97,7 +101,6 @@ class Scan(CliTest):
         looks = self.outside(core)
         if self.inside:
             self.assert_nothing(*looks)
-            self.assertIn("/secretmem (deleted)", looks[0]["unreadable"])
             found = [self.own()]
         else:
             found = [{name: (look["found"][name], count)
@@ -255,10 +258,16 @@ class Scan(CliTest):
         with memory.Storm(self.session.process.pid):
             for _ in range(60):
                 sealed = self.say("extents", 0, 8)["nonces"]
+            self.say("signals")
             sealed += self.write_for_a_while()
+            self.say("signals")
             self.remove_softly()
             sealed += self.write_for_a_while()
-        self.assertGreater(self.say("signals")["signals"], 500)
+        stormed = self.say("signals")
+        self.assertGreater(stormed["signals"], 500)
+        self.assertEqual(len(stormed["phases"]), 3)  # reads, writes, writes after the removal
+        for phase in stormed["phases"]:
+            self.assertGreater(phase["kept"], 20, stormed)
         self.nonces = sealed[len(sealed) // 2:]
         self.assert_found("extent_key", "round_key", all_of_them=not self.inside)
         self.nonces = sorted(set(sealed))
@@ -283,6 +292,7 @@ class Scan(CliTest):
                   for group in ("extent_key", "round_key")}
         pid = self.session.process.pid
         process = memory.find_in_process(pid, groups)
+        self.assert_all_read(process)
         core = memory.find_in_core(pid, groups, self.folder)
         self.assert_nothing(process, core)
         self.add_row(f"{SLOTS} slots reused, key present", sum(process["needles"].values()),
@@ -325,6 +335,44 @@ class LockedArena(Scan):
 class SecretMemory(Scan):
     inside = True
     options = ()
+
+
+class Scanner(CliTest):
+    """A scanner that fails is a failure, not a reason to skip."""
+
+    def test_that_cannot_read_a_core_fails(self):
+        broken = self.host_file("core", b"no core at all, however long it may be" * 9)
+        with self.assertRaisesRegex(AssertionError, "that is no core"):
+            memory._find({"master": [bytes(range(8))]}, "core", broken)
+        with self.assertRaisesRegex(AssertionError, "no needles"):
+            memory.find_in_process(os.getpid(), {})
+
+    def test_whose_process_is_gone_fails(self):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        groups = {"master": [bytes(range(8))]}
+        with self.assertRaisesRegex(AssertionError, "cannot be opened"):
+            memory.find_in_process(gone.pid, groups)
+        if not memory.gdb_missing():
+            with self.assertRaisesRegex(AssertionError, "gdb made no core"):
+                memory.find_in_core(gone.pid, groups, self.folder)
+
+    def test_whose_core_is_partial_fails(self):
+        core = self.host_file("core", b"")
+        first = next(first for name, first, _ in memory.mappings(os.getpid()) if name == "[stack]")
+        for line in (f"warning: Memory read failed for corefile section, 4096 bytes at {first:#x}.",
+                     "warning: failed for a reason that nobody knows"):
+            done = subprocess.CompletedProcess([], 0, "", f"Saved corefile\n{line}\n")
+            with self.assertRaisesRegex(AssertionError, "partial"):
+                memory.check_core(os.getpid(), core, done)
+        memory.check_core(os.getpid(), core, subprocess.CompletedProcess([], 0, "Saved", ""))
+
+    def test_that_may_not_read_skips(self):
+        if os.getuid() != 0 or not shutil.which("setpriv"):
+            self.skipTest("only root can give up its rights here")
+        asked = subprocess.run(["setpriv", "--reuid=65534", memory.TOOL, "find", "pid", "1"],
+                               input="master 0001020304050607\n", text=True, capture_output=True)
+        self.assertEqual(asked.returncode, memory.MAY_NOT_READ, asked.stderr)
 
 
 class Registers(CliTest):

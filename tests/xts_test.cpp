@@ -160,5 +160,29 @@ TEST_P(XtsRuns, in_place_are_the_same_bytes) {
   }
 }
 
+// libkcapi 1.4.0 starts the tweak again every 64 KiB of one call.
+TEST_P(XtsRuns, of_sixteen_units_of_64_KiB_in_one_call_equal_single_units) {
+  constexpr u32 kUnit = 64 * kKiB;
+  std::vector<std::byte> input(16 * std::size_t{kUnit}), output(input.size());
+  for (std::byte& byte : input) byte = std::byte(random_());
+  const XtsRun run{random_(), kUnit, false};
+  for (const bool seal : {true, false}) {
+    (seal ? xts_seal : xts_open)(*key_, run, input, output);
+    ASSERT_TRUE(std::ranges::equal(output, expected(seal, run, input)));
+  }
+}
+
+class XtsRunsDeathTest : public XtsRuns {};
+INSTANTIATE_TEST_SUITE_P(Crypto, XtsRunsDeathTest, ::testing::Values("kcapi"),
+                         [](const auto& param) { return param.param; });
+
+TEST_P(XtsRunsDeathTest, of_units_of_more_than_64_KiB_stop_the_process) {
+  constexpr u32 kUnit = 64 * kKiB + 16;
+  EXPECT_DEATH(xts_seal(*key_, {0, kUnit}, input_.last(kUnit), output_.last(kUnit)),
+               "a unit that libkcapi would cut into two");
+  EXPECT_DEATH(xts_open(*key_, {0, kUnit}, input_.last(kUnit), output_.last(kUnit)),
+               "a unit that libkcapi would cut into two");
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Runs test programs on Debian's own kernel in qemu, where this machine's kernel lacks something:
-libkcapi's tests need AF_ALG. Exit 0: all passed there, and none was skipped. 77: no guest can be
-made here, and why. Needs qemu-system-x86, busybox-static, kmod, cpio and Debian's package archive.
+libkcapi's tests need AF_ALG. Exit 0: each program ran tests there, all passed, and none was
+skipped. 77: no guest can be made here, and why. Needs qemu-system-x86, busybox-static, kmod, cpio
+and Debian's package archive.
 
-    tests/guest/guest.py PROGRAM [GTEST_FILTER]
+    tests/guest/guest.py GTEST_FILTER PROGRAM...
 """
 import gzip
 import pathlib
@@ -28,9 +29,12 @@ mount -t tmpfs tmp /tmp
 for module in $(cat /modules.list); do insmod /modules/$module || echo "guest: no $module"; done
 echo "guest: Linux $(uname -r)"
 cd /tmp
+{runs}
+poweroff -f
+"""
+RUN = """echo "guest: runs {program.name}"
 {program} --gtest_color=no --gtest_filter='{filter}'
 echo "guest: exit $?"
-poweroff -f
 """
 
 
@@ -90,7 +94,7 @@ def copy_into(root, file):
     shutil.copy(file, target)
 
 
-def initramfs(program, filter_, tree, version):
+def initramfs(programs, filter_, tree, version):
     root = WORK / "root"
     shutil.rmtree(root, ignore_errors=True)
     for folder in ("bin", "proc", "sys", "dev", "tmp", "modules"):
@@ -103,13 +107,15 @@ def initramfs(program, filter_, tree, version):
     for module in loaded:
         shutil.copy(module, root / "modules")
     (root / "modules.list").write_text("\n".join(module.name for module in loaded) + "\n")
-    copy_into(root, program)
-    for library in re.findall(r"(/\S+) \(0x", output_of("ldd", program)):
-        copy_into(root, library)
+    for program in programs:
+        copy_into(root, program)
+        for library in re.findall(r"(/\S+) \(0x", output_of("ldd", program)):
+            copy_into(root, library)
     for vectors in (ROOT / "tests" / "vectors").rglob("*.txt"):
         copy_into(root, vectors)
     init = root / "init"
-    init.write_text(INIT.format(program=program, filter=filter_))
+    runs = "\n".join(RUN.format(program=program, filter=filter_) for program in programs)
+    init.write_text(INIT.format(runs=runs))
     init.chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     try:
@@ -137,18 +143,18 @@ def boot(tree, image):
 
 
 def main():
-    program = pathlib.Path(sys.argv[1]).resolve()
-    filter_ = sys.argv[2] if len(sys.argv) > 2 else "*"
+    filter_, *programs = sys.argv[1:]
+    programs = [pathlib.Path(program).resolve() for program in programs]
     try:
         tree, version = kernel()
-        image = initramfs(program, filter_, tree, version)
+        image = initramfs(programs, filter_, tree, version)
         said = boot(tree, image)
     except NoGuest as why:
         print(f"guest: skipped: {why}")
         return SKIPPED
     print(said[said.find("guest: "):].rstrip())
-    passed = re.search(r"\[  PASSED  \] (\d+) test", said)
-    good = "guest: exit 0\n" in said and passed and int(passed[1]) > 0
+    passed = [int(count) for count in re.findall(r"\[  PASSED  \] (\d+) test", said)]
+    good = said.count("guest: exit 0\n") == len(passed) == len(programs) and all(passed)
     if good and "[  SKIPPED ]" not in said:
         return 0
     print("guest: FAILED" + (": something was skipped there" if good else ""))

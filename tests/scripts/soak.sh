@@ -21,7 +21,7 @@ mkdir -p "$out"
 rm -f "$out"/*.log "$out"/crash-* "$out"/timeout-* "$out"/oom-* "$out"/leak-*
 total=$((minutes * 60))
 random_cases=1000000
-rounds=0 tests=0 tortures=0 images=0 compared=0
+rounds=0 tests=0 tortures=0 images=0 compared=0 kernels=
 failures=()
 
 say() { echo "soak: $(printf '%4d' $((SECONDS / 60))) min  $*"; }
@@ -59,6 +59,7 @@ random_round() {
 build/release/tests/crypto_test --gtest_filter=*agrees_with_openssl*"
   if $command >"$log" 2>&1; then
     compared=$(($(grep -c '^\[       OK \]' "$log") * random_cases))
+    kernels=$(sed -nE 's|^\[       OK \] .*[/.]([a-z0-9]+)[_ ].*|\1|p' "$log" | paste -sd' ')
     rm -f "$log"
   else
     failed "random cases" "$command" "$log"
@@ -103,7 +104,8 @@ summary() {
   rm -f "$image"
   rm -rf "$out/corpus"
   echo "soak: $((SECONDS / 60)) of $minutes minutes, $rounds rounds: $tests tests," \
-    "$compared random cases, $tortures tortures, $images fuzzed images; ${#failures[@]} failed"
+    "$compared random cases (${kernels:-none}), $tortures tortures, $images fuzzed images;" \
+    "${#failures[@]} failed"
   [ ${#failures[@]} -eq 0 ] || printf '  %s\n' "${failures[@]}"
   [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ] &&
     [ "$compared" -gt 0 ]
