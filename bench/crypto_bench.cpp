@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/checksum.h"
 #include "bench/libraries.h"
 #include "bench/sides.h"
 #include "crypto/xts.h"
@@ -29,6 +30,7 @@ using bench::Sides;
 using bench::timed;
 
 constexpr std::size_t kRunBytes = 128 * kKiB;
+constexpr std::size_t kBatchBytes = 2 * kMiB;  // as writeback seals at a time
 constexpr std::size_t kDramBytes = 256 * kMiB;
 constexpr u64 kUnits[] = {512, kKiB, 4 * kKiB, 16 * kKiB, 128 * kKiB, kMiB};
 constexpr u32 kKeysAPass = 64;
@@ -132,6 +134,42 @@ void xts(benchmark::State& state, const XtsCase& what) {
   LK_CHECK(crypto::xts_force_kernel(before));
 }
 
+// What writeback does with a batch, in the two ways that it could be stored: pages that no cache
+// holds are sealed, four at a time, into a buffer of two batches that is used again and again, and
+// each page's checksum is read from what was sealed.
+void seal_and_checksum(benchmark::State& state) {
+  constexpr std::size_t kUnit = crypto::kUnitBytes, kSome = 4 * kUnit;
+  const auto raw = pattern(crypto::kXtsKeyBytes, 7);
+  auto key = secret<crypto::XtsKey>();
+  crypto::xts_expand(raw, *key);
+  Pieces pages(kBatchBytes, true);
+  std::vector<std::byte> buffer(2 * kBatchBytes + 64);
+  std::byte* const aligned =
+      buffer.data() + (64 - reinterpret_cast<std::uintptr_t>(buffer.data()) % 64) % 64;
+  std::size_t half = 0;
+  u32 checksum = 0;
+  const auto batch = [&](bool streaming) {
+    pages.next();
+    half ^= 1;
+    const MutableBytes output(aligned + half * kBatchBytes, kBatchBytes);
+    return timed([&] {
+      for (std::size_t at = 0; at < kBatchBytes; at += kSome) {
+        const MutableBytes some = output.subspan(at, kSome);
+        crypto::xts_seal(*key, {at / kUnit, kUnit, streaming}, pages.input().subspan(at, kSome),
+                         some);
+        for (std::size_t page = 0; page < kSome; page += kUnit)
+          checksum ^= crc32c(some.subspan(page, kUnit));
+      }
+      benchmark::DoNotOptimize(checksum);
+    });
+  };
+  Sides sides(state, {"cached", "past_caches"});
+  for (auto _ : state)
+    if (!sides.pass({[&] { return batch(false); }, [&] { return batch(true); }})) break;
+  sides.report(double{kBatchBytes} / double{kMiB}, "mib_s");
+  state.SetBytesProcessed(i64{kBatchBytes} * state.iterations());
+}
+
 crypto::Nonce nonce_of(u64 number) {
   crypto::Nonce nonce;
   std::memcpy(nonce.bytes.data(), &number, sizeof number);
@@ -208,6 +246,7 @@ BENCHMARK(extent_key_derive)
     ->Arg(1)
     ->Arg(8)
     ->UseManualTime();
+BENCHMARK(seal_and_checksum)->UseManualTime();
 BENCHMARK(hkdf_expand)->Name("hkdf_expand/backend:native")->UseManualTime();
 
 // Each kernel of ours that this processor runs. OpenSSL is the other side of every row, and the
