@@ -76,14 +76,15 @@ def merged(benchmarks):
 
 
 class Xts:
-    def __init__(self, benchmarks):
+    def __init__(self, benchmarks, kernels):
         self.rows = {}
         for entry in benchmarks:
             at = parse(entry["name"])
             if at["what"] in ("xts_encrypt", "xts_decrypt"):
                 key = (at["kernel"], at["memory"], int(at["unit"]), at["what"])
                 self.rows[key] = entry
-        self.kernels = list(dict.fromkeys(key[0] for key in self.rows))
+        there = {key[0] for key in self.rows}
+        self.kernels = [kernel for kernel in kernels if kernel in there]
         self.units = sorted({key[2] for key in self.rows})
 
     def get(self, kernel, memory, unit, what, counter):
@@ -118,7 +119,7 @@ def absent_kernels(info):
 
 def keys(benchmarks):
     rows = []
-    for entry in benchmarks:
+    for entry in sorted(benchmarks, key=lambda entry: entry["name"]):
         at = parse(entry["name"])
         if at["what"] in ("extent_key_derive", "hkdf_expand"):
             rows.append([at["what"], at.get("batch", "1"), number(entry["ours_us"], 3),
@@ -130,8 +131,8 @@ def stored(benchmarks):
     for entry in benchmarks:
         if parse(entry["name"])["what"] == "seal_and_checksum":
             yield (f"Through the caches {number(entry['cached_mib_s'], 0)} MiB/s, past them "
-                   f"{number(entry['past_caches_mib_s'], 0)}: {number(entry['ratio'])} times as fast "
-                   "the first way.")
+                   f"{number(entry['past_caches_mib_s'], 0)}: {number(entry['ratio'])} times as "
+                   "fast the first way.")
 
 
 def writeback(rows):
@@ -160,8 +161,9 @@ def main():
     rows = json.loads(pathlib.Path(sys.argv[2]).read_text())["bench"]["rows"]
     done = subprocess.run([ROOT / "build/release/latchkey", "info", "--json"], check=True,
                           capture_output=True)
-    absent = absent_kernels(json.loads(done.stdout)["info"])
-    xts = Xts(benchmarks)
+    info = json.loads(done.stdout)["info"]
+    absent = absent_kernels(info)
+    xts = Xts(benchmarks, [kernel["name"] for kernel in info["backends"][0]["kernels"]])
     text = PAGE.read_text()
     text = replace(text, "machine", [machine() + "."])
     text = replace(text, "cache", xts.by_unit("cache", "bytes_cycle", 1, 2, absent))
