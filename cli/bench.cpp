@@ -32,6 +32,7 @@ struct Row {
 Rates median(const std::vector<Rates>& rounds) {
   const auto of = [&](double Rates::* which) {
     std::vector<double> values;
+    values.reserve(rounds.size());
     for (const Rates& round : rounds) values.push_back(round.*which);
     std::ranges::sort(values);
     return values[values.size() / 2];
