@@ -60,6 +60,8 @@ class Lease {
   // The secret behind it is gone, or its wipe has begun: KeyUse and GatePass answer no_key for
   // good, also when the key is added again. Release it and lease anew.
   bool cut_off() const;
+  // A KeyUse of either is one of the other: the same key, not wiped and added again in between.
+  bool same_key(const Lease& other) const { return key_ == other.key_; }
 
  private:
   friend class Keyring;

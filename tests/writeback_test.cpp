@@ -210,10 +210,10 @@ class WritebackTest : public KeyringTest {
       ASSERT_TRUE(context);
       ASSERT_EQ(context->has_value(), file.lease() != nullptr);
       if (*context) {
-        EXPECT_EQ((*context)->key_id, id_);
+        EXPECT_EQ((*context)->key_id, file.key_id());
         EXPECT_NE(bytes, plaintext);
         auto key = Secret<crypto::XtsKey>::create();
-        auto use = keymgr::KeyUse::begin(lease_);
+        auto use = keymgr::KeyUse::begin(*file.lease());
         ASSERT_TRUE(key && use);
         use->extent_key((*context)->nonce, **key);
         extent::open_blocks(**key, record->first_unit, bytes, bytes);
@@ -275,6 +275,35 @@ TEST_F(WritebackTest, files_leave_in_one_write_each_under_a_nonce_of_its_own) {
     if (i < 20) nonces.merge(nonces_of(files[i]));
   }
   EXPECT_EQ(nonces.size(), 20U);
+}
+
+// Twenty files of one extent each, under two keys by turns and with clear files between them: ten
+// keys of a kind are two calls.
+TEST_F(WritebackTest, keys_are_derived_eight_at_a_time_across_files) {
+  const auto other = ring_.add(kA, in_arena(raw_key(2)));
+  ASSERT_TRUE(other);
+  std::array<keymgr::Lease, 2> leases;
+  ASSERT_TRUE(ring_.lease(*other, 2, leases[0]));
+  ASSERT_TRUE(ring_.lease(*other, 3, leases[1]));  // a lease of each file's own, of the same key
+  std::vector<FakeFile> files;
+  for (std::size_t i = 0; i < 10; ++i) {
+    files.push_back(sealed_file());
+    files.emplace_back(*store_, &leases[i % 2], *other);
+    files.emplace_back(*store_, nullptr, crypto::KeyId{});
+  }
+  std::vector<FileFlush> flushes(files.size());
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    files[i].dirty(i);
+    flushes[i].file = &files[i];
+  }
+  pipeline_->flush(flushes);
+  EXPECT_EQ(pipeline_->counters().derivations, 4U);
+  EXPECT_EQ(pipeline_->counters().extents, 30U);
+  for (const FakeFile& file : files) {
+    EXPECT_EQ(file.sealed_count, 1U);
+    expect_readable(file);
+  }
+  for (keymgr::Lease& lease : leases) ring_.release(lease);
 }
 
 TEST_F(WritebackTest, a_retry_has_new_nonces_and_gives_the_old_blocks_back) {

@@ -23,7 +23,8 @@ struct Pipeline::Part {
   FileFlush* flush = nullptr;
   PageRange pages;
   engine::Reservation space;  // tree space, and data blocks that it gets back
-  bool ended = false;         // given up: the file has its pages again
+  bool sealed = false;
+  bool ended = false;  // given up: the file has its pages again
 };
 
 // Pages on their way: sealed into a half of the lane's buffer, written, inserted.
@@ -51,6 +52,17 @@ struct Pipeline::Batch {
   // A plan goes from part to part.
   std::span<const PlannedExtent> extents_of(std::size_t part) const {
     return std::ranges::equal_range(extents, part, {}, &PlannedExtent::part);
+  }
+  // That part and those behind it.
+  std::vector<std::size_t> parts_under_key_of(std::size_t part) const {
+    const keymgr::Lease* lease = parts[part].flush->file->lease();
+    std::vector<std::size_t> found;
+    for (std::size_t i = part; i < parts.size(); ++i) {
+      const keymgr::Lease* other = parts[i].flush->file->lease();
+      if (lease == other || (lease != nullptr && other != nullptr && lease->same_key(*other)))
+        found.push_back(i);
+    }
+    return found;
   }
 };
 
@@ -102,7 +114,8 @@ void Pipeline::return_lane(Lane& lane) {
 }
 
 PipelineCounters Pipeline::counters() const {
-  return {extents_.load(std::memory_order_relaxed), bytes_.load(std::memory_order_relaxed)};
+  return {extents_.load(std::memory_order_relaxed), bytes_.load(std::memory_order_relaxed),
+          derivations_.load(std::memory_order_relaxed)};
 }
 
 void Pipeline::flush(std::span<FileFlush> files) {
@@ -186,31 +199,40 @@ bool Pipeline::allocate(Batch& batch) {
   return false;
 }
 
+// Keys are derived eight at a time, also across files: what is under one key is sealed together.
 void Pipeline::seal(Lane& lane, Batch& batch) {
   batch.checksums.resize(batch.pages.size());
   batch.data.clear();
   for (const DirtyPage& page : batch.pages) batch.data.push_back(page.data);
   const SecretWork work;
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
-    const auto sealed = seal_part(lane, batch, i);
-    batch.parts[i].flush->file->sealed(batch.pages_of(i));
-    if (!sealed) give_up(batch, i, sealed.error());
+    if (batch.parts[i].sealed) continue;
+    const std::vector<std::size_t> parts = batch.parts_under_key_of(i);
+    const auto sealed = seal_parts(lane, batch, parts);
+    for (const std::size_t part : parts) {
+      batch.parts[part].sealed = true;
+      batch.parts[part].flush->file->sealed(batch.pages_of(part));
+      if (!sealed) give_up(batch, part, sealed.error());
+    }
   }
   wipe(&*lane.keys, sizeof *lane.keys);
 }
 
-Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
-  const keymgr::Lease* lease = batch.parts[index].flush->file->lease();
+Result<void> Pipeline::seal_parts(Lane& lane, Batch& batch, std::span<const std::size_t> parts) {
+  std::vector<const PlannedExtent*> extents;
+  for (const std::size_t part : parts)
+    for (const PlannedExtent& extent : batch.extents_of(part)) extents.push_back(&extent);
+  const keymgr::Lease* lease = batch.parts[parts.front()].flush->file->lease();
   if (lease == nullptr || options_.clear_cipher) {
-    for (const PlannedExtent& extent : batch.extents_of(index)) {
-      const PageRange pages{extent.first_page, extent.run.count};
+    for (const PlannedExtent* extent : extents) {
+      const PageRange pages{extent->first_page, extent->run.count};
       extent::copy_blocks(batch.data_of(pages), lane.blocks(batch, pages),
                           batch.checksums_of(pages));
     }
     return {};
   }
   LK_TRY(const keymgr::KeyUse use, keymgr::KeyUse::begin(*lease));
-  for (auto rest = batch.extents_of(index); !rest.empty();) {
+  for (std::span<const PlannedExtent* const> rest(extents); !rest.empty();) {
     const auto some = rest.first(std::min(rest.size(), crypto::kExtentKeysAtOnce));
     seal_extents(lane, batch, use, some);
     rest = rest.subspan(some.size());
@@ -219,13 +241,15 @@ Result<void> Pipeline::seal_part(Lane& lane, Batch& batch, std::size_t index) {
 }
 
 void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
-                            std::span<const PlannedExtent> extents) {
+                            std::span<const PlannedExtent* const> extents) {
   std::array<crypto::Nonce, crypto::kExtentKeysAtOnce> nonces;
-  std::ranges::transform(extents, nonces.begin(), &PlannedExtent::nonce);
+  std::ranges::transform(extents, nonces.begin(),
+                         [](const PlannedExtent* extent) { return extent->nonce; });
   use.extent_keys(std::span(nonces).first(extents.size()),
                   std::span(*lane.keys).first(extents.size()));
+  derivations_.fetch_add(1, std::memory_order_relaxed);
   for (std::size_t i = 0; i < extents.size(); ++i) {
-    const PageRange pages{extents[i].first_page, extents[i].run.count};
+    const PageRange pages{extents[i]->first_page, extents[i]->run.count};
     extent::seal_blocks((*lane.keys)[i], 0, batch.data_of(pages), lane.blocks(batch, pages),
                         batch.checksums_of(pages));
   }

@@ -5,7 +5,8 @@
 // A flush runs in the thread that asks for it, with a lane borrowed from a bounded pool: a ring,
 // its I/O buffer and one expanded key. While one half of the buffer is being written the other is
 // sealed. A batch takes pages of several files, so that many small files leave in one write.
-// Derivation and sealing of a file happen under a KeyUse, so that a wipe waits for what is in hand.
+// Derivation and sealing of a batch's files under one key happen under a KeyUse, so that a wipe
+// waits for what is in hand.
 //
 // Locks: Pipeline::mutex_ (a leaf). flush() is called with the files' flush locks held, and what
 // keeps their leases from being taken.
@@ -33,6 +34,7 @@ struct PipelineOptions {
 struct PipelineCounters {
   u64 extents = 0;
   u64 bytes = 0;
+  u64 derivations = 0;  // calls, each for the keys of up to eight extents
 };
 
 // One file of a flush, and what became of it.
@@ -66,9 +68,9 @@ class Pipeline {
   void start(Lane& lane, Batch& batch);
   bool allocate(Batch& batch);
   void seal(Lane& lane, Batch& batch);
-  Result<void> seal_part(Lane& lane, Batch& batch, std::size_t index);
-  static void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
-                           std::span<const PlannedExtent> extents);
+  Result<void> seal_parts(Lane& lane, Batch& batch, std::span<const std::size_t> parts);
+  void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
+                    std::span<const PlannedExtent* const> extents);
   void write(Lane& lane, Batch& batch);
   void finish(Lane& lane, Batch& batch);
   Result<void> insert(Batch& batch, std::size_t index);
@@ -79,6 +81,7 @@ class Pipeline {
   const PipelineOptions options_;
   std::atomic<u64> extents_{0};
   std::atomic<u64> bytes_{0};
+  std::atomic<u64> derivations_{0};
   std::vector<std::unique_ptr<Lane>> lanes_;
   Mutex mutex_;
   CondVar lane_free_;
