@@ -74,6 +74,10 @@ void KeyUse::name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key
   crypto::derive_name_key(state(), directory_nonce, key);
 }
 
+void KeyUse::value_key(const crypto::Nonce& inode_nonce, crypto::ValueKey& key) const {
+  crypto::derive_value_key(state(), inode_nonce, key);
+}
+
 const crypto::HkdfState& KeyUse::state() const {
   LK_CHECK(key_ != nullptr);
   return key_->secret_in_use();

@@ -30,6 +30,7 @@
 #include "crypto/hkdf.h"
 #include "crypto/ids.h"
 #include "crypto/names.h"
+#include "crypto/values.h"
 #include "crypto/xts.h"
 #include "keymgr/removal_mode.h"
 
@@ -89,6 +90,7 @@ class KeyUse {
   // As many nonces as keys: eight at once cost as much as two.
   void extent_keys(std::span<const crypto::Nonce> nonces, std::span<crypto::XtsKey> keys) const;
   void name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key) const;
+  void value_key(const crypto::Nonce& inode_nonce, crypto::ValueKey& key) const;
   const crypto::HkdfState& state() const;
 
  private:

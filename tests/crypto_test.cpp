@@ -21,6 +21,7 @@
 #include "crypto/kernel.h"
 #include "crypto/names.h"
 #include "crypto/raw_key.h"
+#include "crypto/values.h"
 #include "crypto/xts.h"
 #include "tests/support/seed.h"
 
@@ -42,6 +43,7 @@ constexpr Published kXtsVectors[] = {
 constexpr Published kAesVectors[] = {
     {"aes_fips_197.txt", 1}, {"aes_nist_keysbox.txt", 16}, {"aes_nist_varkey.txt", 256}};
 constexpr Published kHkdfVectors = {"hkdf_wycheproof.txt", 9};
+constexpr Published kGcmVectors[] = {{"gcm_nist.txt", 100}, {"gcm_wycheproof.txt", 66}};
 constexpr Published kFscryptVectors = {"fscrypt.txt", 19};
 
 std::vector<Vector> load(const Published& published) {
@@ -165,6 +167,67 @@ TEST_P(EveryKernel, fscrypt_contents_equal_the_known_answers) {
     ++seen;
   }
   EXPECT_EQ(seen, 5U);
+}
+
+Secret<ValueKey> value_key(Bytes raw) {
+  auto key = Secret<ValueKey>::create();
+  EXPECT_TRUE(key);
+  std::ranges::copy(raw, (*key)->raw.begin());
+  return std::move(*key);
+}
+
+// nonce || ciphertext || tag, as values are stored.
+TEST(Crypto, values_give_the_published_answers_of_gcm) {
+  u32 valid = 0, invalid = 0;
+  for (const Published& published : kGcmVectors) {
+    for (const Vector& vector : load(published)) {
+      SCOPED_TRACE(vector.at("name"));
+      const auto key = value_key(unhex(vector.at("key")));
+      ValueNonce nonce;
+      ASSERT_TRUE(from_hex(vector.at("nonce"), nonce));
+      const Buffer name = unhex(vector.at("associated"));
+      const Buffer plain = unhex(vector.at("plaintext"));
+      const std::string stored = vector.at("nonce") + vector.at("ciphertext") + vector.at("tag");
+      const auto opened = decrypt_value(*key, name, unhex(stored));
+      if (vector.at("result") == "valid") {
+        EXPECT_EQ(to_hex(encrypt_value(*key, nonce, name, plain)), stored);
+        ASSERT_TRUE(opened) << opened.error().what;
+        EXPECT_EQ(*opened, plain);
+        ++valid;
+      } else {
+        EXPECT_FALSE(opened);
+        ++invalid;
+      }
+    }
+  }
+  EXPECT_EQ(valid, 139U);
+  EXPECT_EQ(invalid, 27U);
+}
+
+// The answers are python3-cryptography's: HKDF with the info of values.h, then AESGCM.
+TEST(Crypto, a_value_is_sealed_under_its_inodes_own_key) {
+  const auto state = state_of({});
+  Nonce inode_nonce;
+  ASSERT_TRUE(from_hex("a0a1a2a3a4a5a6a7a8a9aaabacadaeaf", inode_nonce.bytes));
+  auto key = Secret<ValueKey>::create();
+  ASSERT_TRUE(key);
+  derive_value_key(*state, inode_nonce, **key);
+  EXPECT_EQ(to_hex((*key)->raw),
+            "b37c58af0020a0268871ea72f58cd86b219e9407bc5812ebef4168e5839d2d3e");
+  ValueNonce nonce;
+  ASSERT_TRUE(from_hex("b0b1b2b3b4b5b6b7b8b9babb", nonce));
+  const auto bytes = [](std::string_view text) { return std::as_bytes(std::span(text)); };
+  const Buffer stored = encrypt_value(**key, nonce, bytes("user.name"), bytes("a value"));
+  EXPECT_EQ(to_hex(stored),
+            "b0b1b2b3b4b5b6b7b8b9babb926e41d4ea8e82818ab42227d7a1b0853787c3c6c4d1ab");
+  EXPECT_TRUE(decrypt_value(**key, bytes("user.name"), stored));
+  EXPECT_FALSE(decrypt_value(**key, bytes("user.other"), stored)) << "the name is bound";
+  for (std::size_t i = 0; i < stored.size(); ++i) {
+    Buffer forged = stored;
+    forged[i] ^= std::byte{1};
+    EXPECT_FALSE(decrypt_value(**key, bytes("user.name"), forged)) << i;
+    EXPECT_FALSE(decrypt_value(**key, bytes("user.name"), Bytes(stored).first(i))) << i;
+  }
 }
 
 TEST(Crypto, hkdf_gives_the_published_answers) {

@@ -94,11 +94,30 @@ def openssl_ieee_1619(text):
     return openssl(text, "aes-256-xts", lambda case: f"ieee-{next(numbers)}", record)
 
 
-def wycheproof(text, record_of):
+def gcm_record(name, key, iv, aad, plain, cipher, tag, result):
+    require(len(key) == 64, "a key of another length than 256 bits")
+    require(len(iv) == 24, "a nonce of another length than 96 bits")
+    require(len(tag) == 32, "a tag of another length than 128 bits")
+    return {"name": name, "key": key, "nonce": iv, "associated": aad, "plaintext": plain,
+            "ciphertext": cipher, "tag": tag, "result": result}
+
+
+def nist_gcm(text):
+    for _, case in stanzas(text):
+        def record(case=case):
+            name = f"nist-{len(case['pt']) * 4}-{len(case['aad']) * 4}-{case['count']}"
+            taken = gcm_record(name, case["key"], case["iv"], case["aad"], case["pt"], case["ct"],
+                               case["tag"], "valid")
+            require(int(case["count"]) < 4, "a fifth or later case of its lengths")
+            return taken
+        yield record
+
+
+def wycheproof(text, record_of, results=("valid",)):
     for group in json.loads(text)["testGroups"]:
         for case in group["tests"]:
             def record(case=case):
-                require(case["result"] == "valid", "to be refused for its length")
+                require(case["result"] in results, "to be refused for its length")
                 return record_of(f"wycheproof-{case['tcId']}", case)
             yield record
 
@@ -120,8 +139,16 @@ def wycheproof_hkdf(text):
     return wycheproof(text, record)
 
 
+def wycheproof_gcm(text):
+    def record(name, case):
+        return gcm_record(name, case["key"], case["iv"], case["aad"], case["msg"], case["ct"],
+                          case["tag"], case["result"])
+    return wycheproof(text, record, ("valid", "invalid"))
+
+
 XTS = "AES-256-XTS, one data unit; the tweak is its number, in hex"
 AES = "AES-256, one block"
+GCM = "AES-256-GCM, nonces of 96 bits, tags of 128; an invalid one does not verify"
 HKDF = "HKDF-SHA512 without a salt; the first 64 bytes where there are more"
 
 # public file -> what is written from it: our file, what it holds, who reads the public one
@@ -131,6 +158,8 @@ FORMATS = {
         ("xts_ieee_1619.txt", XTS, openssl_ieee_1619)],
     "XTSGenAES256.rsp": [("xts_nist.txt", XTS, nist_xts)],
     "aes_xts_test.json": [("xts_wycheproof.txt", XTS, wycheproof_xts)],
+    "gcmEncryptExtIV256.rsp": [("gcm_nist.txt", GCM, nist_gcm)],
+    "aes_gcm_test.json": [("gcm_wycheproof.txt", GCM, wycheproof_gcm)],
     "hkdf_sha512_test.json": [("hkdf_wycheproof.txt", HKDF, wycheproof_hkdf)],
 } | {f"ECB{kind}256.rsp": [(f"aes_nist_{kind.lower()}.txt", AES,
                             lambda text, kind=kind: nist_aes(text, kind.lower()))]
