@@ -49,6 +49,7 @@ struct Error {
   u64 at = kNowhere;      // device offset in bytes where that says something
   i32 os_errno = 0;       // the kernel's own errno, if it was the kernel that refused
   std::source_location where = std::source_location::current();
+  u64 in_file = kNowhere;  // offset in the file that the call is about, of the first such byte
 };
 
 template <class T>

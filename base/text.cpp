@@ -34,6 +34,7 @@ std::string describe(const Error& error) {
     fmt::format_to(out, "{} ({})", error.what, name_of(error.code));
   else
     fmt::format_to(out, "{}", name_of(error.code));
+  if (error.in_file != kNowhere) fmt::format_to(out, " at file offset {},", error.in_file);
   if (error.at != kNowhere) fmt::format_to(out, " at device offset {}", error.at);
   const int posix = posix_errno(error);
   fmt::format_to(out, " [{}", errno_name(posix));

@@ -204,6 +204,13 @@ class CommandLine {
                call(run_check, check_));
     sub->add_option("image", check_.image, "device or image file")->required();
     sub->add_flag("--data", check_.data, "read every data block too");
+
+    sub = verb(&app_, "scrub", "scrub", "read and verify everything, mend what has a good twin",
+               call(run_scrub, scrub_));
+    sub->add_option("image", scrub_.image, "device or image file")->required();
+    add_size(sub, "--rate", scrub_.rate, "read at most so many bytes a second (default: no limit)");
+    sub->add_flag("--read-only", scrub_.read_only, "mend nothing");
+    add_key(sub, scrub_.key);
   }
 
   void add_key_verbs() {
@@ -303,6 +310,7 @@ class CommandLine {
   MkfsArgs mkfs_;
   InfoArgs info_;
   CheckArgs check_;
+  ScrubArgs scrub_;
   std::string key_file_;
   KeySource key_source_;
   PathArgs path_;

@@ -33,6 +33,15 @@ struct CheckArgs {
 // fsck's bits: 0 clean, 4 errors left, 8 could not look, 16 usage.
 int run_check(const Common& common, const CheckArgs& args);
 
+struct ScrubArgs {
+  std::string image;
+  KeySource key;  // only for the names in the report
+  u64 rate = 0;   // bytes a second; 0: no limit
+  bool read_only = false;
+};
+// integrity: there is damage that it could not mend.
+Exit run_scrub(const Common& common, const ScrubArgs& args);
+
 Exit run_key_generate(const Common& common, const std::string& file);
 Exit run_key_id(const Common& common, const KeySource& key);
 

@@ -261,6 +261,7 @@ class Store {
   friend class BorrowedIo;
   explicit Store(std::unique_ptr<StoreState> state);
   friend Result<struct CheckResult> check_store(Store& store, const struct CheckOptions& options);
+  friend Result<struct ScrubResult> scrub_store(Store& store, const struct ScrubOptions& options);
   std::unique_ptr<StoreState> state_;
 };
 

@@ -407,6 +407,10 @@ class Damage(CliTest):
         self.flip(root[0] + self.random.randrange(self.NODE))
         answer = self.assert_found_damaged("first|second")
         self.assertEqual(len(answer["errors"]), 1)
+        mended = self.run_json("scrub", "scrub", "-q", self.image)
+        self.assertEqual([error["mended"] for error in mended["errors"]], [True])
+        self.assertEqual((mended["mended"], mended["bad_blocks"]), (1, 0))
+        self.assertEqual(self.assert_clean()["errors"], [])
 
     def test_a_bit_in_both_places_of_a_node_is_told(self):
         told = 0
@@ -440,11 +444,23 @@ class Damage(CliTest):
         at = row["device_offset"] + self.random.randrange(row["length"])
         self.flip(at)
         get = ("get", "-q", "--key-file", self.key, self.at("/vault/f"), self.folder / "out")
-        self.run_refused(INTEGRITY, *get, says=f"/vault/f|f: .*{at // 4096 * 4096}")
+        file_offset = row["file_offset"] + (at - row["device_offset"]) // 4096 * 4096
+        self.run_refused(INTEGRITY, *get, says=f"f: .*at file offset {file_offset}, "
+                         f"at device offset {at // 4096 * 4096} ")
         self.assertEqual(self.get_bytes("/vault/s7"), bytes([7]) * 5000)
         done = self.run_raw("check", "--data", "--json", "-q", self.image)
         self.assertEqual(done.returncode, CHECK_ERRORS)
         self.assertRegex(done.stdout.decode(), '"data_read":true')
+        scrub = self.run_raw("scrub", "-q", "--json", "--rate", "1G", "--key-file", self.key,
+                             self.image)
+        self.assertEqual(scrub.returncode, INTEGRITY)
+        self.assertEqual(self.member(scrub.stdout.decode(), "scrub")["files"],
+                         [{"path": "/vault/f", "file_offset": file_offset, "unreadable": False,
+                           "device_offset": at // 4096 * 4096}])
+        locked = self.run_raw("scrub", "-q", self.image)  # names as ls shows them
+        self.assertRegex(locked.stdout.decode(),
+                         f"^/vault/[^:/]+: file offset {file_offset}, device offset "
+                         f"{at // 4096 * 4096}: does not match its checksum\n")
         # Without --data it is clean as far as was looked, and says how far.
         self.assertIn("data not read", self.run_ok("check", "-q", self.image))
         self.assertIs(self.run_json("check", "check", "-q", self.image)["data_read"], False)

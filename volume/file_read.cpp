@@ -47,30 +47,61 @@ Result<void> look_up(const engine::View& view, InodeNumber inode, extent::FileRa
   return {};
 }
 
-Result<void> read_pieces(engine::Io& io, std::vector<Piece>& pieces) {
-  u64 at = 0;
-  for (Piece& piece : pieces) {
-    const u64 size = piece.record.run.count * kPageBytes;
-    piece.buffer = io.buffer().subspan(at, size);
-    at += size;
-    piece.op.kind = engine::OpKind::read;
-    piece.op.offset = piece.device_offset(0);
-    piece.op.data = piece.buffer;
-    piece.op.done = [](engine::Op&) {};
-    io.submit(piece.op);
+// The first block of the file that was wanted and is not what it should be.
+struct BadBlock {
+  u64 block = 0;
+  Error error;
+};
+
+class PieceReader {
+ public:
+  // Blocks that are in memory already are not asked how they are on the device.
+  PieceReader(engine::Io& io, u64 first_block, const std::vector<bool>& cached)
+      : io_(io), first_block_(first_block), cached_(cached) {}
+
+  Result<std::optional<BadBlock>> read(std::vector<Piece>& pieces) {
+    u64 at = 0;
+    for (Piece& piece : pieces) {
+      const u64 size = piece.record.run.count * kPageBytes;
+      piece.buffer = io_.buffer().subspan(at, size);
+      at += size;
+      piece.op.kind = engine::OpKind::read;
+      piece.op.offset = piece.device_offset(0);
+      piece.op.data = piece.buffer;
+      piece.op.done = [](engine::Op&) {};
+      io_.submit(piece.op);
+    }
+    while (io_.pending() != 0) LK_TRYV(io_.tick(io_.pending()));
+    for (const Piece& piece : pieces)
+      if (auto bad = first_bad(piece)) return bad;
+    return std::optional<BadBlock>{};
   }
-  while (io.pending() != 0) LK_TRYV(io.tick(io.pending()));
-  for (const Piece& piece : pieces) {
-    if (piece.op.result < 0)
-      return fail_os(Errc::io, static_cast<i32>(-piece.op.result), "data cannot be read",
-                     piece.op.offset);
-    const i64 bad = extent::first_mismatch(piece.buffer, piece.record.checksums);
-    if (bad >= 0)
-      return fail(Errc::damaged, "data does not match its checksum",
-                  piece.device_offset(static_cast<u64>(bad)));
+
+ private:
+  std::optional<BadBlock> first_bad(const Piece& piece) {
+    for (u32 i = 0; i < piece.record.run.count; ++i) {
+      const u64 block = piece.first_block + i;
+      if (cached_[block - first_block_]) continue;
+      const MutableBytes bytes = piece.buffer.subspan(i * kPageBytes, kPageBytes);
+      // Of a piece that could not be read each block is asked for by itself.
+      const auto read =
+          piece.op.result >= 0 ? Result<void>{} : read_sync(io_, piece.device_offset(i), bytes);
+      Error error{Errc::damaged, "data does not match its checksum"};
+      if (!read)
+        error = {Errc::io, "data cannot be read", kNowhere, read.error().os_errno};
+      else if (extent::first_mismatch(bytes, std::span(piece.record.checksums).subspan(i, 1)) < 0)
+        continue;
+      error.at = piece.device_offset(i);
+      error.in_file = block * kPageBytes;
+      return BadBlock{block, error};
+    }
+    return std::nullopt;
   }
-  return {};
-}
+
+  engine::Io& io_;
+  const u64 first_block_;
+  const std::vector<bool>& cached_;
+};
 
 // A file's blocks are encrypted as the file is, whatever the records say.
 Result<void> expect_context(const Piece& piece, const Inode& inode) {
@@ -84,8 +115,9 @@ Result<void> expect_context(const Piece& piece, const Inode& inode) {
 }  // namespace
 
 // `into` is whole blocks, at most a ring's buffer. Pages in memory win over the device. Holes are
-// zeros.
-Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBytes into) {
+// zeros. Returns how many blocks, from the first on, are as they should be: at least one; what lies
+// behind a damaged one is another call's.
+Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBytes into) {
   const u64 blocks = into.size() / kPageBytes;
   std::vector<bool> cached(blocks);
   u64 missing = 0;
@@ -96,19 +128,22 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
     ++missing;
     std::memset(block.data(), 0, kPageBytes);
   }
-  if (missing == 0) return {};
+  if (missing == 0) return blocks;
   // Until the end: the lease is not taken away under a read, nor are its blocks reused.
   SharedLock lease(inode.lease_lock);
   const engine::ReadPin pin = store->pin();
   // Pages that were not in memory a moment ago are in the tree by now.
   std::vector<Piece> pieces;
   LK_TRYV(look_up(store->view(), inode.number(), {first_block, blocks}, pieces));
-  if (pieces.empty()) return {};
+  if (pieces.empty()) return blocks;
   const engine::BorrowedIo io = store->borrow_io();
-  LK_TRYV(read_pieces(*io, pieces));
+  LK_TRY(const auto bad, PieceReader(*io, first_block, cached).read(pieces));
+  if (bad && bad->block == first_block) return std::unexpected(bad->error);
+  const u64 good_end = bad ? bad->block : first_block + blocks;
   std::optional<SecretWork> work;  // however the read ends
   if (inode.encrypted() && !options.clear_cipher) work.emplace();
   for (const Piece& piece : pieces) {
+    if (piece.first_block >= good_end) break;
     LK_TRYV(expect_context(piece, inode));
     std::optional<keymgr::SlotPin> slot;
     if (piece.context && work) {
@@ -118,8 +153,9 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
     }
     // What lies between pages that were in memory, in one go each.
     const u64 index = piece.first_block - first_block;
-    for (u32 unit = 0, end = 0; unit < piece.record.run.count; unit = end + 1) {
-      for (end = unit; end < piece.record.run.count && !cached[index + end];) ++end;
+    const u64 units = std::min<u64>(piece.record.run.count, good_end - piece.first_block);
+    for (u64 unit = 0, end = 0; unit < units; unit = end + 1) {
+      for (end = unit; end < units && !cached[index + end];) ++end;
       const u64 bytes = (end - unit) * kPageBytes;
       const Bytes sealed = Bytes(piece.buffer).subspan(unit * kPageBytes, bytes);
       const MutableBytes target = into.subspan((index + unit) * kPageBytes, bytes);
@@ -129,7 +165,7 @@ Result<void> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableBy
         std::memcpy(target.data(), sealed.data(), bytes);
     }
   }
-  return {};
+  return good_end - first_block;
 }
 
 Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
@@ -138,9 +174,9 @@ Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
   const u64 wanted = std::min<u64>(into.size(), size - offset);
   alignas(64) std::array<std::byte, kBounceBytes> bounce;
   bool bounced = false;
-  Result<void> result;
+  Result<u64> good;
   u64 done = 0;
-  while (result && done < wanted) {
+  while (good && done < wanted) {
     const u64 in_block = (offset + done) % kPageBytes;
     const u64 block = (offset + done) / kPageBytes;
     const u64 left = wanted - done;
@@ -148,22 +184,22 @@ Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
     const u64 whole = std::min((left + kPageBytes - 1) / kPageBytes * kPageBytes,
                                (into.size() - done) / kPageBytes * kPageBytes);
     if (in_block == 0 && whole != 0) {
-      const u64 chunk = std::min(whole, kReadRingBytes);
-      result = read_blocks(inode, block, into.subspan(done, chunk));
-      if (result) done += std::min(chunk, left);
+      good = read_blocks(inode, block, into.subspan(done, std::min(whole, kReadRingBytes)));
+      if (good) done += std::min(*good * kPageBytes, left);
       continue;
     }
     const u64 part = std::min(left, kBounceBytes - in_block);
     const u64 blocks = (in_block + part + kPageBytes - 1) / kPageBytes;
     bounced = true;
-    result = read_blocks(inode, block, MutableBytes(bounce).first(blocks * kPageBytes));
-    if (!result) break;
-    std::memcpy(into.data() + done, bounce.data() + in_block, part);
-    done += part;
+    good = read_blocks(inode, block, MutableBytes(bounce).first(blocks * kPageBytes));
+    if (!good) break;
+    const u64 copied = std::min(part, *good * kPageBytes - in_block);
+    std::memcpy(into.data() + done, bounce.data() + in_block, copied);
+    done += copied;
   }
   if (bounced && inode.encrypted()) wipe(bounce);
   // What came before the error is told first; the next read meets it again.
-  if (!result && done == 0) return std::unexpected(result.error());
+  if (!good && done == 0) return std::unexpected(good.error());
   return done;
 }
 

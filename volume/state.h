@@ -180,7 +180,7 @@ struct Volume::State {
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
 
   // --- file_read.cpp
-  Result<void> read_blocks(Inode& inode, u64 first_block, MutableBytes into);
+  Result<u64> read_blocks(Inode& inode, u64 first_block, MutableBytes into);
   Result<u64> read(Inode& inode, u64 offset, MutableBytes into);
 
   // --- names.cpp
@@ -195,6 +195,9 @@ struct Volume::State {
                                            std::string_view stored);
   Result<Entry> find_entry(InodeNumber directory, std::string_view name);
   Result<std::vector<DirEntry>> list(InodeNumber directory);
+
+  // --- scrub.cpp
+  Result<std::string> path_of(InodeNumber inode);
 
   // --- directory.cpp
   Result<InodeNumber> make(Caller caller, InodeNumber directory, std::string_view name,

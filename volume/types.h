@@ -7,6 +7,7 @@
 
 #include "base/types.h"
 #include "crypto/ids.h"
+#include "engine/scrub.h"
 #include "engine/store.h"
 #include "keymgr/keyring.h"
 #include "keymgr/slots.h"
@@ -125,6 +126,20 @@ struct MapRow {
   crypto::Nonce nonce;
   crypto::Mode mode = crypto::Mode::none;
   u64 first_unit = 0;  // tweak of the first data unit
+};
+
+// A block of a file that a scrub found bad; a shared one has a row for each file.
+struct ScrubFile {
+  std::string path;  // one of its names; no-key names where a directory is locked
+  InodeNumber inode = 0;
+  u64 file_offset = 0;
+  u64 device_offset = 0;
+  bool unreadable = false;  // else it does not match its checksum
+};
+
+struct ScrubReport {
+  engine::ScrubResult store;
+  std::vector<ScrubFile> files;
 };
 
 struct VolumeFacts {

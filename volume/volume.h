@@ -91,6 +91,9 @@ class Volume {
   Result<std::vector<MapRow>> map(HandleId handle);
 
   Result<void> sync();  // everything
+  // Reads and verifies all that is on the device, while the volume is in use or locked, and mends
+  // what has a good twin (engine/scrub.h); then names the files of bad blocks.
+  Result<ScrubReport> scrub(const engine::ScrubOptions& options);
   VolumeFacts facts() const;
 
  private:
