@@ -115,9 +115,11 @@ TEST_F(CheckTest, inode_item_must_be_what_we_write) {
 
 TEST_F(CheckTest, names_must_be_well_formed) {
   const SimImage whole = device_.durable();
-  const Key back{small_, kBackType, kRootInode};
-  for (const std::string_view wrong : {"", "\5abcd", "\5abcdef", "\0"}) {
-    put_record(back, bytes_of(wrong));
+  const Record back = back_of(small_, kRootInode, "small");
+  for (const std::size_t size : {0U, 8U, 9U, 13U, 15U}) {
+    Record wrong = back;
+    wrong.value.resize(size);
+    put_record(back.key, wrong.value);
     const Record entry = entry_of(kRootInode, small_);
     expect({at(small_) + ": a back item is malformed",
             at(kRootInode, entry, small_) + ": a name without a back item"});
@@ -158,7 +160,11 @@ TEST_F(CheckTest, name_must_be_one_that_could_be_made) {
       fresh.stored = name;
       fresh.key.offset = entry_offset(name) + 3;
       LK_TRYV(t.put(kFirstSubvolume, fresh.key, encode_entry(fresh)));
-      return t.put(kFirstSubvolume, {inode, kBackType, directory}, back_of(name));
+      for (const Record& back :
+           records(t, kFirstSubvolume, {inode, kBackType, 0}, {inode, kBackType, ~u64{0}}))
+        LK_TRYV(t.erase(kFirstSubvolume, back.key));
+      const Record back = back_of(inode, directory, name);
+      return t.put(kFirstSubvolume, back.key, back.value);
     });
     return Record{fresh.key, {}};
   };
@@ -184,16 +190,26 @@ TEST_F(CheckTest, name_must_be_one_that_could_be_made) {
 TEST_F(CheckTest, name_and_back_item_must_agree) {
   const SimImage whole = device_.durable();
   const Record entry = entry_of(kRootInode, small_);
-  erase_record({small_, kBackType, kRootInode});
+  const Record back = back_of(small_, kRootInode, "small");
+  erase_record(back.key);
   expect({at(kRootInode, entry, small_) + ": a name without a back item"});
   device_.restore(whole);
   erase_record(entry.key);
   expect({at(small_) + ", directory 256: a back item without a name",
           at(small_) + ": 0 names lead to an inode with 1 links"});
   device_.restore(whole);
-  put_record({small_, kBackType, kRootInode}, back_of("other"));
+  erase_record(back.key);
+  const Record other = back_of(small_, kRootInode, "other");
+  put_record(other.key, other.value);
   expect({at(small_) + ", directory 256: a back item without a name",
           at(kRootInode, entry, small_) + ": a name without a back item"});
+  device_.restore(whole);
+  put_record({small_, kBackType, back.key.offset + 1}, back.value);
+  expect({at(small_) + ", directory 256: a back item without a name"});
+  device_.restore(whole);
+  erase_record(back.key);
+  put_record({small_, kBackType, back.key.offset + kEntrySlots}, back.value);
+  expect({at(small_) + ", directory 256: a back item lies at the wrong hash"});
 }
 
 TEST_F(CheckTest, directory_must_not_have_one_name_twice) {
@@ -206,7 +222,9 @@ TEST_F(CheckTest, directory_must_not_have_one_name_twice) {
     ++second.key.offset;
     LK_TRYV(t.erase(kFirstSubvolume, other.key));
     LK_TRYV(t.put(kFirstSubvolume, second.key, encode_entry(entry)));
-    return t.put(kFirstSubvolume, {small_, kBackType, kRootInode}, back_of("plain"));
+    LK_TRYV(t.erase(kFirstSubvolume, back_of(small_, kRootInode, "small").key));
+    const Record back = back_of(small_, kRootInode, "plain");
+    return t.put(kFirstSubvolume, back.key, back.value);
   });
   expect({at(kRootInode, second, small_) + ": a directory has one name twice"});
 }
@@ -261,7 +279,8 @@ TEST_F(CheckTest, root_must_be_a_directory_that_nothing_names) {
     entry.kind = FileKind::directory;
     entry.stored = "loop";
     LK_TRYV(t.put(kFirstSubvolume, {sub_, kEntryType, entry_offset("loop")}, encode_entry(entry)));
-    return t.put(kFirstSubvolume, {kRootInode, kBackType, sub_}, back_of("loop"));
+    const Record back = back_of(kRootInode, sub_, "loop");
+    return t.put(kFirstSubvolume, back.key, back.value);
   });
   expect({at(kRootInode) + ": 1 names lead to an inode with 1 links"});
   device_.restore(whole);

@@ -242,8 +242,8 @@ class Store:
             entry = fields("EntryDisk", value)
             stored = value[size_of("EntryDisk"):]
             assert len(stored) == entry["name_size"]
-            back = self.trees[256][entry["inode"], 2, directory]
-            assert back == bytes([len(stored)]) + stored and size_of("BackDisk") == 1
+            back = struct.pack("<QB", directory, len(stored)) + stored
+            assert list(self.of(entry["inode"], 2).values()).count(back) == 1
             assert entry["kind"] == self.item(entry["inode"])["kind"]
             if item["encrypted"]:
                 stored = open_name(hkdf(self.master, 2, item["nonce"], 32), stored)

@@ -138,10 +138,13 @@ class VolumeChecker {
   }
 
   void back(const engine::Key& key, Bytes value) {
-    auto stored = decode_back(value);
-    if (!stored) return found(stored.error().what, text(key.object));
+    const auto name = decode_back(value);
+    if (!name) return found(name.error().what, text(key.object));
     inodes_.try_emplace(key.object);
-    backs_.push_back({key.offset, key.object, name_hash(*stored)});
+    if (back_offset(*name) != (key.offset & ~(kEntrySlots - 1)))
+      found("a back item lies at the wrong hash",
+            fmt::format("inode {}, directory {}", key.object, name->directory));
+    backs_.push_back({name->directory, key.object, name_hash(name->stored)});
   }
 
   // The directory's own item has been seen: it comes before its entries.

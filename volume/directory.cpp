@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "crypto/names.h"
+#include "volume/back_items.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -76,8 +77,9 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   LK_TRY(entry.inode, new_number(transaction));
   LK_TRYV(transaction.put(engine::kFirstSubvolume, {directory, kEntryType, place},
                           encode_entry(entry)));
-  LK_TRYV(transaction.put(engine::kFirstSubvolume, {entry.inode, kBackType, directory},
-                          encode_back(entry.stored)));
+  const NameOfInode back{directory, entry.stored};
+  LK_TRYV(transaction.put(engine::kFirstSubvolume, {entry.inode, kBackType, back_offset(back)},
+                          encode_back(back)));
   LK_TRYV(put_inode(transaction, entry.inode, fresh));
   const Attributes item =
       parent->change([&](Attributes& now) { now.mtime_ns = now.ctime_ns = fresh.mtime_ns; });
@@ -137,8 +139,9 @@ Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view 
     LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}, true));
     const i64 now = static_cast<i64>(env.realtime_ns());
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+    LK_TRY(const auto back, find_back(transaction, entry.inode, {directory, entry.stored}));
     LK_TRYV(transaction.erase(engine::kFirstSubvolume, entry.key));
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {entry.inode, kBackType, directory}));
+    if (back) LK_TRYV(transaction.erase(engine::kFirstSubvolume, *back));
     const Attributes item =
         parent->change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
     LK_TRYV(put_inode(transaction, directory, item));

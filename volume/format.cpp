@@ -85,24 +85,31 @@ Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
   return entry;
 }
 
-std::vector<std::byte> encode_back(std::string_view stored) {
-  std::vector<std::byte> value(sizeof(BackDisk) + stored.size());
-  store_disk(value, BackDisk{static_cast<u8>(stored.size())});
-  std::ranges::copy(std::as_bytes(std::span(stored)), value.begin() + sizeof(BackDisk));
+std::vector<std::byte> encode_back(const NameOfInode& name) {
+  std::vector<std::byte> value(sizeof(BackDisk) + name.stored.size());
+  store_disk(value, BackDisk{name.directory, static_cast<u8>(name.stored.size())});
+  std::ranges::copy(std::as_bytes(std::span(name.stored)), value.begin() + sizeof(BackDisk));
   return value;
 }
 
-Result<std::string> decode_back(Bytes value) {
+Result<NameOfInode> decode_back(Bytes value) {
   if (value.size() < sizeof(BackDisk)) return fail(Errc::malformed, "a back item is malformed");
   const auto disk = load_disk<BackDisk>(value);
   if (disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
     return fail(Errc::malformed, "a back item is malformed");
   const Bytes name = value.subspan(sizeof disk);
-  return std::string(reinterpret_cast<const char*>(name.data()), name.size());
+  return NameOfInode{disk.directory, {reinterpret_cast<const char*>(name.data()), name.size()}};
 }
 
 u64 entry_offset(std::string_view stored) {
   return hash64(std::as_bytes(std::span(stored))) & ~(kEntrySlots - 1);
+}
+
+u64 back_offset(const NameOfInode& name) {
+  std::vector<std::byte> hashed(sizeof(Le64) + name.stored.size());
+  store_disk(hashed, Le64(name.directory));
+  std::ranges::copy(std::as_bytes(std::span(name.stored)), hashed.begin() + sizeof(Le64));
+  return hash64(hashed) & ~(kEntrySlots - 1);
 }
 
 }  // namespace latchkey::volume

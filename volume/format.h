@@ -9,7 +9,7 @@
 namespace latchkey::volume {
 
 inline constexpr u8 kInodeType = 1;  // (inode, 1, 0): InodeDisk
-inline constexpr u8 kBackType = 2;   // (inode, 2, parent): BackDisk and the stored name
+inline constexpr u8 kBackType = 2;   // (inode, 2, hash and slot): BackDisk and the stored name
 inline constexpr u8 kEntryType = 3;  // (directory, 3, hash and slot): EntryDisk and the stored name
 inline constexpr u8 kMapType = 4;    // (inode, 4, file offset): extent::MapDisk
 inline constexpr u8 kCounterType =
@@ -46,9 +46,10 @@ struct EntryDisk {
 LK_DISK_STRUCT(EntryDisk, 10);
 
 struct BackDisk {
+  Le64 directory;
   u8 name_size;
 };
-LK_DISK_STRUCT(BackDisk, 1);
+LK_DISK_STRUCT(BackDisk, 9);
 
 // What an inode item says.
 struct Attributes {
@@ -73,11 +74,19 @@ struct Entry {
 std::vector<std::byte> encode_entry(const Entry& entry);
 Result<Entry> decode_entry(const engine::Key& key, Bytes value);
 
-std::vector<std::byte> encode_back(std::string_view stored);
-Result<std::string> decode_back(Bytes value);  // the stored name
+// What a back item says: one name that leads to the inode.
+struct NameOfInode {
+  InodeNumber directory = 0;
+  std::string stored;
+  bool operator==(const NameOfInode&) const = default;
+};
+std::vector<std::byte> encode_back(const NameOfInode& name);
+Result<NameOfInode> decode_back(Bytes value);
 
-// Names are found by hash; the low byte tells names of one hash apart.
+// Entries are found by the hash of the stored name, back items by that of directory and stored
+// name; the low byte tells those of one hash apart.
 u64 entry_offset(std::string_view stored);
+u64 back_offset(const NameOfInode& name);
 inline constexpr u64 kEntrySlots = 256;
 
 inline engine::Key inode_key(InodeNumber inode) { return {inode, kInodeType, 0}; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "volume/back_items.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -18,10 +19,7 @@ Result<bool> is_above(const engine::View& view, InodeNumber inode, InodeNumber d
   for (u32 depth = 0; depth < kDepthMax; ++depth) {
     if (directory == inode) return true;
     if (directory == kRootInode) return false;
-    LK_TRY(const auto back, view.at_or_after(engine::kFirstSubvolume, {directory, kBackType, 0}));
-    if (!back || back->key.object != directory || back->key.type != kBackType)
-      return fail(Errc::malformed, "a directory without a parent");
-    directory = back->key.offset;
+    LK_TRY(directory, parent_of(view, directory));
   }
   return fail(Errc::malformed, "directories that hold each other");
 }
@@ -93,7 +91,14 @@ struct Volume::State::Rename {
   Result<void> may_replace();
   Result<void> apply();
   Result<engine::Key> place_of_new_name(const engine::View& view);
-  Result<void> move_names(engine::Transaction& transaction, const engine::Key& place);
+  // Where records lie and will lie: all that can fail is looked up before anything is changed.
+  struct Places {
+    engine::Key entry;                              // of the new name
+    std::optional<engine::Key> from_back, to_back;  // of both inodes as they are
+    engine::Key fresh_from_back, fresh_to_back;     // as they become
+  };
+  Result<Places> find_places(const engine::View& view);
+  Result<void> move_names(engine::Transaction& transaction, const Places& places);
 };
 
 Result<void> Volume::State::Rename::allowed() {
@@ -134,9 +139,8 @@ Result<void> Volume::State::Rename::apply() {
   LK_TRY(auto space, state.store->reserve({0, kRenameRecords, kRenameBytes}, replaces));
   const i64 now = static_cast<i64>(state.env.realtime_ns());
   LK_TRY(engine::Transaction transaction, state.store->begin(std::move(space)));
-  // Before anything is changed: it may say that there is none.
-  LK_TRY(const engine::Key place, place_of_new_name(transaction));
-  LK_TRYV(move_names(transaction, place));
+  LK_TRY(const Places places, find_places(transaction));
+  LK_TRYV(move_names(transaction, places));
   const auto touch = [&](const Side& side, bool directory) -> Result<void> {
     const Use& inode = directory ? side.parent : side.inode;
     const Attributes item = inode->change([&](Attributes& attributes) {
@@ -162,24 +166,38 @@ Result<engine::Key> Volume::State::Rename::place_of_new_name(const engine::View&
   return engine::Key{to.directory, kEntryType, place};
 }
 
+Result<Volume::State::Rename::Places> Volume::State::Rename::find_places(const engine::View& view) {
+  Places places;
+  const NameOfInode from_name{from.directory, from.stored}, to_name{to.directory, to.stored};
+  LK_TRY(places.entry, place_of_new_name(view));
+  LK_TRY(places.from_back, find_back(view, from.entry->inode, from_name));
+  LK_TRY(places.fresh_from_back, place_of_back(view, from.entry->inode, to_name, places.from_back));
+  if (to.entry) {
+    LK_TRY(places.to_back, find_back(view, to.entry->inode, to_name));
+  }
+  if (flags.exchange) {
+    LK_TRY(places.fresh_to_back, place_of_back(view, to.entry->inode, from_name, places.to_back));
+  }
+  return places;
+}
+
 Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction,
-                                               const engine::Key& place) {
+                                               const Places& places) {
   constexpr engine::TreeId kTree = engine::kFirstSubvolume;
-  const auto put_name = [&](const engine::Key& key, const Side& moved,
+  const auto put_name = [&](const engine::Key& key, const engine::Key& back, const Side& moved,
                             const Side& into) -> Result<void> {
     const Entry entry{key, moved.entry->inode, moved.entry->kind, into.stored};
     LK_TRYV(transaction.put(kTree, key, encode_entry(entry)));
-    return transaction.put(kTree, {entry.inode, kBackType, into.directory},
-                           encode_back(into.stored));
+    return transaction.put(kTree, back, encode_back({into.directory, into.stored}));
   };
-  LK_TRYV(transaction.erase(kTree, {from.entry->inode, kBackType, from.directory}));
-  if (to.entry) LK_TRYV(transaction.erase(kTree, {to.entry->inode, kBackType, to.directory}));
+  if (places.from_back) LK_TRYV(transaction.erase(kTree, *places.from_back));
+  if (places.to_back) LK_TRYV(transaction.erase(kTree, *places.to_back));
   if (flags.exchange) {
-    LK_TRYV(put_name(from.entry->key, to, from));
+    LK_TRYV(put_name(from.entry->key, places.fresh_to_back, to, from));
   } else {
     LK_TRYV(transaction.erase(kTree, from.entry->key));
   }
-  return put_name(place, from, to);
+  return put_name(places.entry, places.fresh_from_back, from, to);
 }
 
 Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view from,

@@ -12,11 +12,11 @@
 
 namespace latchkey::tests {
 
-// The value of a back item.
-inline std::vector<std::byte> back_of(std::string_view stored) {
-  std::vector<std::byte> value{static_cast<std::byte>(stored.size())};
-  std::ranges::copy(bytes_of(stored), std::back_inserter(value));
-  return value;
+// A back item: where it lies, unless others have its hash, and what it says.
+inline engine::Record back_of(volume::InodeNumber inode, volume::InodeNumber directory,
+                              std::string_view stored) {
+  const volume::NameOfInode name{directory, std::string(stored)};
+  return {{inode, volume::kBackType, volume::back_offset(name)}, volume::encode_back(name)};
 }
 
 inline std::vector<engine::Record> records(const engine::View& view, engine::TreeId tree,
@@ -123,8 +123,9 @@ class CheckTest : public VolumeTest {
       LK_TRYV(t.erase(engine::kFirstSubvolume, entry.key));
       entry.key.object = to;
       LK_TRYV(t.put(engine::kFirstSubvolume, entry.key, entry.value));
-      LK_TRYV(t.erase(engine::kFirstSubvolume, {inode, volume::kBackType, from}));
-      return t.put(engine::kFirstSubvolume, {inode, volume::kBackType, to}, back_of(name));
+      LK_TRYV(t.erase(engine::kFirstSubvolume, back_of(inode, from, name).key));
+      const engine::Record back = back_of(inode, to, name);
+      return t.put(engine::kFirstSubvolume, back.key, back.value);
     });
   }
   // The extent record that holds the file's first block, as the engine's lookups give it.

@@ -1,0 +1,48 @@
+#include "volume/back_items.h"
+
+namespace latchkey::volume {
+
+namespace {
+
+Result<void> scan_hash(const engine::View& view, InodeNumber inode, u64 base,
+                       const std::function<bool(const engine::Key&, Bytes)>& fn) {
+  return view.scan(engine::kFirstSubvolume, {inode, kBackType, base},
+                   {inode, kBackType, base + kEntrySlots - 1}, fn);
+}
+
+}  // namespace
+
+Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeNumber inode,
+                                             const NameOfInode& name) {
+  std::optional<engine::Key> found;
+  LK_TRYV(scan_hash(view, inode, back_offset(name), [&](const engine::Key& key, Bytes value) {
+    const auto back = decode_back(value);
+    if (!back || *back != name) return true;
+    found = key;
+    return false;
+  }));
+  return found;
+}
+
+Result<engine::Key> place_of_back(const engine::View& view, InodeNumber inode,
+                                  const NameOfInode& name, const std::optional<engine::Key>& old) {
+  const u64 base = back_offset(name);
+  if (old && (old->offset & ~(kEntrySlots - 1)) == base) return *old;
+  u64 place = base;
+  LK_TRYV(scan_hash(view, inode, base, [&](const engine::Key& key, Bytes) {
+    if (key.offset == place) ++place;
+    return true;
+  }));
+  if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
+  return engine::Key{inode, kBackType, place};
+}
+
+Result<InodeNumber> parent_of(const engine::View& view, InodeNumber directory) {
+  LK_TRY(const auto record, view.at_or_after(engine::kFirstSubvolume, {directory, kBackType, 0}));
+  if (!record || record->key.object != directory || record->key.type != kBackType)
+    return fail(Errc::malformed, "a directory without a parent");
+  LK_TRY(const NameOfInode back, decode_back(record->value));
+  return back.directory;
+}
+
+}  // namespace latchkey::volume
