@@ -79,18 +79,12 @@ class BadPieces {
   std::vector<ScrubFile> files_;
 };
 
-struct NameOf {
-  InodeNumber directory = 0;
-  std::string stored;
-};
-
 // One of the inode's names; nothing: it has none.
-Result<std::optional<NameOf>> name_of(const engine::View& view, InodeNumber inode) {
-  std::optional<NameOf> name;
+Result<std::optional<NameOfInode>> name_of(const engine::View& view, InodeNumber inode) {
+  std::optional<NameOfInode> name;
   LK_TRYV(view.scan(engine::kFirstSubvolume, {inode, kBackType, 0}, {inode, kBackType, ~u64{0}},
-                    [&](const engine::Key& key, Bytes value) {
-                      auto stored = decode_back(value);
-                      if (stored) name = NameOf{key.offset, std::move(*stored)};
+                    [&](const engine::Key&, Bytes value) {
+                      if (auto back = decode_back(value)) name = std::move(*back);
                       return !name;
                     }));
   return name;
