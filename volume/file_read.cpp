@@ -86,11 +86,10 @@ class PieceReader {
       // Of a piece that could not be read each block is asked for by itself.
       const auto read =
           piece.op.result >= 0 ? Result<void>{} : read_sync(io_, piece.device_offset(i), bytes);
+      const std::span sum = std::span(piece.record.checksums).subspan(i, 1);
+      if (read && extent::first_mismatch(bytes, sum) < 0) continue;
       Error error{Errc::damaged, "data does not match its checksum"};
-      if (!read)
-        error = {Errc::io, "data cannot be read", kNowhere, read.error().os_errno};
-      else if (extent::first_mismatch(bytes, std::span(piece.record.checksums).subspan(i, 1)) < 0)
-        continue;
+      if (!read) error = {Errc::io, "data cannot be read", kNowhere, read.error().os_errno};
       error.at = piece.device_offset(i);
       error.in_file = block * kPageBytes;
       return BadBlock{block, error};

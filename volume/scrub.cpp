@@ -101,7 +101,7 @@ Result<std::string> Volume::State::path_of(InodeNumber inode) {
     LK_TRY(const Attributes directory, directory_attributes(name->directory));
     LK_TRYV(with_names(name->directory, directory, [&](const NameAccess& names) -> Result<void> {
       LK_TRY(const std::string shown, names.shown(name->stored));
-      path = "/" + shown + path;
+      path.insert(0, shown).insert(0, 1, '/');
       return {};
     }));
     inode = name->directory;
