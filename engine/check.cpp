@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <vector>
 
 #include "engine/io_buffer.h"
@@ -23,6 +24,7 @@ class Checker {
     LK_TRY(const Pointer root, state_.forest->root(kRootTree));
     walk(root, kRootTree);
     for (const auto& [tree, pointer] : trees_) walk(pointer, tree);
+    check_references();
     if (options_.data) check_data();
     check_bitmaps();
     return std::move(result_);
@@ -65,9 +67,27 @@ class Checker {
     }
   }
 
+  static std::string at(const Pointer& pointer, TreeId tree) {
+    return fmt::format("tree {}, level {}, {}", tree, pointer.level, at(pointer.place[0]));
+  }
+
+  // Whether this pointer leads to a node of subvolumes that was walked already. Such a node is
+  // walked once and its pointers are counted.
+  bool seen_before(const Pointer& pointer, TreeId tree) {
+    if (!is_subvolume(tree)) return false;
+    const auto [it, fresh] = nodes_.try_emplace(pointer.place[0], Seen{pointer, tree, 0});
+    ++it->second.references;
+    if (fresh) return false;
+    const Pointer& first = it->second.pointer;
+    if (first.place != pointer.place || first.generation != pointer.generation ||
+        first.level != pointer.level || first.checksum != pointer.checksum)
+      found("two pointers to one tree node differ", at(pointer, tree));
+    return true;
+  }
+
   void walk(const Pointer& pointer, TreeId tree) {
-    const std::string where =
-        fmt::format("tree {}, level {}, {}", tree, pointer.level, at(pointer.place[0]));
+    if (seen_before(pointer, tree)) return;
+    const std::string where = at(pointer, tree);
     NodePtr good;
     for (u32 place = 0; place < 2; ++place) {
       const char* wrong = nullptr;
@@ -109,7 +129,18 @@ class Checker {
       trees_.emplace_back(key.object, pointer);
   }
 
+  void node_record(const Key& key, Bytes value, const std::string& where) {
+    const u64 count = value.size() == sizeof(NodeRecordDisk)
+                          ? u64{load_disk<NodeRecordDisk>(value).references}
+                          : u64{0};
+    if (key.offset != 0 || count < 2)
+      found("a count of references to a tree node is malformed", where);
+    else
+      counts_[key.object] = count;
+  }
+
   void extent_record(const Key& key, Bytes value, const std::string& where) {
+    if (key.type == kNodeRecordType) return node_record(key, value, where);
     auto record = decode_extent(key, value);
     if (!record) {
       found(record.error().what, where);
@@ -119,6 +150,21 @@ class Checker {
     result_.data_blocks += record->run.count;
     claim(record->run, where);
     if (options_.data) extents_.push_back(std::move(*record));
+  }
+
+  // The counts against the pointers that were met, both ways.
+  void check_references() {
+    for (const auto& [place, seen] : nodes_) {
+      const auto it = counts_.find(place);
+      const u64 counted = it == counts_.end() ? 1 : it->second;
+      if (counted != seen.references)
+        found(fmt::format("a tree node has {} references and its count says {}", seen.references,
+                          counted),
+              at(seen.pointer, seen.tree));
+    }
+    for (const auto& [place, count] : counts_)
+      if (!nodes_.contains(place))
+        found("a count of references to a tree node that nothing leads to", at(place));
   }
 
   void check_data() {
@@ -166,6 +212,13 @@ class Checker {
   std::vector<bool> reachable_;
   std::vector<std::pair<TreeId, Pointer>> trees_;
   std::vector<ExtentRecord> extents_;
+  struct Seen {
+    Pointer pointer;
+    TreeId tree = 0;
+    u64 references = 0;
+  };
+  std::map<u64, Seen> nodes_;  // of subvolumes, by first place
+  std::map<u64, u64> counts_;  // that the records say, by first place
   CheckResult result_;
 };
 

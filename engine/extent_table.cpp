@@ -74,6 +74,8 @@ Result<ExtentRecord> find_extent(const Forest& forest, u64 block, u32 blocks_max
       fail(Errc::damaged, "no extent record holds a block of the map", block * kBlockBytes);
   LK_TRYV(forest.visit_before(kExtentTree, {block, kExtentRecordType, ~u64{0}},
                               [&](const Key& key, Bytes value) {
+                                // No node lies in an extent: behind its record here is none.
+                                if (key.type == kNodeRecordType) return false;
                                 auto record = decode_extent(key, value);
                                 if (!record || record->run.end() > block) found = record;
                                 return false;
@@ -106,6 +108,8 @@ Result<void> count_references(Forest& forest, BlockRun run, int delta,
     const u32 from = static_cast<u32>(run.block - record.run.block);
     const u32 to = from + here.run.count;
     ExtentRecord middle = part(record, from, to);
+    if (delta > 0 && middle.references == ~u32{0})
+      return fail(Errc::too_big, "a block has too many references", run.block * kBlockBytes);
     middle.references += static_cast<u32>(delta);
     if (from != 0) LK_TRYV(put_record(forest, part(record, 0, from)));
     if (to != record.run.count) LK_TRYV(put_record(forest, part(record, to, record.run.count)));

@@ -23,18 +23,23 @@ Result<void> Forest::format(u64 generation) {
 
 // --- look-ups ----------------------------------------------------------------------------------
 
-Result<Pointer> Forest::root_in_tree(TreeId tree) const {
-  std::optional<Pointer> found;
+Result<TreeRecordDisk> Forest::record_in_tree(TreeId tree) const {
+  std::optional<TreeRecordDisk> found;
   const Key key{tree, kTreeRecordType, 0};
   LK_TRYV(scan(kRootTree, key, key, [&](const Key&, Bytes value) {
-    if (value.size() == sizeof(TreeRecordDisk))
-      found = from_disk(load_disk<TreeRecordDisk>(value).root);
+    if (value.size() == sizeof(TreeRecordDisk)) found = load_disk<TreeRecordDisk>(value);
     return false;
   }));
   if (!found) return fail(Errc::not_found, "there is no such tree");
-  if (found->level > kLevelMax) return fail(Errc::malformed, "a tree is impossibly high");
-  if (found->generation >= running_) return fail(Errc::malformed, "a tree is from the future");
   return *found;
+}
+
+Result<Pointer> Forest::root_in_tree(TreeId tree) const {
+  LK_TRY(const TreeRecordDisk record, record_in_tree(tree));
+  const Pointer found = from_disk(record.root);
+  if (found.level > kLevelMax) return fail(Errc::malformed, "a tree is impossibly high");
+  if (found.generation >= running_) return fail(Errc::malformed, "a tree is from the future");
+  return found;
 }
 
 Result<Pointer> Forest::root(TreeId tree) const {
@@ -116,14 +121,21 @@ Result<NodePtr> Forest::make_node(TreeId tree, u8 level, Pointer& pointer) {
 
 Result<NodePtr> Forest::make_writable(Pointer& pointer, TreeId tree) {
   LK_TRY(NodePtr node, cache_.get(pointer, tree));
-  if (pointer.generation == running_) return node;
+  LK_TRY(const bool shared, is_shared(pointer, tree));
+  if (!shared && pointer.generation == running_) return node;
   const Pointer old = pointer;
   LK_TRY(NodePtr copy, make_node(tree, node->level(), pointer));
   const NodeHeader header = copy->header();
   copy->copy_from(*node);
   copy->header().generation = header.generation;
+  copy->header().tree = header.tree;
   copy->header().place = header.place;
-  LK_TRYV(free_node(old));
+  if (!shared) {
+    LK_TRYV(free_node(old));
+    return copy;
+  }
+  LK_TRYV(share_content(*copy));
+  LK_TRYV(drop_reference(old));
   return copy;
 }
 
@@ -139,6 +151,7 @@ Result<void> Forest::free_node(const Pointer& pointer) {
     }
   }
   cache_.drop(pointer.place[0]);
+  own_nodes_.erase(pointer.place[0]);
   --node_count_;
   if (pointer.generation == running_) --dirty_nodes_;
   return {};
@@ -153,7 +166,10 @@ Result<void> Forest::create_tree(TreeId tree) {
   (void)node;
   changed_roots_[tree] = pointer;
   // The record is put at once, so that freeze() only replaces records and allocates little.
-  const TreeRecordDisk record{to_disk(pointer), u64{0}, {}};
+  return put_tree_record(tree, {to_disk(pointer), u64{0}, {}});
+}
+
+Result<void> Forest::put_tree_record(TreeId tree, const TreeRecordDisk& record) {
   return put(kRootTree, {tree, kTreeRecordType, 0}, std::as_bytes(std::span(&record, 1)));
 }
 
@@ -240,8 +256,9 @@ Result<bool> Forest::erase(TreeId tree, const Key& key) {
   LK_TRY(const bool erased, erase_from(pointer, tree, key));
   LK_CHECK(erased);
   while (pointer.level > 0) {  // a root with one child is one level too many
-    LK_TRY(NodePtr node, make_writable(pointer, tree));
-    if (node->count() != 1) break;
+    LK_TRY(const NodePtr node, cache_.get(pointer, tree));
+    LK_TRY(const bool shared, is_shared(pointer, tree));
+    if (node->count() != 1 || shared) break;
     const Pointer child = node->child(0);
     LK_TRYV(free_node(pointer));
     pointer = child;
@@ -286,6 +303,11 @@ Result<void> Forest::try_merge(Node& node, TreeId tree, u32 left) {
   auto left_node = cache_.get(left_pointer, tree);
   auto right_node = cache_.get(right_pointer, tree);
   if (!left_node || !right_node) return {};  // a neighbour that cannot be read stays as it is
+  // One of the two is private, since the erase went through it. To join it with a shared one would
+  // copy what is shared to save less than that.
+  LK_TRY(const bool left_shared, is_shared(left_pointer, tree));
+  LK_TRY(const bool right_shared, is_shared(right_pointer, tree));
+  if (left_shared || right_shared) return {};
   if ((*left_node)->free_bytes() < (*right_node)->used_bytes() + options_.node_bytes / 8) return {};
   LK_TRY(NodePtr target, make_writable(left_pointer, tree));
   const u32 joined = target->count();
@@ -301,36 +323,48 @@ Result<void> Forest::try_merge(Node& node, TreeId tree, u32 left) {
 
 // --- commit ------------------------------------------------------------------------------------
 
-void Forest::finalize(Pointer& pointer, TreeId tree, std::vector<Frozen::Write>& writes) {
+void Forest::finalize(Pointer& pointer, TreeId tree, Finalized& done) {
   if (pointer.generation != running_) return;
+  const bool may_be_met_again = sharing() && is_subvolume(tree);
+  if (may_be_met_again) {
+    const auto it = done.shared.find(pointer.place[0]);
+    if (it != done.shared.end()) {
+      pointer.checksum = it->second;
+      return;
+    }
+  }
   auto node = cache_.get(pointer, tree);  // dirty nodes are always in memory
   LK_CHECK(node);
   if ((*node)->level() > 0) {
     for (u32 i = 0; i < (*node)->count(); ++i) {
       Pointer child = (*node)->child(i);
       if (child.generation != running_) continue;
-      finalize(child, tree, writes);
+      finalize(child, tree, done);
       (*node)->set_child(i, child);
     }
   }
   pointer.checksum = checksum128((*node)->bytes());
-  writes.push_back({*node, pointer.place});
+  if (may_be_met_again) done.shared[pointer.place[0]] = pointer.checksum;
+  done.writes.push_back({*node, pointer.place});
 }
 
 Result<Forest::Frozen> Forest::freeze() {
   Frozen frozen;
+  Finalized done{frozen.nodes, {}};
   auto roots = std::move(changed_roots_);
   changed_roots_.clear();
   for (auto& [tree, pointer] : roots) {
-    finalize(pointer, tree, frozen.nodes);
-    const TreeRecordDisk record{to_disk(pointer), u64{0}, {}};
-    LK_TRYV(put(kRootTree, {tree, kTreeRecordType, 0}, std::as_bytes(std::span(&record, 1))));
+    finalize(pointer, tree, done);
+    LK_TRY(TreeRecordDisk record, record_in_tree(tree));
+    record.root = to_disk(pointer);
+    LK_TRYV(put_tree_record(tree, record));
   }
-  finalize(root_tree_, kRootTree, frozen.nodes);
+  finalize(root_tree_, kRootTree, done);
   LK_CHECK_MSG(frozen.nodes.size() == dirty_nodes_, "a dirty node is not reachable");
   frozen.root = root_tree_;
   frozen.generation = running_;
   dirty_nodes_ = 0;
+  own_nodes_.clear();
   ++running_;
   return frozen;
 }

@@ -47,8 +47,8 @@ struct NodeHeader {
   u8 reserved0;
   Le16 count;
   Le64 generation;  // of the commit that wrote it
-  Le64 tree;
-  Le64 place;  // first of its two places, in both copies
+  Le64 tree;        // that wrote it; of subvolumes, others may share it since
+  Le64 place;       // first of its two places, in both copies
   VolumeId volume_id;
   std::array<u8, 16> reserved;
 };
@@ -71,9 +71,10 @@ LK_DISK_STRUCT(InteriorEntry, 81);
 
 // In the root tree, keyed (tree, kTreeRecordType, 0).
 inline constexpr u8 kTreeRecordType = 1;
+inline constexpr u64 kTreeShares = 1;  // it was cloned or is a clone: its nodes may be shared
 struct TreeRecordDisk {
   PointerDisk root;
-  Le64 flags;  // 0
+  Le64 flags;
   std::array<u8, 24> reserved;
 };
 LK_DISK_STRUCT(TreeRecordDisk, 96);
@@ -93,6 +94,14 @@ struct ExtentHeadDisk {
   Le16 reserved;
 };
 LK_DISK_STRUCT(ExtentHeadDisk, 20);
+
+// In the extent tree too, keyed (first place of a node, kNodeRecordType, 0), for each node of
+// subvolume trees that is referred to more than once; of the others it is known that it is once.
+inline constexpr u8 kNodeRecordType = 2;
+struct NodeRecordDisk {
+  Le64 references;  // from nodes and tree records; at least 2
+};
+LK_DISK_STRUCT(NodeRecordDisk, 8);
 
 // Written whole to each of its places, one 4096-byte block each.
 struct SuperblockDisk {

@@ -162,7 +162,7 @@ const char* Node::validate(const Expected& expected) {
   const NodeHeader& head = header();
   if (head.magic != kNodeMagic) return "a tree node has a wrong magic number";
   if (head.volume_id != expected.volume) return "a tree node belongs to another store";
-  if (head.tree != expected.tree) return "a tree node belongs to another tree";
+  if (!may_belong(head.tree, expected.tree)) return "a tree node belongs to another tree";
   if (head.level != expected.level) return "a tree node has a wrong level";
   if (head.generation != expected.generation) return "a tree node has a wrong generation";
   if (head.place != expected.place) return "a tree node is not in its place";

@@ -14,6 +14,15 @@
 
 namespace latchkey::engine {
 
+// A subvolume's tree may share nodes that any other subvolume's wrote. That weakens nothing that
+// the device could do: a read of another node, or of another age of this one, is told by the
+// pointer's checksum of the whole node, by the generation and by the place, which are compared all
+// the same; between subvolumes the tree's number only ever told of a wrong pointer with a right
+// checksum, and such a pointer also is how a clone looks.
+inline bool may_belong(TreeId written_by, TreeId tree) {
+  return written_by == tree || (is_subvolume(written_by) && is_subvolume(tree));
+}
+
 class Node;
 using NodePtr = std::shared_ptr<Node>;
 

@@ -8,7 +8,7 @@ NodeCache::NodeCache(const Options& options, ReadNode read)
 bool NodeCache::is(const Node& node, const Pointer& pointer, TreeId tree) {
   const NodeHeader& header = node.header();
   return header.generation == pointer.generation && header.level == pointer.level &&
-         header.tree == tree;
+         may_belong(header.tree, tree);
 }
 
 NodePtr NodeCache::find(const Pointer& pointer, TreeId tree) {

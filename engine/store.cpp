@@ -105,9 +105,9 @@ void build(StoreState& state, const Superblock& superblock) {
       read);
   state.space = std::make_unique<FreeSpace>(blocks, places_taken(superblock.size_bytes), read);
   state.pool = std::make_unique<NodePool>(*state.space, state.node_blocks());
-  state.forest =
-      std::make_unique<Forest>(Forest::Options{superblock.volume_id, superblock.node_bytes},
-                               *state.cache, *state.space, *state.pool, state.space_mutex);
+  state.forest = std::make_unique<Forest>(
+      Forest::Options{superblock.volume_id, superblock.node_bytes, state.options.runs_of},
+      *state.cache, *state.space, *state.pool, state.space_mutex);
   const u64 node_blocks = state.node_blocks();
   state.dirty_nodes_max = std::clamp<u64>(blocks / (16 * 2 * node_blocks), 32, kDirtyNodesMax);
   Lock lock(state.commit_mutex);
@@ -175,6 +175,7 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   }
   LK_TRY(const NodePtr root, state->cache->get(superblock->root, kRootTree));
   (void)root;
+  LK_TRYV(state->forest->find_shared_trees());
   return std::unique_ptr<Store>(new Store(std::move(state)));
 }
 

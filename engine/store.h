@@ -48,6 +48,11 @@ struct FormatOptions {
   std::string label;  // up to 63 bytes, UTF-8
 };
 
+// Which data blocks a record of a subvolume's tree refers to, if it does: all that the engine needs
+// to understand of it, since a copy of a shared leaf refers to them as well. Must be a function of
+// the two and of nothing else, and call nothing of the store. Absent: no record refers to any.
+using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
+
 struct OpenOptions {
   bool read_only = false;
   bool previous_generation = false;  // read-only: the older superblock set, for rescue
@@ -55,6 +60,7 @@ struct OpenOptions {
   u32 read_rings = 4;                // rings that readers borrow
   u64 read_ring_buffer_bytes = 1 * kMiB;
   bool register_buffers = true;  // of those rings
+  RunsOf runs_of = {};
 };
 
 struct StoreFacts {
@@ -84,6 +90,7 @@ struct SpaceNeed {
   u64 data_blocks = 0;
   u32 records = 0;       // put or split
   u64 record_bytes = 0;  // sum of their values
+  bool clone = false;    // clone_tree: from then on changes of either tree need more
 };
 
 // A promise of space; gives back in its destructor what was not used. Move-only; not thread-safe.
@@ -154,6 +161,10 @@ class View {
   // What holds `block`, clipped to [block, block + blocks_max): the first unit is that of `block`.
   // Errc::damaged if no record contains it: a map that points nowhere.
   Result<ExtentRecord> extent_at(u64 block, u32 blocks_max) const;
+  // The records of all subvolumes' trees, those that trees share once, with one of the trees that
+  // have it; in no order; until fn returns false. An extent has one reference for each of these
+  // that refers to it.
+  Result<void> scan_distinct(const std::function<bool(TreeId, const Key&, Bytes)>& fn) const;
   Result<bool> tree_exists(TreeId tree) const;
 
  protected:
@@ -178,16 +189,30 @@ class Transaction : public View {
   Result<bool> erase(TreeId tree, Key key);  // false: was not there
   Result<void> create_tree(TreeId tree);     // exists if there is one
 
+  // `to`, which is new (exists otherwise), becomes a copy of the subvolume tree `from` and shares
+  // every node with it, and so every data block: later changes of one are not seen in the other.
+  // Costs the same whatever their size. Its space is reserved with SpaceNeed::clone. not_found:
+  // there is no tree `from`.
+  Result<void> clone_tree(TreeId from, TreeId to);
+  // Frees what only the subvolume tree `tree` has, about nodes_max nodes of it, and says whether
+  // the tree is gone. In between the tree is consistent and has lost records from its end: nobody
+  // should read it any more. It goes on in any later transaction, after a crash too. The
+  // reservation is of reserve({}, true).
+  Result<bool> drop_tree_step(TreeId tree, u32 nodes_max);
+
   // `run` came from allocate() and its data writes have completed. checksums.size() == run.count.
   // Longer runs become several records under one context.
   Result<void> insert_extent(BlockRun run, u64 first_unit, Bytes context,
                              std::span<const u32> checksums);
-  Result<void> share_extent(BlockRun run);    // one more reference to each block
-  Result<void> release_extent(BlockRun run);  // one less; blocks without any are freed
+  Result<void> share_extent(BlockRun run);  // one more reference to each block
+  // One less; blocks without any are freed. Change the record that referred to them first: if its
+  // leaf was shared, the leaf's copy takes references of its own then.
+  Result<void> release_extent(BlockRun run);
 
  private:
   friend class Store;
   Transaction(Store& store, Reservation&& tree_space);
+  Result<void> free_blocks(const std::vector<BlockRun>& freed);
   Reservation tree_space_;
 };
 

@@ -68,6 +68,10 @@ Result<ExtentRecord> View::extent_at(u64 block, u32 blocks_max) const {
   return find_extent(*store_->state_->forest, block, blocks_max);
 }
 
+Result<void> View::scan_distinct(const std::function<bool(TreeId, const Key&, Bytes)>& fn) const {
+  return store_->state_->forest->scan_distinct(fn);
+}
+
 Result<bool> View::tree_exists(TreeId tree) const {
   const auto root = store_->state_->forest->root(tree);
   if (root) return true;
@@ -105,6 +109,22 @@ Result<void> Transaction::create_tree(TreeId tree) {
   return sticky(*store_->state_, store_->state_->forest->create_tree(tree));
 }
 
+Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
+  LK_TRY(const bool there, tree_exists(from));
+  if (!there) return fail(Errc::not_found, "there is no such tree");
+  return sticky(*store_->state_, store_->state_->forest->clone_tree(from, to));
+}
+
+Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
+  LK_TRY(const bool there, tree_exists(tree));
+  if (!there) return fail(Errc::not_found, "there is no such tree");
+  StoreState& state = *store_->state_;
+  std::vector<BlockRun> freed;
+  LK_TRY(const bool gone, sticky(state, state.forest->drop_tree_step(tree, nodes_max, freed)));
+  LK_TRYV(free_blocks(freed));
+  return gone;
+}
+
 Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes context,
                                         std::span<const u32> checksums) {
   StoreState& state = *store_->state_;
@@ -131,6 +151,11 @@ Result<void> Transaction::release_extent(BlockRun run) {
   StoreState& state = *store_->state_;
   std::vector<BlockRun> freed;
   LK_TRYV(sticky(state, count_references(*state.forest, run, -1, freed)));
+  return free_blocks(freed);
+}
+
+Result<void> Transaction::free_blocks(const std::vector<BlockRun>& freed) {
+  StoreState& state = *store_->state_;
   Lock lock(state.space_mutex);
   for (const BlockRun& part : freed) {
     auto released = state.space->release(part, state.forest->running());

@@ -34,4 +34,7 @@ inline constexpr TreeId kExtentTree = 2;  // the extent table, keyed by disk blo
 inline constexpr TreeId kKeyTree = 3;     // keys and protectors
 inline constexpr TreeId kFirstSubvolume = 256;
 
+// Subvolume trees may share nodes; the others never do.
+inline constexpr bool is_subvolume(TreeId tree) { return tree >= kFirstSubvolume; }
+
 }  // namespace latchkey::engine

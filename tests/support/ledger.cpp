@@ -6,6 +6,7 @@
 
 #include "base/hex.h"
 #include "engine/extent_table.h"
+#include "engine/format.h"
 
 namespace latchkey::tests {
 
@@ -47,6 +48,7 @@ Result<std::vector<std::string>> observe_store(NonceLedger& ledger, engine::Stor
   const ReadPin pin = store.pin();
   LK_TRYV(
       store.view().scan(kExtentTree, {}, {~u64{0}, 255, ~u64{0}}, [&](const Key& key, Bytes value) {
+        if (key.type == kNodeRecordType) return true;
         auto record = decode_extent(key, value);
         if (record)
           extents.push_back(std::move(*record));
