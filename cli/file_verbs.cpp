@@ -18,7 +18,8 @@ namespace {
 
 json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat) {
   json object = {{"name", entry.name},
-                 {"inode", entry.inode},
+                 {"inode", entry.inode.number},
+                 {"subvolume", entry.inode.subvolume},
                  {"kind", entry.kind == volume::FileKind::directory ? "directory" : "regular"},
                  {"mode", stat.mode},
                  {"uid", stat.uid},
@@ -41,7 +42,7 @@ void print_entry(const volume::DirEntry& entry, const volume::Stat& stat, bool d
 }
 
 Result<std::vector<volume::DirEntry>> entries_of(volume::Volume& volume, const std::string& path) {
-  LK_TRY(const volume::InodeNumber inode, volume::resolve(volume, path));
+  LK_TRY(const volume::InodeId inode, volume::resolve(volume, path));
   LK_TRY(const volume::Stat stat, volume.stat(inode));
   if (stat.kind == volume::FileKind::directory) return volume.read_directory(inode);
   return std::vector<volume::DirEntry>{{path.substr(path.rfind('/') + 1), inode, stat.kind}};

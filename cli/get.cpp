@@ -99,7 +99,7 @@ class Getter {
 
   std::string failed;  // the name that an error is about
 
-  Result<void> file_to_output(volume::InodeNumber directory, const std::string& name) {
+  Result<void> file_to_output(volume::InodeId directory, const std::string& name) {
     LK_TRY(const volume::HandleId handle, open(directory, name));
     auto copied = copy(handle, Output(STDOUT_FILENO, false));
     if (!copied && copied.error().os_errno != 0) failed = "standard output";
@@ -107,8 +107,8 @@ class Getter {
     return copied;
   }
 
-  Result<void> file_to(volume::InodeNumber directory, const std::string& name,
-                       const volume::Stat& stat, const fs::path& target) {
+  Result<void> file_to(volume::InodeId directory, const std::string& name, const volume::Stat& stat,
+                       const fs::path& target) {
     // What cannot be read overwrites nothing.
     LK_TRY(const volume::HandleId handle, open(directory, name));
     auto copied = copy_to(handle, stat, target);
@@ -116,8 +116,7 @@ class Getter {
     return copied;
   }
 
-  Result<void> tree(volume::InodeNumber directory, const volume::Stat& stat,
-                    const fs::path& target) {
+  Result<void> tree(volume::InodeId directory, const volume::Stat& stat, const fs::path& target) {
     failed = target;
     if (::mkdir(target.c_str(), 0700) != 0 && errno != EEXIST)
       return std::unexpected(host_error("cannot be made"));
@@ -144,7 +143,7 @@ class Getter {
   }
 
  private:
-  Result<volume::HandleId> open(volume::InodeNumber directory, const std::string& name) {
+  Result<volume::HandleId> open(volume::InodeId directory, const std::string& name) {
     failed = name;
     return volume_.open_file(caller(), directory, name, {}, 0, name);
   }

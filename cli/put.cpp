@@ -255,7 +255,7 @@ class Putter {
     return static_cast<u64>(size);
   }
 
-  Result<void> keep_times(volume::InodeNumber inode, const struct stat& info) {
+  Result<void> keep_times(volume::InodeId inode, const struct stat& info) {
     LK_TRYV(volume_.set_mode(inode, info.st_mode & 07777));
     return volume_.set_times(inode,
                              i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);

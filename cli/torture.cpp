@@ -35,7 +35,7 @@ struct Counts {
 // Shared by the threads of one run.
 struct Arena {
   volume::Volume& volume;
-  volume::InodeNumber directory = 0;
+  volume::InodeId directory;
   std::atomic<u64> append_bytes;  // that may still be appended
   std::atomic<bool> stop{false};
   std::atomic<bool> removed{false};  // between a removal and the next add

@@ -32,7 +32,7 @@ TEST_F(CheckTest, file_that_was_unlinked_while_open_is_none) {
   add_key();
   (void)open("/vault/file", {});
   const HandleId plain = open("/plain", {.write = true});
-  ASSERT_TRUE(volume_->unlink(vault_, "file"));
+  ASSERT_TRUE(volume_->unlink({kFirstSubvolume, vault_}, "file"));
   ASSERT_TRUE(volume_->unlink(kRootInode, "plain"));
   ASSERT_TRUE(volume_->append(plain, bytes_of("more")));
   ASSERT_TRUE(volume_->fsync(plain));
@@ -46,7 +46,7 @@ TEST_F(CheckTest, file_that_was_unlinked_while_open_is_none) {
 
 TEST_F(CheckTest, records_of_unknown_types_and_places_are_found) {
   put_record({plain_, 99, 7}, bytes_of("x"));
-  put_record({kRootInode - 1, kInodeType, 0}, bytes_of("x"));
+  put_record({kRootNumber - 1, kInodeType, 0}, bytes_of("x"));
   put_record({kCounterObject, kCounterType, 1}, bytes_of("x"));
   damage([](Transaction& t) { return t.put(engine::kKeyTree, {1, 2, 3}, bytes_of("x")); });
   expect({"key (" + std::to_string(plain_) + ", 99, 7): a record of an unknown type",
@@ -115,17 +115,17 @@ TEST_F(CheckTest, inode_item_must_be_what_we_write) {
 
 TEST_F(CheckTest, names_must_be_well_formed) {
   const SimImage whole = device_.durable();
-  const Record back = back_of(small_, kRootInode, "small");
+  const Record back = back_of(small_, kRootNumber, "small");
   for (const std::size_t size : {0U, 8U, 9U, 13U, 15U}) {
     Record wrong = back;
     wrong.value.resize(size);
     put_record(back.key, wrong.value);
-    const Record entry = entry_of(kRootInode, small_);
+    const Record entry = entry_of(kRootNumber, small_);
     expect({at(small_) + ": a back item is malformed",
-            at(kRootInode, entry, small_) + ": a name without a back item"});
+            at(kRootNumber, entry, small_) + ": a name without a back item"});
     device_.restore(whole);
   }
-  const Record entry = entry_of(kRootInode, small_);
+  const Record entry = entry_of(kRootNumber, small_);
   for (const auto& fn : std::initializer_list<std::function<void(Record&)>>{
            [](Record& r) { r.value.resize(9); }, [](Record& r) { r.value.push_back({}); },
            [](Record& r) { r.value[8] = std::byte{3}; },
@@ -133,7 +133,7 @@ TEST_F(CheckTest, names_must_be_well_formed) {
     Record wrong = entry;
     fn(wrong);
     put_record(entry.key, wrong.value);
-    expect({at(kRootInode, entry) + ": a directory entry is malformed",
+    expect({at(kRootNumber, entry) + ": a directory entry is malformed",
             at(small_) + ", directory 256: a back item without a name",
             at(small_) + ": 0 names lead to an inode with 1 links"});
     device_.restore(whole);
@@ -141,22 +141,22 @@ TEST_F(CheckTest, names_must_be_well_formed) {
 }
 
 TEST_F(CheckTest, name_must_lie_where_it_is_looked_for) {
-  Record entry = entry_of(kRootInode, small_);
+  Record entry = entry_of(kRootNumber, small_);
   erase_record(entry.key);
   entry.key.offset += kEntrySlots;
   put_record(entry.key, entry.value);
-  expect({at(kRootInode, entry, small_) + ": a directory entry lies at the wrong hash"});
+  expect({at(kRootNumber, entry, small_) + ": a directory entry lies at the wrong hash"});
 }
 
 // Renames `inode` in `directory`, entry and back item.
 TEST_F(CheckTest, name_must_be_one_that_could_be_made) {
   const SimImage whole = device_.durable();
-  const auto rename = [&](InodeNumber directory, InodeNumber inode, std::string name) {
+  const auto rename = [&](u64 directory, u64 inode, std::string name) {
     Entry fresh;
     damage([&](Transaction& t) -> Result<void> {
       const Record old = entry_of(t, directory, inode);
       LK_TRYV(t.erase(kFirstSubvolume, old.key));
-      LK_TRY(fresh, decode_entry(old.key, old.value));
+      LK_TRY(fresh, decode_entry(kFirstSubvolume, old.key, old.value));
       fresh.stored = name;
       fresh.key.offset = entry_offset(name) + 3;
       LK_TRYV(t.put(kFirstSubvolume, fresh.key, encode_entry(fresh)));
@@ -168,14 +168,14 @@ TEST_F(CheckTest, name_must_be_one_that_could_be_made) {
     });
     return Record{fresh.key, {}};
   };
-  rename(kRootInode, small_, "other");
+  rename(kRootNumber, small_, "other");
   rename(vault_, file_, std::string(64, '\1'));
   rename(vault_, file_, std::string(255, '/'));
   expect({});
   for (const std::string& name :
        {std::string("a/b"), std::string("."), std::string(".."), std::string("nul\0", 4)}) {
-    const Record entry = rename(kRootInode, small_, name);
-    expect({at(kRootInode, entry, small_) + ": a directory entry has an impossible name"});
+    const Record entry = rename(kRootNumber, small_, name);
+    expect({at(kRootNumber, entry, small_) + ": a directory entry has an impossible name"});
     device_.restore(whole);
   }
   for (const std::size_t size : {1U, 31U, 33U, 254U}) {
@@ -189,20 +189,20 @@ TEST_F(CheckTest, name_must_be_one_that_could_be_made) {
 
 TEST_F(CheckTest, name_and_back_item_must_agree) {
   const SimImage whole = device_.durable();
-  const Record entry = entry_of(kRootInode, small_);
-  const Record back = back_of(small_, kRootInode, "small");
+  const Record entry = entry_of(kRootNumber, small_);
+  const Record back = back_of(small_, kRootNumber, "small");
   erase_record(back.key);
-  expect({at(kRootInode, entry, small_) + ": a name without a back item"});
+  expect({at(kRootNumber, entry, small_) + ": a name without a back item"});
   device_.restore(whole);
   erase_record(entry.key);
   expect({at(small_) + ", directory 256: a back item without a name",
           at(small_) + ": 0 names lead to an inode with 1 links"});
   device_.restore(whole);
   erase_record(back.key);
-  const Record other = back_of(small_, kRootInode, "other");
+  const Record other = back_of(small_, kRootNumber, "other");
   put_record(other.key, other.value);
   expect({at(small_) + ", directory 256: a back item without a name",
-          at(kRootInode, entry, small_) + ": a name without a back item"});
+          at(kRootNumber, entry, small_) + ": a name without a back item"});
   device_.restore(whole);
   put_record({small_, kBackType, back.key.offset + 1}, back.value);
   expect({at(small_) + ", directory 256: a back item without a name"});
@@ -215,26 +215,26 @@ TEST_F(CheckTest, name_and_back_item_must_agree) {
 TEST_F(CheckTest, directory_must_not_have_one_name_twice) {
   Record second;
   damage([&](Transaction& t) -> Result<void> {
-    const Record one = entry_of(t, kRootInode, plain_), other = entry_of(t, kRootInode, small_);
-    LK_TRY(Entry entry, decode_entry(one.key, one.value));
-    entry.inode = small_;
+    const Record one = entry_of(t, kRootNumber, plain_), other = entry_of(t, kRootNumber, small_);
+    LK_TRY(Entry entry, decode_entry(kFirstSubvolume, one.key, one.value));
+    entry.inode.number = small_;
     second.key = one.key;
     ++second.key.offset;
     LK_TRYV(t.erase(kFirstSubvolume, other.key));
     LK_TRYV(t.put(kFirstSubvolume, second.key, encode_entry(entry)));
-    LK_TRYV(t.erase(kFirstSubvolume, back_of(small_, kRootInode, "small").key));
-    const Record back = back_of(small_, kRootInode, "plain");
+    LK_TRYV(t.erase(kFirstSubvolume, back_of(small_, kRootNumber, "small").key));
+    const Record back = back_of(small_, kRootNumber, "plain");
     return t.put(kFirstSubvolume, back.key, back.value);
   });
-  expect({at(kRootInode, second, small_) + ": a directory has one name twice"});
+  expect({at(kRootNumber, second, small_) + ": a directory has one name twice"});
 }
 
 TEST_F(CheckTest, name_must_lead_to_an_inode_of_its_kind) {
-  const Record entry = entry_of(kRootInode, small_);
+  const Record entry = entry_of(kRootNumber, small_);
   damage([&](Transaction& t) {
     return change<EntryDisk>(t, entry.key, [](EntryDisk& disk) { disk.kind = 2; });
   });
-  expect({at(kRootInode, entry, small_) +
+  expect({at(kRootNumber, entry, small_) +
           ": a directory entry and its inode disagree about the kind"});
 }
 
@@ -275,32 +275,32 @@ TEST_F(CheckTest, root_must_be_a_directory_that_nothing_names) {
   const SimImage whole = device_.durable();
   damage([&](Transaction& t) -> Result<void> {
     Entry entry;
-    entry.inode = kRootInode;
+    entry.inode.number = kRootNumber;
     entry.kind = FileKind::directory;
     entry.stored = "loop";
     LK_TRYV(t.put(kFirstSubvolume, {sub_, kEntryType, entry_offset("loop")}, encode_entry(entry)));
-    const Record back = back_of(kRootInode, sub_, "loop");
+    const Record back = back_of(kRootNumber, sub_, "loop");
     return t.put(kFirstSubvolume, back.key, back.value);
   });
-  expect({at(kRootInode) + ": 1 names lead to an inode with 1 links"});
+  expect({at(kRootNumber) + ": 1 names lead to an inode with 1 links"});
   device_.restore(whole);
-  change_inode(kRootInode, [](InodeDisk& disk) { disk.kind = 1; });
-  expect({at(kRootInode) + ": the root is not a directory",
-          at(kRootInode) + ": names in something that is not a directory"});
+  change_inode(kRootNumber, [](InodeDisk& disk) { disk.kind = 1; });
+  expect({at(kRootNumber) + ": the root is not a directory",
+          at(kRootNumber) + ": names in something that is not a directory"});
   device_.restore(whole);
-  erase_record(inode_key(kRootInode));
-  expect({at(kRootInode) + ": there is no root directory"});
+  erase_record(inode_key(kRootNumber));
+  expect({at(kRootNumber) + ": there is no root directory"});
 }
 
 // Two directories that hold each other: every name and every count is right.
 TEST_F(CheckTest, what_no_path_leads_to_is_found) {
-  move_entry(dir_, "dir", kRootInode, sub_);
+  move_entry(dir_, "dir", kRootNumber, sub_);
   const std::string what = ": an inode that cannot be reached from the root directory";
   expect({at(dir_) + what, at(sub_) + what, at(sub_file_) + what});
 }
 
 TEST_F(CheckTest, only_directories_have_names_and_only_files_have_data) {
-  move_entry(small_, "small", kRootInode, plain_);
+  move_entry(small_, "small", kRootNumber, plain_);
   change_inode(dir_, [](InodeDisk& disk) { disk.size = 1; });
   expect({at(plain_) + ": names in something that is not a directory",
           at(dir_) + ": a directory has data"});

@@ -162,7 +162,7 @@ TEST_F(VolumeFlight, truncate_waits_for_the_writeout_and_nothing_of_it_comes_bac
 
 // The name goes at once; the inode, when what is in flight of it has come down.
 TEST_F(VolumeFlight, the_last_close_of_an_unlinked_file_waits_for_the_writeout) {
-  const InodeNumber directory = *resolve(*volume_, "/vault");
+  const InodeId directory = *resolve(*volume_, "/vault");
   const u64 used = volume_->facts().space.blocks_used;
   const HandleId handle = open("/vault/x");
   for (u64 page = 0; page < 200; ++page) write(handle, page, 'a');

@@ -178,7 +178,7 @@ TEST_F(VolumeKeys, hard_counts_what_it_loses_and_tells_each_handle_once) {
 // Whoever has it open still needs it. At the last close it goes, dirty or not.
 TEST_F(VolumeKeys, an_unlinked_file_that_is_open_is_treated_as_any_other) {
   const crypto::KeyId id = vault();
-  const InodeNumber directory = *resolve(*volume_, "/vault");
+  const InodeId directory = *resolve(*volume_, "/vault");
   const HandleId lost = open("/vault/x"), whole = open("/vault/y"), closed = open("/vault/z");
   append(lost, "kept");
   append(whole, "whole");
@@ -204,7 +204,7 @@ TEST_F(VolumeKeys, the_last_close_of_an_unlinked_dirty_file_finishes_a_soft_remo
   const crypto::KeyId id = vault();
   const Heap raw(64, std::byte{7});
   const KeyNeedles needles = needles_of(raw);
-  const InodeNumber directory = *resolve(*volume_, "/vault");
+  const InodeId directory = *resolve(*volume_, "/vault");
   put("/vault/stays", "stays");
   ASSERT_TRUE(volume_->sync());
   const u64 used = volume_->facts().space.blocks_used;

@@ -17,13 +17,13 @@ using keymgr::RemovalMode;
 
 class VolumeRename : public VolumeTest {
  protected:
-  InodeNumber directory(std::string_view path) {
+  InodeId directory(std::string_view path) {
     auto made = make_directory(*volume_, kUser, path);
     EXPECT_TRUE(made) << path;
-    return made.value_or(0);
+    return made.value_or(InodeId{});
   }
-  InodeNumber number(std::string_view path) { return resolve(*volume_, path).value_or(0); }
-  Errc rename(InodeNumber from_directory, std::string_view from, InodeNumber to_directory,
+  InodeId number(std::string_view path) { return resolve(*volume_, path).value_or(InodeId{}); }
+  Errc rename(InodeId from_directory, std::string_view from, InodeId to_directory,
               std::string_view to, RenameFlags flags = {}) {
     return code_of(volume_->rename(from_directory, from, to_directory, to, flags));
   }
@@ -36,7 +36,7 @@ class VolumeRename : public VolumeTest {
 
 TEST_F(VolumeRename, gives_a_file_its_new_name_and_keeps_its_inode_and_data) {
   put("/a", "text");
-  const InodeNumber inode = number("/a");
+  const InodeId inode = number("/a");
   const HandleId handle = open("/a");
   EXPECT_EQ(in_root("a", "b"), Errc{});
   EXPECT_EQ(open_error("/a"), Errc::not_found);
@@ -44,7 +44,7 @@ TEST_F(VolumeRename, gives_a_file_its_new_name_and_keeps_its_inode_and_data) {
   append(handle, " and more");  // under its old handle
   EXPECT_EQ(content("/b"), "text and more");
   close(handle);
-  const InodeNumber sub = directory("/sub");
+  const InodeId sub = directory("/sub");
   EXPECT_EQ(rename(kRootInode, "b", sub, "c"), Errc{});
   reopen();
   EXPECT_EQ(number("/sub/c"), inode);
@@ -61,7 +61,7 @@ TEST_F(VolumeRename, replaces_what_has_the_name_and_frees_it) {
   EXPECT_EQ(content(open_old).size(), 200000U) << "who has it open has it until the end";
   close(open_old);
   EXPECT_EQ(open_error("/new"), Errc::not_found);
-  const InodeNumber full = directory("/full"), empty = directory("/empty");
+  const InodeId full = directory("/full"), empty = directory("/empty");
   put("/full/file", "f");
   EXPECT_EQ(in_root("empty", "full"), Errc::not_empty);
   EXPECT_EQ(in_root("old", "empty"), Errc::is_dir);
@@ -86,7 +86,7 @@ TEST_F(VolumeRename, of_a_name_onto_itself_changes_nothing) {
 TEST_F(VolumeRename, flags_do_what_they_say) {
   put("/a", "a");
   put("/b", "b");
-  const InodeNumber sub = directory("/sub");
+  const InodeId sub = directory("/sub");
   put("/sub/c", "c");
   EXPECT_EQ(in_root("a", "b", kNoReplace), Errc::exists);
   EXPECT_EQ(in_root("a", "free", kNoReplace), Errc{});
@@ -102,7 +102,7 @@ TEST_F(VolumeRename, flags_do_what_they_say) {
 }
 
 TEST_F(VolumeRename, refuses_what_can_never_be) {
-  const InodeNumber a = directory("/a"), b = directory("/a/b"), c = directory("/a/b/c");
+  const InodeId a = directory("/a"), b = directory("/a/b"), c = directory("/a/b/c");
   put("/file", "f");
   EXPECT_EQ(rename(kRootInode, "a", c, "in"), Errc::invalid);
   EXPECT_EQ(rename(kRootInode, "a", a, "in"), Errc::invalid);
@@ -142,8 +142,8 @@ TEST_F(VolumeRename, that_finds_no_place_for_its_name_changes_nothing) {
 // fscrypt_prepare_rename(): into an encrypted directory only what has its policy; out of it freely.
 TEST_F(VolumeRename, keeps_an_encrypted_directory_to_its_policy) {
   const crypto::KeyId id = vault();
-  const InodeNumber vault = number("/vault"), plain = directory("/plain");
-  const InodeNumber inner = directory("/vault/inner");
+  const InodeId vault = number("/vault"), plain = directory("/plain");
+  const InodeId inner = directory("/vault/inner");
   put("/vault/a", "a");
   put("/plain/b", "b");
   EXPECT_EQ(rename(plain, "b", vault, "b"), Errc::cross_key);
@@ -170,7 +170,7 @@ TEST_F(VolumeRename, keeps_an_encrypted_directory_to_its_policy) {
 TEST_F(VolumeRename, works_on_open_directories_while_their_key_leaves) {
   const crypto::KeyId id = vault();
   put("/vault/a", "a");
-  const InodeNumber vault = number("/vault");
+  const InodeId vault = number("/vault");
   const auto held = volume_->open_directory(kUser, vault, "/vault");
   ASSERT_TRUE(held);
   EXPECT_EQ(remove(id).state, keymgr::KeyState::incompletely_removed);
@@ -188,7 +188,7 @@ TEST_F(VolumeRename, a_crash_leaves_the_names_of_one_moment) {
   for (u64 seed = 1; seed <= 64; ++seed) {
     const std::string sub = "/sub" + std::to_string(seed);
     const std::array<std::string, 3> names{sub + "/one", sub + "/two", sub + "/moved"};
-    const InodeNumber directory = this->directory(sub);
+    const InodeId directory = this->directory(sub);
     put(names[0], "1");
     put(names[1], "2");
     ASSERT_TRUE(volume_->sync());
@@ -221,8 +221,8 @@ TEST_F(VolumeRename, a_crash_leaves_the_names_of_one_moment) {
 // Two threads move a directory each into the other's, and back to where no other lock is shared; a
 // third renames a file between them.
 TEST_F(VolumeRename, threads_that_move_directories_into_each_other_make_no_loop) {
-  const InodeNumber p = directory("/p"), q = directory("/q");
-  const InodeNumber a = directory("/p/a"), b = directory("/q/b");
+  const InodeId p = directory("/p"), q = directory("/q");
+  const InodeId a = directory("/p/a"), b = directory("/q/b");
   put("/p/a/file", "f");
   std::atomic<u64> moved{0}, loops{0};
   std::atomic<bool> stop{false};
@@ -280,8 +280,8 @@ class ClockEnv final : public Env {
 };
 
 TEST_F(VolumeRename, two_moves_that_together_would_make_a_loop_see_each_other) {
-  const InodeNumber p = directory("/p"), q = directory("/q");
-  const InodeNumber a = directory("/p/a"), b = directory("/q/b");
+  const InodeId p = directory("/p"), q = directory("/q");
+  const InodeId a = directory("/p/a"), b = directory("/q/b");
   ASSERT_TRUE(volume_->close());
   ClockEnv env;
   auto opened = Volume::open(device_, options_, env);

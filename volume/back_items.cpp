@@ -4,15 +4,15 @@ namespace latchkey::volume {
 
 namespace {
 
-Result<void> scan_hash(const engine::View& view, InodeNumber inode, u64 base,
+Result<void> scan_hash(const engine::View& view, InodeId inode, u64 base,
                        const std::function<bool(const engine::Key&, Bytes)>& fn) {
-  return view.scan(engine::kFirstSubvolume, {inode, kBackType, base},
-                   {inode, kBackType, base + kEntrySlots - 1}, fn);
+  return view.scan(inode.subvolume, {inode.number, kBackType, base},
+                   {inode.number, kBackType, base + kEntrySlots - 1}, fn);
 }
 
 }  // namespace
 
-Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeNumber inode,
+Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeId inode,
                                              const NameOfInode& name) {
   std::optional<engine::Key> found;
   LK_TRYV(scan_hash(view, inode, back_offset(name), [&](const engine::Key& key, Bytes value) {
@@ -24,8 +24,8 @@ Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeNumb
   return found;
 }
 
-Result<engine::Key> place_of_back(const engine::View& view, InodeNumber inode,
-                                  const NameOfInode& name, const std::optional<engine::Key>& old) {
+Result<engine::Key> place_of_back(const engine::View& view, InodeId inode, const NameOfInode& name,
+                                  const std::optional<engine::Key>& old) {
   const u64 base = back_offset(name);
   if (old && (old->offset & ~(kEntrySlots - 1)) == base) return *old;
   u64 place = base;
@@ -34,15 +34,16 @@ Result<engine::Key> place_of_back(const engine::View& view, InodeNumber inode,
     return true;
   }));
   if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
-  return engine::Key{inode, kBackType, place};
+  return engine::Key{inode.number, kBackType, place};
 }
 
-Result<InodeNumber> parent_of(const engine::View& view, InodeNumber directory) {
-  LK_TRY(const auto record, view.at_or_after(engine::kFirstSubvolume, {directory, kBackType, 0}));
-  if (!record || record->key.object != directory || record->key.type != kBackType)
+Result<InodeId> parent_of(const engine::View& view, InodeId directory) {
+  LK_TRY(const auto record,
+         view.at_or_after(directory.subvolume, {directory.number, kBackType, 0}));
+  if (!record || record->key.object != directory.number || record->key.type != kBackType)
     return fail(Errc::malformed, "a directory without a parent");
   LK_TRY(const NameOfInode back, decode_back(record->value));
-  return back.directory;
+  return InodeId{directory.subvolume, back.directory};
 }
 
 }  // namespace latchkey::volume

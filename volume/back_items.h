@@ -10,14 +10,13 @@
 namespace latchkey::volume {
 
 // Nothing: the name has no back item, which is damage that check finds.
-Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeNumber inode,
+Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeId inode,
                                              const NameOfInode& name);
 // Where a back item for a new name goes; in the place of `old`, which goes, if that has the same
 // hash. no_space: the inode has too many names of one hash.
-Result<engine::Key> place_of_back(const engine::View& view, InodeNumber inode,
-                                  const NameOfInode& name,
+Result<engine::Key> place_of_back(const engine::View& view, InodeId inode, const NameOfInode& name,
                                   const std::optional<engine::Key>& old = std::nullopt);
 // The directory that holds this one; malformed if there is none.
-Result<InodeNumber> parent_of(const engine::View& view, InodeNumber directory);
+Result<InodeId> parent_of(const engine::View& view, InodeId directory);
 
 }  // namespace latchkey::volume

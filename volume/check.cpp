@@ -19,8 +19,8 @@ namespace {
 
 // A name of an inode, as its directory has it or as its back item does.
 struct Link {
-  InodeNumber parent = 0;
-  InodeNumber inode = 0;
+  u64 parent = 0;
+  u64 inode = 0;
   u64 name_hash = 0;
   u64 place = 0;  // of the entry
   FileKind kind = FileKind::regular;
@@ -64,7 +64,7 @@ class VolumeChecker {
     for (const auto& [number, known] : inodes_) check_inode(number, known);
     return check_data(
         view, std::move(pieces_),
-        [&](InodeNumber number) -> std::optional<std::optional<crypto::KeyId>> {
+        [&](u64 number) -> std::optional<std::optional<crypto::KeyId>> {
           const auto it = inodes_.find(number);
           if (it == inodes_.end() || !it->second.item) return std::nullopt;
           const Attributes& item = *it->second.item;
@@ -87,7 +87,7 @@ class VolumeChecker {
   void found(std::string what, std::string where) {
     result_.findings.push_back({std::move(what), std::move(where), false});
   }
-  static std::string text(InodeNumber inode) { return fmt::format("inode {}", inode); }
+  static std::string text(u64 inode) { return fmt::format("inode {}", inode); }
   static std::string text(const Link& link) {
     return fmt::format("directory {}, entry {:#x}, inode {}", link.parent, link.place, link.inode);
   }
@@ -98,7 +98,7 @@ class VolumeChecker {
   // --- each record by itself --------------------------------------------------------------------
 
   void record(const engine::Key& key, Bytes value) {
-    if (key.object >= kRootInode) {
+    if (key.object >= kRootNumber) {
       switch (key.type) {
         case kInodeType:
           return inode(key, value);
@@ -151,17 +151,17 @@ class VolumeChecker {
   void entry(const engine::Key& key, Bytes value) {
     Known& directory = inodes_[key.object];
     directory.has_entries = true;
-    auto decoded = decode_entry(key, value);
+    auto decoded = decode_entry(kRootInode.subvolume, key, value);
     if (!decoded)
       return found(decoded.error().what,
                    fmt::format("directory {}, entry {:#x}", key.object, key.offset));
-    const Link link{key.object, decoded->inode, name_hash(decoded->stored), key.offset,
+    const Link link{key.object, decoded->inode.number, name_hash(decoded->stored), key.offset,
                     decoded->kind};
     if (entry_offset(decoded->stored) != (key.offset & ~(kEntrySlots - 1)))
       found("a directory entry lies at the wrong hash", text(link));
     if (directory.item && !could_be_stored(decoded->stored, directory.item->encrypted))
       found("a directory entry has an impossible name", text(link));
-    ++inodes_[decoded->inode].names;
+    ++inodes_[decoded->inode.number].names;
     names_.push_back(link);
   }
 
@@ -216,9 +216,9 @@ class VolumeChecker {
   }
 
   void check_reachability() {
-    std::vector<InodeNumber> left{kRootInode};
+    std::vector<u64> left{kRootNumber};
     while (!left.empty()) {
-      const InodeNumber number = left.back();
+      const u64 number = left.back();
       left.pop_back();
       Known& known = inodes_[number];
       if (std::exchange(known.reached, true)) continue;
@@ -227,10 +227,10 @@ class VolumeChecker {
     }
   }
 
-  void check_inode(InodeNumber number, const Known& known) {
+  void check_inode(u64 number, const Known& known) {
     const std::string where = text(number);
     if (!known.item) {
-      if (number == kRootInode)
+      if (number == kRootNumber)
         found("there is no root directory", where);
       else if (!known.item_malformed)
         found("a name, a map or an orphan record without an inode item", where);
@@ -238,7 +238,7 @@ class VolumeChecker {
     }
     const Attributes& item = *known.item;
     const bool directory = item.kind == FileKind::directory;
-    const bool root = number == kRootInode;
+    const bool root = number == kRootNumber;
     if (counter_ && number >= *counter_) found("an inode number beyond the counter", where);
     if (root && !directory) found("the root is not a directory", where);
     if (directory && item.links > 1) found("a directory has several links", where);
@@ -260,7 +260,7 @@ class VolumeChecker {
   engine::Store& store_;
   CheckFindings& result_;
   std::optional<u64> counter_;
-  std::map<InodeNumber, Known> inodes_;
+  std::map<u64, Known> inodes_;
   std::vector<Link> names_, backs_;
   std::vector<MapPiece> pieces_;
 };

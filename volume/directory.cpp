@@ -17,10 +17,10 @@ constexpr u32 kNameOpBytes = 1400;
 }  // namespace
 
 // The first free place among the names of one hash.
-Result<u64> Volume::State::free_place(const engine::View& view, InodeNumber directory, u64 base) {
+Result<u64> Volume::State::free_place(const engine::View& view, InodeId directory, u64 base) {
   u64 place = base;
-  LK_TRYV(view.scan(engine::kFirstSubvolume, {directory, kEntryType, base},
-                    {directory, kEntryType, base + kEntrySlots - 1},
+  LK_TRYV(view.scan(directory.subvolume, {directory.number, kEntryType, base},
+                    {directory.number, kEntryType, base + kEntrySlots - 1},
                     [&](const engine::Key& key, Bytes) {
                       if (key.offset == place) ++place;
                       return true;
@@ -29,19 +29,31 @@ Result<u64> Volume::State::free_place(const engine::View& view, InodeNumber dire
   return place;
 }
 
-// The counter on disk is ahead by a chunk: most creates do not touch it, and no number comes twice.
-Result<InodeNumber> Volume::State::new_number(engine::Transaction& transaction) {
-  if (next_inode == inode_limit) {
-    const Le64 value(inode_limit + kInodeChunk);
-    LK_TRYV(transaction.put(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0},
-                            std::as_bytes(std::span(&value, 1))));
-    inode_limit += kInodeChunk;
-  }
-  return next_inode++;
+Result<void> Volume::State::read_counter(const engine::View& view, engine::TreeId subvolume) {
+  LK_TRY(const auto record, view.get(subvolume, {kCounterObject, kCounterType, 0}));
+  if (!record || record->value.size() != sizeof(Le64))
+    return fail(Errc::malformed, "a subvolume has no counter of inode numbers");
+  const u64 limit = load_disk<Le64>(record->value);
+  counters[subvolume] = {limit, limit};
+  return {};
 }
 
-Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, std::string_view name,
-                                        FileKind kind, u32 mode) {
+// The counter on disk is ahead by a chunk: most creates do not touch it, and no number comes twice.
+Result<InodeId> Volume::State::new_number(engine::Transaction& transaction,
+                                          engine::TreeId subvolume) {
+  if (!counters.contains(subvolume)) LK_TRYV(read_counter(transaction, subvolume));
+  Counter& counter = counters[subvolume];
+  if (counter.next == counter.limit) {
+    const Le64 value(counter.limit + kInodeChunk);
+    LK_TRYV(transaction.put(subvolume, {kCounterObject, kCounterType, 0},
+                            std::as_bytes(std::span(&value, 1))));
+    counter.limit += kInodeChunk;
+  }
+  return InodeId{subvolume, counter.next++};
+}
+
+Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::string_view name,
+                                    FileKind kind, u32 mode) {
   LK_TRYV(check_name(name));
   LK_TRYV(must_be_writable());
   LK_TRY(const Use parent, use(directory));
@@ -53,7 +65,7 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   if (above.encrypted) {
     // A new inode needs the key itself, not the names of a directory that is still open.
     keymgr::Lease door;
-    LK_TRYV(keyring.lease(above.key_id, directory, door));
+    LK_TRYV(keyring.lease(above.key_id, kNoOwner, door));
     if (keyring.release(door)) slots->evict_key(above.key_id);
   }
   if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
@@ -74,11 +86,11 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   LK_TRY(const auto there, find_stored(transaction, directory, entry.stored));
   if (there) return fail(Errc::exists, "there is such a name already");
   LK_TRY(const u64 place, free_place(transaction, directory, entry_offset(entry.stored)));
-  LK_TRY(entry.inode, new_number(transaction));
-  LK_TRYV(transaction.put(engine::kFirstSubvolume, {directory, kEntryType, place},
+  LK_TRY(entry.inode, new_number(transaction, directory.subvolume));
+  LK_TRYV(transaction.put(directory.subvolume, {directory.number, kEntryType, place},
                           encode_entry(entry)));
-  const NameOfInode back{directory, entry.stored};
-  LK_TRYV(transaction.put(engine::kFirstSubvolume, {entry.inode, kBackType, back_offset(back)},
+  const NameOfInode back{directory.number, entry.stored};
+  LK_TRYV(transaction.put(directory.subvolume, {entry.inode.number, kBackType, back_offset(back)},
                           encode_back(back)));
   LK_TRYV(put_inode(transaction, entry.inode, fresh));
   const Attributes item =
@@ -87,29 +99,28 @@ Result<InodeNumber> Volume::State::make(Caller caller, InodeNumber directory, st
   return entry.inode;
 }
 
-Result<InodeNumber> Volume::mkdir(Caller caller, InodeNumber directory, std::string_view name,
-                                  u32 mode) {
+Result<InodeId> Volume::mkdir(Caller caller, InodeId directory, std::string_view name, u32 mode) {
   const auto there = state_->find_entry(directory, name);
   if (there) return fail(Errc::exists, "there is such a name already");
   if (there.error().code != Errc::not_found) return std::unexpected(there.error());
   return state_->make(caller, directory, name, FileKind::directory, mode);
 }
 
-Result<bool> Volume::State::is_empty(InodeNumber directory) {
+Result<bool> Volume::State::is_empty(InodeId directory) {
   LK_TRY(const auto first,
-         store->view().at_or_after(engine::kFirstSubvolume, {directory, kEntryType, 0}));
-  return !first || first->key.object != directory || first->key.type != kEntryType;
+         store->view().at_or_after(directory.subvolume, {directory.number, kEntryType, 0}));
+  return !first || first->key.object != directory.number || first->key.type != kEntryType;
 }
 
 // Its last name is gone.
 Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode& inode, i64 now) {
   LK_TRYV(
-      transaction.put(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, inode.number()}, {}));
+      transaction.put(inode.id().subvolume, {kOrphanObject, kOrphanType, inode.id().number}, {}));
   const Attributes gone = inode.change([&](Attributes& attributes) {
     attributes.links = 0;
     attributes.ctime_ns = now;
   });
-  LK_TRYV(put_inode(transaction, inode.number(), gone));
+  LK_TRYV(put_inode(transaction, inode.id(), gone));
   Lock lock(table_mutex);
   inode.unlinked = true;
   return {};
@@ -117,8 +128,7 @@ Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode&
 
 // The name goes and the inode becomes an orphan; whoever uses it last reaps it, at once if that is
 // this call.
-Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view name,
-                                        FileKind kind) {
+Result<void> Volume::State::remove_name(InodeId directory, std::string_view name, FileKind kind) {
   LK_TRYV(must_be_writable());
   LK_TRY(const Use parent, use(directory));
   LK_TRY(const Entry seen, find_entry(directory, name));
@@ -139,9 +149,9 @@ Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view 
     LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}, true));
     const i64 now = static_cast<i64>(env.realtime_ns());
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(const auto back, find_back(transaction, entry.inode, {directory, entry.stored}));
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, entry.key));
-    if (back) LK_TRYV(transaction.erase(engine::kFirstSubvolume, *back));
+    LK_TRY(const auto back, find_back(transaction, entry.inode, {directory.number, entry.stored}));
+    LK_TRYV(transaction.erase(directory.subvolume, entry.key));
+    if (back) LK_TRYV(transaction.erase(directory.subvolume, *back));
     const Attributes item =
         parent->change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
     LK_TRYV(put_inode(transaction, directory, item));
@@ -150,15 +160,15 @@ Result<void> Volume::State::remove_name(InodeNumber directory, std::string_view 
   return target.end();
 }
 
-Result<void> Volume::rmdir(InodeNumber directory, std::string_view name) {
+Result<void> Volume::rmdir(InodeId directory, std::string_view name) {
   return state_->remove_name(directory, name, FileKind::directory);
 }
 
-Result<void> Volume::unlink(InodeNumber directory, std::string_view name) {
+Result<void> Volume::unlink(InodeId directory, std::string_view name) {
   return state_->remove_name(directory, name, FileKind::regular);
 }
 
-Result<void> Volume::State::change_attributes(InodeNumber number,
+Result<void> Volume::State::change_attributes(InodeId number,
                                               const std::function<void(Attributes&)>& fn) {
   LK_TRYV(must_be_writable());
   LK_TRY(const Use inode, use(number));
@@ -173,17 +183,17 @@ Result<void> Volume::State::change_attributes(InodeNumber number,
   return put_inode(transaction, number, item);
 }
 
-Result<void> Volume::set_times(InodeNumber inode, i64 mtime_ns) {
+Result<void> Volume::set_times(InodeId inode, i64 mtime_ns) {
   return state_->change_attributes(inode,
                                    [&](Attributes& attributes) { attributes.mtime_ns = mtime_ns; });
 }
 
-Result<void> Volume::set_mode(InodeNumber inode, u32 mode) {
+Result<void> Volume::set_mode(InodeId inode, u32 mode) {
   return state_->change_attributes(inode,
                                    [&](Attributes& attributes) { attributes.mode = mode & 07777; });
 }
 
-Result<void> Volume::set_policy(Caller caller, InodeNumber directory, const crypto::KeyId& id) {
+Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id) {
   State& state = *state_;
   LK_TRYV(state.must_be_writable());
   LK_TRY(const State::Use inode, state.use(directory));

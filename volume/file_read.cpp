@@ -28,7 +28,7 @@ struct Piece {
   u64 device_offset(u64 block) const { return (record.run.block + block) * engine::kBlockBytes; }
 };
 
-Result<void> look_up(const engine::View& view, InodeNumber inode, extent::FileRange range,
+Result<void> look_up(const engine::View& view, InodeId inode, extent::FileRange range,
                      std::vector<Piece>& pieces) {
   LK_TRY(const auto entries, map_entries(view, inode, range));
   for (const extent::MapEntry& entry : entries) {
@@ -133,7 +133,7 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
   const engine::ReadPin pin = store->pin();
   // Pages that were not in memory a moment ago are in the tree by now.
   std::vector<Piece> pieces;
-  LK_TRYV(look_up(store->view(), inode.number(), {first_block, blocks}, pieces));
+  LK_TRYV(look_up(store->view(), inode.id(), {first_block, blocks}, pieces));
   if (pieces.empty()) return blocks;
   const engine::BorrowedIo io = store->borrow_io();
   LK_TRY(const auto bad, PieceReader(*io, first_block, cached).read(pieces));

@@ -179,18 +179,17 @@ Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
   for (bool more = true; more;) {
     LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(auto entries, last_entries(transaction, inode.number(), first_gone, kEntriesAtOnce));
+    LK_TRY(auto entries, last_entries(transaction, inode.id(), first_gone, kEntriesAtOnce));
     more = entries.size() == kEntriesAtOnce;
     const u64 from = more ? std::max(first_gone, entries.back().file_block) : first_gone;
     inode.drop_pages(from);
     std::ranges::reverse(entries);
-    LK_TRYV(
-        apply(transaction, inode.number(), extent::punch(entries, {from, kFileBlocksMax - from})));
+    LK_TRYV(apply(transaction, inode.id(), extent::punch(entries, {from, kFileBlocksMax - from})));
     inode.set_size(more ? from * kPageBytes : size);
     const i64 now = static_cast<i64>(env.realtime_ns());
     const Attributes item = inode.change(
         [&](Attributes& attributes) { attributes.mtime_ns = attributes.ctime_ns = now; });
-    LK_TRYV(put_inode(transaction, inode.number(), item));
+    LK_TRYV(put_inode(transaction, inode.id(), item));
     inode.last_transaction = transaction.id();
   }
   return {};

@@ -1,10 +1,17 @@
 #include "volume/format.h"
 
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "base/checksum.h"
 
 namespace latchkey::volume {
+
+std::string to_text(InodeId inode) {
+  if (inode.subvolume == kRootInode.subvolume) return fmt::format("inode {}", inode.number);
+  return fmt::format("subvolume {}, inode {}", inode.subvolume, inode.number);
+}
 
 InodeDisk encode(const Attributes& attributes) {
   InodeDisk disk{};
@@ -61,14 +68,14 @@ Result<Attributes> decode_inode(Bytes value) {
 
 std::vector<std::byte> encode_entry(const Entry& entry) {
   std::vector<std::byte> value(sizeof(EntryDisk) + entry.stored.size());
-  const EntryDisk disk{entry.inode, static_cast<u8>(entry.kind),
+  const EntryDisk disk{entry.inode.number, static_cast<u8>(entry.kind),
                        static_cast<u8>(entry.stored.size())};
   store_disk(value, disk);
   std::memcpy(value.data() + sizeof disk, entry.stored.data(), entry.stored.size());
   return value;
 }
 
-Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
+Result<Entry> decode_entry(engine::TreeId subvolume, const engine::Key& key, Bytes value) {
   if (value.size() < sizeof(EntryDisk))
     return fail(Errc::malformed, "a directory entry is malformed");
   const auto disk = load_disk<EntryDisk>(value);
@@ -78,7 +85,7 @@ Result<Entry> decode_entry(const engine::Key& key, Bytes value) {
     return fail(Errc::malformed, "a directory entry is malformed");
   Entry entry;
   entry.key = key;
-  entry.inode = disk.inode;
+  entry.inode = {subvolume, disk.inode};
   entry.kind = static_cast<FileKind>(disk.kind);
   const Bytes name = value.subspan(sizeof disk);
   entry.stored.assign(reinterpret_cast<const char*>(name.data()), name.size());

@@ -1,6 +1,6 @@
 #pragma once
 // Records of a subvolume tree (docs/disk_format.md). The key's object is the inode number, but for
-// the volume's own records, whose object is below kRootInode.
+// the volume's own records, whose object is below kRootNumber.
 
 #include "base/disk.h"
 #include "engine/types.h"
@@ -67,16 +67,17 @@ Result<Attributes> decode_inode(Bytes value);
 
 struct Entry {
   engine::Key key;
-  InodeNumber inode = 0;
+  InodeId inode;
   FileKind kind = FileKind::regular;
   std::string stored;  // the name's bytes on disk
 };
 std::vector<std::byte> encode_entry(const Entry& entry);
-Result<Entry> decode_entry(const engine::Key& key, Bytes value);
+// Of a directory in `subvolume`.
+Result<Entry> decode_entry(engine::TreeId subvolume, const engine::Key& key, Bytes value);
 
 // What a back item says: one name that leads to the inode.
 struct NameOfInode {
-  InodeNumber directory = 0;
+  u64 directory = 0;  // of the same subvolume
   std::string stored;
   bool operator==(const NameOfInode&) const = default;
 };
@@ -89,6 +90,6 @@ u64 entry_offset(std::string_view stored);
 u64 back_offset(const NameOfInode& name);
 inline constexpr u64 kEntrySlots = 256;
 
-inline engine::Key inode_key(InodeNumber inode) { return {inode, kInodeType, 0}; }
+inline engine::Key inode_key(u64 number) { return {number, kInodeType, 0}; }
 
 }  // namespace latchkey::volume

@@ -51,7 +51,7 @@ void Volume::State::drop_handle(HandleId id) {
 Result<void> Volume::State::pass_door(Inode& inode) {
   if (!inode.encrypted()) return {};
   keymgr::Lease door;
-  const auto opened = keyring.lease(inode.key_id(), inode.number(), door);
+  const auto opened = keyring.lease(inode.key_id(), kNoOwner, door);
   if (!opened) {
     SharedLock lock(inode.lease_lock);
     const bool busy = inode.key_lease.held() && !inode.key_lease.cut_off();
@@ -63,13 +63,13 @@ Result<void> Volume::State::pass_door(Inode& inode) {
   return unlocked;
 }
 
-Result<HandleId> Volume::open_file(Caller caller, InodeNumber directory, std::string_view name,
+Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string_view name,
                                    OpenFlags flags, u32 mode, std::string path) {
   State& state = *state_;
   if (flags.write) LK_TRYV(state.must_be_writable());
   for (int races = 0;; ++races) {
     const auto entry = state.find_entry(directory, name);
-    InodeNumber number = 0;
+    InodeId number;
     if (entry) {
       if (flags.create && flags.exclusive)
         return fail(Errc::exists, "there is such a name already");
@@ -107,7 +107,7 @@ Result<HandleId> Volume::open_file(Caller caller, InodeNumber directory, std::st
   }
 }
 
-Result<HandleId> Volume::open_directory(Caller caller, InodeNumber directory, std::string path) {
+Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::string path) {
   State& state = *state_;
   LK_TRY(State::Use use, state.use(directory));
   if (use->attributes().kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
@@ -158,7 +158,7 @@ Result<void> Volume::State::tell_errors(Handle& handle) {
 
 namespace {
 
-Stat to_stat(InodeNumber number, const Attributes& attributes) {
+Stat to_stat(InodeId number, const Attributes& attributes) {
   Stat stat;
   stat.inode = number;
   stat.kind = attributes.kind;
@@ -176,7 +176,7 @@ Stat to_stat(InodeNumber number, const Attributes& attributes) {
 
 }  // namespace
 
-Result<Stat> Volume::stat(InodeNumber number) {
+Result<Stat> Volume::stat(InodeId number) {
   State& state = *state_;
   Attributes attributes;
   if (const InodePtr inode = state.in_memory(number)) {
@@ -185,8 +185,8 @@ Result<Stat> Volume::stat(InodeNumber number) {
     LK_TRY(attributes, get_inode(state.store->view(), number));
   }
   Stat stat = to_stat(number, attributes);
-  LK_TRYV(state.store->view().scan(engine::kFirstSubvolume, {number, kMapType, 0},
-                                   {number, kMapType, ~u64{0}},
+  LK_TRYV(state.store->view().scan(number.subvolume, {number.number, kMapType, 0},
+                                   {number.number, kMapType, ~u64{0}},
                                    [&](const engine::Key& key, Bytes value) {
                                      if (auto entry = extent::decode_map(key.offset, value))
                                        stat.blocks += entry->blocks;
@@ -199,7 +199,7 @@ Result<Stat> Volume::stat(InodeNumber number) {
 
 Result<Stat> Volume::stat(HandleId id) {
   LK_TRY(const auto handle, state_->find(id));
-  return stat(handle->inode->number());
+  return stat(handle->inode->id());
 }
 
 Result<std::vector<MapRow>> Volume::map(HandleId id) {
@@ -208,7 +208,7 @@ Result<std::vector<MapRow>> Volume::map(HandleId id) {
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   LK_TRYV(state.flush(handle->inode));
   const engine::View view = state.store->view();
-  LK_TRY(const auto entries, map_entries(view, handle->inode->number(), {0, kFileBlocksMax}));
+  LK_TRY(const auto entries, map_entries(view, handle->inode->id(), {0, kFileBlocksMax}));
   std::vector<MapRow> rows;
   for (const extent::MapEntry& entry : entries) {
     for (u32 done = 0; done < entry.blocks;) {

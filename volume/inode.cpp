@@ -174,7 +174,7 @@ void Inode::sealed(std::span<const writeback::DirtyPage> pages) {
 
 Result<void> Inode::insert(engine::Transaction& transaction,
                            std::span<const extent::MapEntry> fresh) {
-  LK_TRYV(replace_entries(transaction, number_, fresh));
+  LK_TRYV(replace_entries(transaction, id_, fresh));
   Attributes now;
   {
     Lock lock(mutex);
@@ -185,7 +185,7 @@ Result<void> Inode::insert(engine::Transaction& transaction,
     now.size = tree_size_;
   }
   last_transaction = transaction.id();
-  return put_inode(transaction, number_, now);
+  return put_inode(transaction, id_, now);
 }
 
 void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<void>& result,

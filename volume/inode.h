@@ -20,13 +20,19 @@
 
 namespace latchkey::volume {
 
-class Inode final : public writeback::DirtyFile {
+class Inode final : public writeback::DirtyFile, public std::enable_shared_from_this<Inode> {
  public:
-  Inode(InodeNumber number, const Attributes& attributes, PageMemory& memory)
-      : number_(number), memory_(memory), attributes_(attributes), tree_size_(attributes.size) {}
+  Inode(InodeId id, u64 owner_word, const Attributes& attributes, PageMemory& memory)
+      : id_(id),
+        owner_word_(owner_word),
+        memory_(memory),
+        attributes_(attributes),
+        tree_size_(attributes.size) {}
   ~Inode() override;
 
-  InodeNumber number() const { return number_; }
+  InodeId id() const { return id_; }
+  // By which a removal finds this inode from its lease; no other inode in memory has it.
+  u64 owner_word() const { return owner_word_; }
 
   Mutex write_mutex;
   Mutex flush_mutex LK_AFTER(write_mutex);
@@ -105,7 +111,8 @@ class Inode final : public writeback::DirtyFile {
   u64 drop(u64 first) LK_REQUIRES(mutex);
   void drop_if_clean(Pages::iterator page) LK_REQUIRES(mutex);
 
-  const InodeNumber number_;
+  const InodeId id_;
+  const u64 owner_word_;
   PageMemory& memory_;
   CondVar sealed_;  // with mutex
 

@@ -8,10 +8,10 @@
 namespace latchkey::volume {
 
 DirectoryLocks::DirectoryLocks(Shards& shards,
-                               std::initializer_list<InodeNumber> directories) LK_NO_ANALYSIS {
+                               std::initializer_list<InodeId> directories) LK_NO_ANALYSIS {
   LK_CHECK(directories.size() <= held_.size());
-  auto end = std::ranges::transform(directories, held_.begin(), [&](InodeNumber directory) {
-               return &shards[directory % kShards];
+  auto end = std::ranges::transform(directories, held_.begin(), [&](InodeId directory) {
+               return &shards[std::hash<InodeId>{}(directory) % kShards];
              }).out;
   std::sort(held_.begin(), end);  // addresses of one array: the shards' order
   end = std::unique(held_.begin(), end);
@@ -25,13 +25,13 @@ DirectoryLocks::~DirectoryLocks() LK_NO_ANALYSIS {
     if (mutex != nullptr) mutex->unlock();
 }
 
-InodePtr Volume::State::in_memory(InodeNumber number) {
+InodePtr Volume::State::in_memory(InodeId number) {
   Lock lock(table_mutex);
   const auto it = inodes.find(number);
   return it == inodes.end() ? nullptr : it->second;
 }
 
-Result<Volume::State::Use> Volume::State::use(InodeNumber number) {
+Result<Volume::State::Use> Volume::State::use(InodeId number) {
   for (;;) {
     u64 seen = 0;
     {
@@ -41,15 +41,16 @@ Result<Volume::State::Use> Volume::State::use(InodeNumber number) {
         ++it->second->users;
         return Use(*this, it->second);
       }
-      seen = forgotten[number % kForgottenShards];
+      seen = forgotten_count(number);
     }
     LK_TRY(const Attributes attributes, get_inode(store->view(), number));
     Lock lock(table_mutex);
     // Somebody may have had it in memory, changed it and forgotten it since it was read.
-    if (forgotten[number % kForgottenShards] != seen || inodes.contains(number)) continue;
-    const auto inode = std::make_shared<Inode>(number, attributes, memory);
+    if (forgotten_count(number) != seen || inodes.contains(number)) continue;
+    const auto inode = std::make_shared<Inode>(number, next_owner_word++, attributes, memory);
     inode->users = 1;
     inodes.emplace(number, inode);
+    owners_by_word.emplace(inode->owner_word(), inode.get());
     return Use(*this, inode);
   }
 }
@@ -68,8 +69,7 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
     const auto reaped = reap(*inode);
     Lock lock(table_mutex);
     --inode->users;
-    ++forgotten[inode->number() % kForgottenShards];
-    inodes.erase(inode->number());
+    leave_table(*inode);
     return reaped;
   }
   Result<void> result;
@@ -87,14 +87,19 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
   return result;
 }
 
+void Volume::State::leave_table(const Inode& inode) {
+  ++forgotten_count(inode.id());
+  owners_by_word.erase(inode.owner_word());
+  inodes.erase(inode.id());
+}
+
 void Volume::State::forget_if_idle(const InodePtr& inode) {
   {
     Lock lock(table_mutex);
     if (inode->users != 0 || inode->unlinked || !inode->clean()) return;
-    const auto it = inodes.find(inode->number());
+    const auto it = inodes.find(inode->id());
     if (it == inodes.end() || it->second != inode) return;
-    ++forgotten[inode->number() % kForgottenShards];
-    inodes.erase(it);
+    leave_table(*inode);
   }
   return_lease(*inode);
 }
@@ -106,7 +111,7 @@ std::vector<InodePtr> Volume::State::dirty_inodes() {
     for (const auto& [number, inode] : inodes)
       if (!inode->clean()) dirty.push_back(inode);
   }
-  std::ranges::sort(dirty, {}, [](const InodePtr& inode) { return inode->number(); });
+  std::ranges::sort(dirty, {}, [](const InodePtr& inode) { return inode->id(); });
   return dirty;
 }
 
@@ -145,7 +150,7 @@ Result<void> Volume::State::unlock_inode(Inode& inode) {
     if (!inode.clean()) return fail(Errc::no_key, "the key's secret is gone");
     keyring.release(inode.key_lease);
   }
-  return keyring.lease(inode.key_id(), inode.number(), inode.key_lease);
+  return keyring.lease(inode.key_id(), inode.owner_word(), inode.key_lease);
 }
 
 // --- orphans: unlinked while in use, reaped by the last user or by the next open of the volume ---
@@ -156,11 +161,11 @@ Result<void> Volume::State::reap(Inode& inode) {
     inode.drop_pages(0);
   }
   return_lease(inode);
-  return reap(inode.number());
+  return reap(inode.id());
 }
 
 // Its blocks in bounded steps, then the inode and the orphan record in one. Needs no key.
-Result<void> Volume::State::reap(InodeNumber inode) {
+Result<void> Volume::State::reap(InodeId inode) {
   static constexpr std::size_t kEntriesAtOnce = 64;
   for (;;) {
     LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
@@ -173,21 +178,21 @@ Result<void> Volume::State::reap(InodeNumber inode) {
     }
     LK_TRYV(apply(transaction, inode, edit));
     if (entries.size() == kEntriesAtOnce) continue;
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, inode_key(inode)));
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, inode}));
+    LK_TRYV(transaction.erase(inode.subvolume, inode_key(inode.number)));
+    LK_TRYV(transaction.erase(inode.subvolume, {kOrphanObject, kOrphanType, inode.number}));
     return {};
   }
 }
 
-Result<void> Volume::State::reap_orphans() {
-  std::vector<InodeNumber> orphans;
-  LK_TRYV(store->view().scan(engine::kFirstSubvolume, {kOrphanObject, kOrphanType, 0},
+Result<void> Volume::State::reap_orphans(engine::TreeId subvolume) {
+  std::vector<InodeId> orphans;
+  LK_TRYV(store->view().scan(subvolume, {kOrphanObject, kOrphanType, 0},
                              {kOrphanObject, kOrphanType, ~u64{0}},
                              [&](const engine::Key& key, Bytes) {
-                               orphans.push_back(key.offset);
+                               orphans.push_back({subvolume, key.offset});
                                return true;
                              }));
-  for (const InodeNumber inode : orphans) LK_TRYV(reap(inode));
+  for (const InodeId inode : orphans) LK_TRYV(reap(inode));
   return {};
 }
 

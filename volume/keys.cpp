@@ -74,14 +74,14 @@ std::vector<InodePtr> Volume::State::owners(keymgr::Removal& removal) {
   static constexpr u32 kOwnersAtOnce = 256;
   std::vector<InodePtr> found;
   for (u64 cursor = 0;;) {
-    const std::vector<u64> numbers = removal.owners(cursor, kOwnersAtOnce);
-    if (numbers.empty()) return found;
+    const std::vector<u64> words = removal.owners(cursor, kOwnersAtOnce);
+    if (words.empty()) return found;
     Lock lock(table_mutex);
-    for (const u64 number : numbers) {
+    for (const u64 word : words) {
       // One that is not there is an operation's own lease, over in a moment.
-      const auto it = inodes.find(number);
-      if (it != inodes.end() && (found.empty() || found.back() != it->second))
-        found.push_back(it->second);
+      const auto it = owners_by_word.find(word);
+      if (it != owners_by_word.end() && (found.empty() || found.back().get() != it->second))
+        found.push_back(it->second->shared_from_this());
     }
   }
 }

@@ -8,26 +8,26 @@ namespace {
 
 constexpr u64 kBlock = engine::kBlockBytes;
 
-engine::Key map_key(InodeNumber inode, u64 file_block) {
-  return {inode, kMapType, file_block * kBlock};
+engine::Key map_key(InodeId inode, u64 file_block) {
+  return {inode.number, kMapType, file_block * kBlock};
 }
 
 }  // namespace
 
-Result<void> put_inode(engine::Transaction& transaction, InodeNumber inode,
+Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes) {
   const InodeDisk disk = encode(attributes);
-  return transaction.put(engine::kFirstSubvolume, inode_key(inode),
+  return transaction.put(inode.subvolume, inode_key(inode.number),
                          std::as_bytes(std::span(&disk, 1)));
 }
 
-Result<Attributes> get_inode(const engine::View& view, InodeNumber inode) {
-  LK_TRY(const auto record, view.get(engine::kFirstSubvolume, inode_key(inode)));
+Result<Attributes> get_inode(const engine::View& view, InodeId inode) {
+  LK_TRY(const auto record, view.get(inode.subvolume, inode_key(inode.number)));
   if (!record) return fail(Errc::not_found, "there is no such file");
   return decode_inode(record->value);
 }
 
-Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeNumber inode,
+Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
                                                   extent::FileRange range) {
   std::vector<extent::MapEntry> entries;
   if (range.blocks == 0) return entries;
@@ -47,24 +47,24 @@ Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, Inod
     return true;
   };
   // One entry may begin before the range and reach into it.
-  LK_TRY(const auto before,
-         view.at_or_before(engine::kFirstSubvolume, map_key(inode, range.first_block)));
-  const bool has_before = before && before->key.object == inode && before->key.type == kMapType;
+  LK_TRY(const auto before, view.at_or_before(inode.subvolume, map_key(inode, range.first_block)));
+  const bool has_before =
+      before && before->key.object == inode.number && before->key.type == kMapType;
   if (has_before) add(before->key, before->value);
   const u64 first = has_before ? before->key.offset + 1 : range.first_block * kBlock;
-  LK_TRYV(view.scan(engine::kFirstSubvolume, {inode, kMapType, first},
+  LK_TRYV(view.scan(inode.subvolume, {inode.number, kMapType, first},
                     map_key(inode, range.end() - 1), add));
   LK_TRYV(wrong);
   return entries;
 }
 
-Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeNumber inode,
+Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeId inode,
                                                    u64 first_block, std::size_t count_max) {
   std::vector<extent::MapEntry> entries;
-  engine::Key key{inode, kMapType, ~u64{0}};
+  engine::Key key{inode.number, kMapType, ~u64{0}};
   while (entries.size() < count_max) {
-    LK_TRY(const auto record, view.at_or_before(engine::kFirstSubvolume, key));
-    if (!record || record->key.object != inode || record->key.type != kMapType) break;
+    LK_TRY(const auto record, view.at_or_before(inode.subvolume, key));
+    if (!record || record->key.object != inode.number || record->key.type != kMapType) break;
     LK_TRY(const auto entry, extent::decode_map(record->key.offset, record->value));
     if (entry.file_end() <= first_block) break;
     if (!entries.empty() && entry.file_end() > entries.back().file_block)
@@ -76,13 +76,12 @@ Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, Ino
   return entries;
 }
 
-Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
-                   const extent::MapEdit& edit) {
+Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent::MapEdit& edit) {
   for (const u64 block : edit.erase)
-    LK_TRYV(transaction.erase(engine::kFirstSubvolume, map_key(inode, block)));
+    LK_TRYV(transaction.erase(inode.subvolume, map_key(inode, block)));
   for (const extent::MapEntry& entry : edit.put) {
     const extent::MapDisk disk = extent::encode(entry);
-    LK_TRYV(transaction.put(engine::kFirstSubvolume, map_key(inode, entry.file_block),
+    LK_TRYV(transaction.put(inode.subvolume, map_key(inode, entry.file_block),
                             std::as_bytes(std::span(&disk, 1))));
   }
   for (const extent::DiskRun& run : edit.release)
@@ -90,7 +89,7 @@ Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
   return {};
 }
 
-Result<void> replace_entries(engine::Transaction& transaction, InodeNumber inode,
+Result<void> replace_entries(engine::Transaction& transaction, InodeId inode,
                              std::span<const extent::MapEntry> fresh) {
   // The entries in question as they become, one fresh entry after the other.
   std::map<u64, extent::MapEntry> entries;

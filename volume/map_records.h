@@ -1,5 +1,5 @@
 #pragma once
-// Inode items and file maps in the subvolume tree, read and changed through the engine's views and
+// Inode items and file maps in a subvolume's tree, read and changed through the engine's views and
 // transactions.
 
 #include <span>
@@ -14,23 +14,22 @@ namespace latchkey::volume {
 inline constexpr u64 kFileBytesMax = u64{1} << 62;
 inline constexpr u64 kFileBlocksMax = kFileBytesMax / engine::kBlockBytes;
 
-Result<void> put_inode(engine::Transaction& transaction, InodeNumber inode,
+Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes);
 // not_found: there is no such inode.
-Result<Attributes> get_inode(const engine::View& view, InodeNumber inode);
+Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 
 // The entries that touch the range, in order.
-Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeNumber inode,
+Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
                                                   extent::FileRange range);
 // The last `count_max` entries that reach beyond `first_block`, the last one first.
-Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeNumber inode,
+Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeId inode,
                                                    u64 first_block, std::size_t count_max);
 // Applies an edit of the map and releases what it no longer refers to.
-Result<void> apply(engine::Transaction& transaction, InodeNumber inode,
-                   const extent::MapEdit& edit);
+Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent::MapEdit& edit);
 // Enters `fresh` (ascending, apart from each other) in place of what lay there. All look-ups come
 // before the first change: when one fails nothing has changed.
-Result<void> replace_entries(engine::Transaction& transaction, InodeNumber inode,
+Result<void> replace_entries(engine::Transaction& transaction, InodeId inode,
                              std::span<const extent::MapEntry> fresh);
 
 }  // namespace latchkey::volume

@@ -33,7 +33,7 @@ Result<std::string> NameAccess::shown(std::string_view stored) const {
   return crypto::decrypt_name(*key_, stored);
 }
 
-Result<Attributes> Volume::State::directory_attributes(InodeNumber directory) {
+Result<Attributes> Volume::State::directory_attributes(InodeId directory) {
   LK_TRY(const Attributes attributes, get_inode(store->view(), directory));
   if (attributes.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   return attributes;
@@ -41,7 +41,7 @@ Result<Attributes> Volume::State::directory_attributes(InodeNumber directory) {
 
 // Under the lease of an open handle on the directory if there is one: then the names stay readable
 // after a soft removal; else under one for this operation.
-Result<void> Volume::State::with_names(InodeNumber directory, const Attributes& attributes,
+Result<void> Volume::State::with_names(InodeId directory, const Attributes& attributes,
                                        const std::function<Result<void>(const NameAccess&)>& fn) {
   if (!attributes.encrypted) return fn(NameAccess::plain());
   const auto under = [&](const keymgr::Lease& lease, bool& done) -> Result<void> {
@@ -57,7 +57,7 @@ Result<void> Volume::State::with_names(InodeNumber directory, const Attributes& 
   }
   keymgr::Lease lease;
   Result<void> result;
-  if (keyring.lease(attributes.key_id, directory, lease)) {
+  if (keyring.lease(attributes.key_id, kNoOwner, lease)) {
     result = under(lease, done);
     if (keyring.release(lease)) slots->evict_key(attributes.key_id);
   }
@@ -65,7 +65,7 @@ Result<void> Volume::State::with_names(InodeNumber directory, const Attributes& 
   return fn(NameAccess::locked());
 }
 
-Result<std::optional<std::string>> Volume::State::stored_name(InodeNumber directory,
+Result<std::optional<std::string>> Volume::State::stored_name(InodeId directory,
                                                               const Attributes& attributes,
                                                               std::string_view name) {
   std::optional<std::string> stored;
@@ -76,15 +76,14 @@ Result<std::optional<std::string>> Volume::State::stored_name(InodeNumber direct
   return stored;
 }
 
-Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view,
-                                                        InodeNumber directory,
+Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view, InodeId directory,
                                                         std::string_view stored) {
   const u64 base = entry_offset(stored);
   std::optional<Entry> found;
-  LK_TRYV(view.scan(engine::kFirstSubvolume, {directory, kEntryType, base},
-                    {directory, kEntryType, base + kEntrySlots - 1},
+  LK_TRYV(view.scan(directory.subvolume, {directory.number, kEntryType, base},
+                    {directory.number, kEntryType, base + kEntrySlots - 1},
                     [&](const engine::Key& key, Bytes value) {
-                      auto entry = decode_entry(key, value);
+                      auto entry = decode_entry(directory.subvolume, key, value);
                       if (!entry || entry->stored != stored) return true;
                       found = std::move(*entry);
                       return false;
@@ -92,7 +91,7 @@ Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view
   return found;
 }
 
-Result<Entry> Volume::State::find_entry(InodeNumber directory, std::string_view name) {
+Result<Entry> Volume::State::find_entry(InodeId directory, std::string_view name) {
   LK_TRYV(check_name(name));
   LK_TRY(const Attributes attributes, directory_attributes(directory));
   LK_TRY(const auto stored, stored_name(directory, attributes, name));
@@ -104,10 +103,10 @@ Result<Entry> Volume::State::find_entry(InodeNumber directory, std::string_view 
   // Locked: only what ls lists can be named.
   std::optional<Entry> found;
   if (crypto::could_be_no_key_name(name)) {
-    LK_TRYV(store->view().scan(engine::kFirstSubvolume, {directory, kEntryType, 0},
-                               {directory, kEntryType, ~u64{0}},
+    LK_TRYV(store->view().scan(directory.subvolume, {directory.number, kEntryType, 0},
+                               {directory.number, kEntryType, ~u64{0}},
                                [&](const engine::Key& key, Bytes value) {
-                                 auto entry = decode_entry(key, value);
+                                 auto entry = decode_entry(directory.subvolume, key, value);
                                  if (!entry || !crypto::matches_no_key_name(name, entry->stored))
                                    return true;
                                  found = std::move(*entry);
@@ -119,19 +118,19 @@ Result<Entry> Volume::State::find_entry(InodeNumber directory, std::string_view 
   return fail(Errc::no_key, "the directory is locked: its key is not present");
 }
 
-Result<InodeNumber> Volume::lookup(InodeNumber directory, std::string_view name) {
+Result<InodeId> Volume::lookup(InodeId directory, std::string_view name) {
   LK_TRY(const Entry entry, state_->find_entry(directory, name));
   return entry.inode;
 }
 
-Result<std::vector<DirEntry>> Volume::State::list(InodeNumber directory) {
+Result<std::vector<DirEntry>> Volume::State::list(InodeId directory) {
   LK_TRY(const Attributes attributes, directory_attributes(directory));
   std::vector<DirEntry> entries;  // first with their stored names
   Result<void> wrong;
   LK_TRYV(store->view().scan(
-      engine::kFirstSubvolume, {directory, kEntryType, 0}, {directory, kEntryType, ~u64{0}},
-      [&](const engine::Key& key, Bytes value) {
-        auto entry = decode_entry(key, value);
+      directory.subvolume, {directory.number, kEntryType, 0},
+      {directory.number, kEntryType, ~u64{0}}, [&](const engine::Key& key, Bytes value) {
+        auto entry = decode_entry(directory.subvolume, key, value);
         if (!entry) {
           wrong = std::unexpected(entry.error());
           return false;
@@ -149,14 +148,14 @@ Result<std::vector<DirEntry>> Volume::State::list(InodeNumber directory) {
   return entries;
 }
 
-Result<std::vector<DirEntry>> Volume::read_directory(InodeNumber directory) {
+Result<std::vector<DirEntry>> Volume::read_directory(InodeId directory) {
   return state_->list(directory);
 }
 
 Result<std::vector<DirEntry>> Volume::read_directory(HandleId directory) {
   LK_TRY(const auto handle, state_->find(directory));
   if (!handle->directory) return fail(Errc::not_dir, "not a directory");
-  return state_->list(handle->inode->number());
+  return state_->list(handle->inode->id());
 }
 
 }  // namespace latchkey::volume

@@ -33,7 +33,7 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
     root.links = 1;
     root.mtime_ns = root.ctime_ns = static_cast<i64>(env.realtime_ns());
     LK_TRYV(put_inode(transaction, kRootInode, root));
-    const Le64 counter(kRootInode + 1);
+    const Le64 counter(kRootNumber + 1);
     LK_TRYV(transaction.put(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0},
                             std::as_bytes(std::span(&counter, 1))));
   }
@@ -56,11 +56,12 @@ Volume::State::~State() {
 
 // As a crash would, but for the secrets: all leases, all keys.
 void Volume::State::drop_everything() {
-  std::unordered_map<InodeNumber, InodePtr> gone;
+  std::unordered_map<InodeId, InodePtr> gone;
   {
     Lock lock(table_mutex);
     handles.clear();
     gone.swap(inodes);
+    owners_by_word.clear();
   }
   for (const auto& [number, inode] : gone) {
     {
@@ -106,16 +107,10 @@ Result<void> Volume::State::start() {
   if (writable) {
     LK_TRY(pipeline, writeback::Pipeline::create(*store, env, pipeline_options));
   }
-  {
-    LK_TRY(const auto counter,
-           store->view().get(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0}));
-    if (!counter || counter->value.size() != sizeof(Le64))
-      return fail(Errc::malformed, "the store has no counter of inode numbers");
-    next_inode = inode_limit = load_disk<Le64>(counter->value);
-  }
+  LK_TRYV(read_counter(store->view(), kRootInode.subvolume));
   LK_TRYV(get_inode(store->view(), kRootInode));
   if (!writable) return {};
-  LK_TRYV(reap_orphans());
+  LK_TRYV(reap_orphans(kRootInode.subvolume));
   if (!options.inline_writeback)
     for (u32 i = 0; i < options.writeback_workers; ++i) workers.emplace_back([this] { work(); });
   return {};

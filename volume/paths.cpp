@@ -27,7 +27,7 @@ Result<ParentAndName> resolve_parent(Volume& volume, std::string_view path) {
   return found;
 }
 
-Result<InodeNumber> resolve(Volume& volume, std::string_view path) {
+Result<InodeId> resolve(Volume& volume, std::string_view path) {
   LK_TRY(const ParentAndName found, resolve_parent(volume, path));
   if (found.name.empty()) return found.directory;
   return volume.lookup(found.directory, found.name);
@@ -40,7 +40,7 @@ Result<HandleId> open_path(Volume& volume, Caller caller, std::string_view path,
   return volume.open_file(caller, found.directory, found.name, flags, mode, std::string(path));
 }
 
-Result<InodeNumber> make_directory(Volume& volume, Caller caller, std::string_view path, u32 mode) {
+Result<InodeId> make_directory(Volume& volume, Caller caller, std::string_view path, u32 mode) {
   LK_TRY(const ParentAndName found, resolve_parent(volume, path));
   if (found.name.empty()) return fail(Errc::exists, "the root directory is always there");
   return volume.mkdir(caller, found.directory, found.name, mode);
@@ -50,8 +50,8 @@ namespace {
 
 // Depth first with a stack of our own: trees of any depth.
 struct Frame {
-  InodeNumber directory = 0;
-  InodeNumber parent = 0;
+  InodeId directory;
+  InodeId parent;
   std::string name;
   std::vector<DirEntry> entries;
 };
@@ -61,7 +61,7 @@ struct Frame {
 Result<void> remove_tree(Volume& volume, std::string_view path) {
   LK_TRY(const ParentAndName top, resolve_parent(volume, path));
   if (top.name.empty()) return fail(Errc::invalid, "the root directory cannot be removed");
-  LK_TRY(const InodeNumber inode, volume.lookup(top.directory, top.name));
+  LK_TRY(const InodeId inode, volume.lookup(top.directory, top.name));
   LK_TRY(const Stat stat, volume.stat(inode));
   if (stat.kind != FileKind::directory) return volume.unlink(top.directory, top.name);
   std::vector<Frame> stack;
@@ -80,7 +80,7 @@ Result<void> remove_tree(Volume& volume, std::string_view path) {
       LK_TRYV(volume.unlink(frame.directory, entry.name));
       continue;
     }
-    const InodeNumber parent = frame.directory;
+    const InodeId parent = frame.directory;
     LK_TRY(auto entries, volume.read_directory(entry.inode));
     stack.push_back({entry.inode, parent, std::move(entry.name), std::move(entries)});
   }

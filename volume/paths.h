@@ -10,15 +10,15 @@
 namespace latchkey::volume {
 
 struct ParentAndName {
-  InodeNumber directory = 0;
+  InodeId directory;
   std::string name;  // empty: the path is the root
 };
 Result<ParentAndName> resolve_parent(Volume& volume, std::string_view path);
-Result<InodeNumber> resolve(Volume& volume, std::string_view path);
+Result<InodeId> resolve(Volume& volume, std::string_view path);
 Result<HandleId> open_path(Volume& volume, Caller caller, std::string_view path, OpenFlags flags,
                            u32 mode = 0644);
-Result<InodeNumber> make_directory(Volume& volume, Caller caller, std::string_view path,
-                                   u32 mode = 0755);
+Result<InodeId> make_directory(Volume& volume, Caller caller, std::string_view path,
+                               u32 mode = 0755);
 // rm -r: the name and everything below it.
 Result<void> remove_tree(Volume& volume, std::string_view path);
 

@@ -15,10 +15,10 @@ constexpr u32 kRenameBytes = 2600;
 constexpr u32 kDepthMax = 1U << 20;  // of directories: a damaged store may hold a loop
 
 // Whether `inode` is `directory` or above it. A directory has one back item.
-Result<bool> is_above(const engine::View& view, InodeNumber inode, InodeNumber directory) {
+Result<bool> is_above(const engine::View& view, InodeId inode, InodeId directory) {
   for (u32 depth = 0; depth < kDepthMax; ++depth) {
     if (directory == inode) return true;
-    if (directory == kRootInode) return false;
+    if (directory.number == kRootNumber) return false;
     LK_TRY(directory, parent_of(view, directory));
   }
   return fail(Errc::malformed, "directories that hold each other");
@@ -29,8 +29,8 @@ Result<bool> is_above(const engine::View& view, InodeNumber inode, InodeNumber d
 // What a rename is about, looked up without locks first and again under them.
 struct Volume::State::Rename {
   struct Side {
-    Side(InodeNumber in, std::string_view called) : directory(in), name(called) {}
-    InodeNumber directory;
+    Side(InodeId in, std::string_view called) : directory(in), name(called) {}
+    InodeId directory;
     std::string_view name;
     Use parent;
     Attributes above;    // of the directory
@@ -38,7 +38,7 @@ struct Volume::State::Rename {
     std::optional<Entry> entry;
     Use inode;  // that it leads to
 
-    InodeNumber leads_to() const { return entry ? entry->inode : 0; }  // 0: no such name
+    InodeId leads_to() const { return entry ? entry->inode : InodeId{}; }  // {}: no such name
   };
 
   State& state;
@@ -81,7 +81,7 @@ struct Volume::State::Rename {
   }
 
   Result<bool> unchanged(Side& side) {
-    const InodeNumber before = side.leads_to();
+    const InodeId before = side.leads_to();
     LK_TRYV(look_up(side));
     return side.leads_to() == before;
   }
@@ -148,7 +148,7 @@ Result<void> Volume::State::Rename::apply() {
       if (directory) attributes.mtime_ns = now;
     });
     inode->last_transaction = transaction.id();
-    return put_inode(transaction, inode->number(), item);
+    return put_inode(transaction, inode->id(), item);
   };
   LK_TRYV(touch(from, false));
   if (flags.exchange) LK_TRYV(touch(to, false));
@@ -163,12 +163,13 @@ Result<engine::Key> Volume::State::Rename::place_of_new_name(const engine::View&
   // The old name's own place is free by then.
   if (same_directory() && entry_offset(from.stored) == base) return from.entry->key;
   LK_TRY(const u64 place, state.free_place(view, to.directory, base));
-  return engine::Key{to.directory, kEntryType, place};
+  return engine::Key{to.directory.number, kEntryType, place};
 }
 
 Result<Volume::State::Rename::Places> Volume::State::Rename::find_places(const engine::View& view) {
   Places places;
-  const NameOfInode from_name{from.directory, from.stored}, to_name{to.directory, to.stored};
+  const NameOfInode from_name{from.directory.number, from.stored},
+      to_name{to.directory.number, to.stored};
   LK_TRY(places.entry, place_of_new_name(view));
   LK_TRY(places.from_back, find_back(view, from.entry->inode, from_name));
   LK_TRY(places.fresh_from_back, place_of_back(view, from.entry->inode, to_name, places.from_back));
@@ -183,26 +184,25 @@ Result<Volume::State::Rename::Places> Volume::State::Rename::find_places(const e
 
 Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction,
                                                const Places& places) {
-  constexpr engine::TreeId kTree = engine::kFirstSubvolume;
+  const engine::TreeId tree = from.directory.subvolume;
   const auto put_name = [&](const engine::Key& key, const engine::Key& back, const Side& moved,
                             const Side& into) -> Result<void> {
     const Entry entry{key, moved.entry->inode, moved.entry->kind, into.stored};
-    LK_TRYV(transaction.put(kTree, key, encode_entry(entry)));
-    return transaction.put(kTree, back, encode_back({into.directory, into.stored}));
+    LK_TRYV(transaction.put(tree, key, encode_entry(entry)));
+    return transaction.put(tree, back, encode_back({into.directory.number, into.stored}));
   };
-  if (places.from_back) LK_TRYV(transaction.erase(kTree, *places.from_back));
-  if (places.to_back) LK_TRYV(transaction.erase(kTree, *places.to_back));
+  if (places.from_back) LK_TRYV(transaction.erase(tree, *places.from_back));
+  if (places.to_back) LK_TRYV(transaction.erase(tree, *places.to_back));
   if (flags.exchange) {
     LK_TRYV(put_name(from.entry->key, places.fresh_to_back, to, from));
   } else {
-    LK_TRYV(transaction.erase(kTree, from.entry->key));
+    LK_TRYV(transaction.erase(tree, from.entry->key));
   }
   return put_name(places.entry, places.fresh_from_back, from, to);
 }
 
-Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view from,
-                                   InodeNumber to_directory, std::string_view to,
-                                   RenameFlags flags) {
+Result<void> Volume::State::rename(InodeId from_directory, std::string_view from,
+                                   InodeId to_directory, std::string_view to, RenameFlags flags) {
   LK_TRYV(must_be_writable());
   if (flags.no_replace && flags.exchange)
     return fail(Errc::invalid, "no_replace and exchange exclude each other");
@@ -217,7 +217,7 @@ Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view 
     {
       std::optional<Lock> move;
       if (!rename.same_directory()) move.emplace(move_mutex);
-      const InodeNumber target = rename.to.entry ? rename.to.entry->inode : to_directory;
+      const InodeId target = rename.to.entry ? rename.to.entry->inode : to_directory;
       const DirectoryLocks locks(directories, {from_directory, to_directory, target});
       LK_TRY(const bool from_unchanged, rename.unchanged(rename.from));
       LK_TRY(const bool to_unchanged, rename.unchanged(rename.to));
@@ -231,8 +231,8 @@ Result<void> Volume::State::rename(InodeNumber from_directory, std::string_view 
   }
 }
 
-Result<void> Volume::rename(InodeNumber from_directory, std::string_view from,
-                            InodeNumber to_directory, std::string_view to, RenameFlags flags) {
+Result<void> Volume::rename(InodeId from_directory, std::string_view from, InodeId to_directory,
+                            std::string_view to, RenameFlags flags) {
   return state_->rename(from_directory, from, to_directory, to, flags);
 }
 

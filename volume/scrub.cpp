@@ -36,16 +36,16 @@ class BadPieces {
                                           const engine::Key& from) {
     std::optional<engine::Key> next;
     u32 left = kRecordsAtOnce;
-    std::vector<std::pair<u64, extent::MapEntry>> hit;
+    std::vector<std::pair<InodeId, extent::MapEntry>> hit;
     LK_TRYV(
         view.scan(tree, from, {~u64{0}, 255, ~u64{0}}, [&](const engine::Key& key, Bytes value) {
           if (left-- == 0) {
             next = key;
             return false;
           }
-          if (key.type != kMapType || key.object < kRootInode) return true;
+          if (key.type != kMapType || key.object < kRootNumber) return true;
           const auto entry = extent::decode_map(key.offset, value);
-          if (entry && touches(*entry)) hit.emplace_back(key.object, *entry);
+          if (entry && touches(*entry)) hit.emplace_back(InodeId{tree, key.object}, *entry);
           return true;
         }));
     for (const auto& [inode, entry] : hit) add(view, inode, entry);
@@ -60,7 +60,7 @@ class BadPieces {
     return it != blocks_.end() && it->block < entry.disk_block + entry.blocks;
   }
 
-  void add(const engine::View& view, InodeNumber inode, const extent::MapEntry& entry) {
+  void add(const engine::View& view, InodeId inode, const extent::MapEntry& entry) {
     for (auto it = first_in(entry);
          it != blocks_.end() && it->block < entry.disk_block + entry.blocks; ++it) {
       // What was freed and given to somebody else since is not bad any more.
@@ -80,10 +80,10 @@ class BadPieces {
 };
 
 // One of the inode's names; nothing: it has none.
-Result<std::optional<NameOfInode>> name_of(const engine::View& view, InodeNumber inode) {
+Result<std::optional<NameOfInode>> name_of(const engine::View& view, InodeId inode) {
   std::optional<NameOfInode> name;
-  LK_TRYV(view.scan(engine::kFirstSubvolume, {inode, kBackType, 0}, {inode, kBackType, ~u64{0}},
-                    [&](const engine::Key&, Bytes value) {
+  LK_TRYV(view.scan(inode.subvolume, {inode.number, kBackType, 0},
+                    {inode.number, kBackType, ~u64{0}}, [&](const engine::Key&, Bytes value) {
                       if (auto back = decode_back(value)) name = std::move(*back);
                       return !name;
                     }));
@@ -93,18 +93,18 @@ Result<std::optional<NameOfInode>> name_of(const engine::View& view, InodeNumber
 }  // namespace
 
 // One of its paths; what lies in a locked directory has its no-key name there.
-Result<std::string> Volume::State::path_of(InodeNumber inode) {
+Result<std::string> Volume::State::path_of(InodeId inode) {
   std::string path;
   for (u32 depth = 0; inode != kRootInode && depth < kDepthMax; ++depth) {
     LK_TRY(const auto name, name_of(store->view(), inode));
-    if (!name) return fmt::format("(unlinked, inode {}){}", inode, path);
-    LK_TRY(const Attributes directory, directory_attributes(name->directory));
-    LK_TRYV(with_names(name->directory, directory, [&](const NameAccess& names) -> Result<void> {
+    if (!name) return fmt::format("(unlinked, {}){}", to_text(inode), path);
+    inode.number = name->directory;
+    LK_TRY(const Attributes directory, directory_attributes(inode));
+    LK_TRYV(with_names(inode, directory, [&](const NameAccess& names) -> Result<void> {
       LK_TRY(const std::string shown, names.shown(name->stored));
       path.insert(0, shown).insert(0, 1, '/');
       return {};
     }));
-    inode = name->directory;
   }
   return path.empty() ? "/" : path;
 }
@@ -115,15 +115,15 @@ Result<ScrubReport> Volume::scrub(const engine::ScrubOptions& options) {
   LK_TRY(report.store, engine::scrub_store(*state.store, options));
   if (report.store.bad_blocks.empty()) return report;
   BadPieces pieces(report.store.bad_blocks);
-  LK_TRYV(pieces.look(*state.store, engine::kFirstSubvolume));
+  LK_TRYV(pieces.look(*state.store, kRootInode.subvolume));
   report.files = pieces.take();
-  std::map<InodeNumber, std::string> paths;
+  std::map<InodeId, std::string> paths;
   for (ScrubFile& file : report.files) {
     const auto [it, fresh] = paths.try_emplace(file.inode);
     if (fresh) {
       // A directory above may be lost itself.
       const auto path = state.path_of(file.inode);
-      it->second = path ? *path : fmt::format("(inode {})", file.inode);
+      it->second = path ? *path : fmt::format("({})", to_text(file.inode));
     }
     file.path = it->second;
   }

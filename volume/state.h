@@ -21,6 +21,8 @@ namespace latchkey::volume {
 
 using InodePtr = std::shared_ptr<Inode>;
 
+inline constexpr u64 kNoOwner = 0;  // the owner word of an operation's own lease
+
 struct Handle {
   InodePtr inode;
   OpenFlags flags;
@@ -66,7 +68,7 @@ class DirectoryLocks {
  public:
   static constexpr u32 kShards = 64;
   using Shards = std::array<Mutex, kShards>;
-  DirectoryLocks(Shards& shards, std::initializer_list<InodeNumber> directories);
+  DirectoryLocks(Shards& shards, std::initializer_list<InodeId> directories);
   ~DirectoryLocks();
   DirectoryLocks(const DirectoryLocks&) = delete;
   DirectoryLocks& operator=(const DirectoryLocks&) = delete;
@@ -98,16 +100,26 @@ struct Volume::State {
   DirectoryLocks::Shards directories;  // changes of a directory's names exclude each other
 
   Mutex table_mutex;
-  std::unordered_map<InodeNumber, InodePtr> inodes LK_GUARDED_BY(table_mutex);
+  std::unordered_map<InodeId, InodePtr> inodes LK_GUARDED_BY(table_mutex);
   std::unordered_map<u64, HandlePtr> handles LK_GUARDED_BY(table_mutex);
+  // The same ones by their owner words, which their leases have.
+  std::unordered_map<u64, Inode*> owners_by_word LK_GUARDED_BY(table_mutex);
+  u64 next_owner_word LK_GUARDED_BY(table_mutex) = kNoOwner + 1;
   u64 next_handle LK_GUARDED_BY(table_mutex) = 1;
-  // Inodes that left the table, by number: who read one from the tree meanwhile reads it again.
+  // Inodes that left the table, by their ids' hash: who read one from the tree meanwhile reads it
+  // again.
   static constexpr u32 kForgottenShards = 64;
   std::array<u64, kForgottenShards> forgotten LK_GUARDED_BY(table_mutex){};
+  u64& forgotten_count(InodeId id) LK_REQUIRES(table_mutex) {
+    return forgotten[std::hash<InodeId>{}(id) % kForgottenShards];
+  }
 
   // Numbers are handed out inside of a transaction, which excludes other ones.
-  InodeNumber next_inode = kRootInode + 1;
-  InodeNumber inode_limit = 0;  // the counter on disk
+  struct Counter {
+    u64 next = 0;
+    u64 limit = 0;  // the counter on disk
+  };
+  std::unordered_map<engine::TreeId, Counter> counters;  // of the subvolumes in use
 
   Mutex worker_mutex;
   bool stopping LK_GUARDED_BY(worker_mutex) = false;
@@ -123,24 +135,25 @@ struct Volume::State {
 
   // --- open.cpp
   Result<void> start();
-  Result<void> reap_orphans();
+  Result<void> reap_orphans(engine::TreeId subvolume);
   void drop_everything();  // handles, pages, leases
 
   // --- inode_table.cpp
   // Counts a user of the inode, which is in memory then. not_found: there is none, or it is
   // unlinked.
-  Result<Use> use(InodeNumber number);
-  InodePtr in_memory(InodeNumber number);  // or nullptr
+  Result<Use> use(InodeId number);
+  InodePtr in_memory(InodeId number);  // or nullptr
   // Ends a use. The last one of an unlinked inode reaps it; the last one of a key that is being
   // removed flushes and lets the lease go. Reports what that met.
   Result<void> end_use(const InodePtr& inode);
+  void leave_table(const Inode& inode) LK_REQUIRES(table_mutex);
   void forget_if_idle(const InodePtr& inode);  // no user, clean: out of the table, lease returned
-  std::vector<InodePtr> dirty_inodes();        // by number
+  std::vector<InodePtr> dirty_inodes();        // by id
   Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
   void return_lease(Inode& inode);
   bool key_is_leaving(Inode& inode);
   Result<void> reap(Inode& inode);
-  Result<void> reap(InodeNumber inode);
+  Result<void> reap(InodeId inode);
 
   // --- handles.cpp
   Result<HandleUse> find(HandleId id);
@@ -184,33 +197,33 @@ struct Volume::State {
   Result<u64> read(Inode& inode, u64 offset, MutableBytes into);
 
   // --- names.cpp
-  Result<void> with_names(InodeNumber directory, const Attributes& attributes,
+  Result<void> with_names(InodeId directory, const Attributes& attributes,
                           const std::function<Result<void>(const NameAccess&)>& fn);
   // As it is stored; nothing while the directory is locked.
-  Result<std::optional<std::string>> stored_name(InodeNumber directory,
-                                                 const Attributes& attributes,
+  Result<std::optional<std::string>> stored_name(InodeId directory, const Attributes& attributes,
                                                  std::string_view name);
-  Result<Attributes> directory_attributes(InodeNumber directory);
-  Result<std::optional<Entry>> find_stored(const engine::View& view, InodeNumber directory,
+  Result<Attributes> directory_attributes(InodeId directory);
+  Result<std::optional<Entry>> find_stored(const engine::View& view, InodeId directory,
                                            std::string_view stored);
-  Result<Entry> find_entry(InodeNumber directory, std::string_view name);
-  Result<std::vector<DirEntry>> list(InodeNumber directory);
+  Result<Entry> find_entry(InodeId directory, std::string_view name);
+  Result<std::vector<DirEntry>> list(InodeId directory);
 
   // --- scrub.cpp
-  Result<std::string> path_of(InodeNumber inode);
+  Result<std::string> path_of(InodeId inode);
 
   // --- directory.cpp
-  Result<InodeNumber> make(Caller caller, InodeNumber directory, std::string_view name,
-                           FileKind kind, u32 mode);
-  Result<bool> is_empty(InodeNumber directory);
+  Result<InodeId> make(Caller caller, InodeId directory, std::string_view name, FileKind kind,
+                       u32 mode);
+  Result<bool> is_empty(InodeId directory);
   Result<void> make_orphan(engine::Transaction& transaction, Inode& inode, i64 now);
-  Result<void> remove_name(InodeNumber directory, std::string_view name, FileKind kind);
-  Result<u64> free_place(const engine::View& view, InodeNumber directory, u64 base);
-  Result<InodeNumber> new_number(engine::Transaction& transaction);
-  Result<void> change_attributes(InodeNumber inode, const std::function<void(Attributes&)>& fn);
+  Result<void> remove_name(InodeId directory, std::string_view name, FileKind kind);
+  Result<u64> free_place(const engine::View& view, InodeId directory, u64 base);
+  Result<void> read_counter(const engine::View& view, engine::TreeId subvolume);
+  Result<InodeId> new_number(engine::Transaction& transaction, engine::TreeId subvolume);
+  Result<void> change_attributes(InodeId inode, const std::function<void(Attributes&)>& fn);
 
   // --- rename.cpp
-  Result<void> rename(InodeNumber from_directory, std::string_view from, InodeNumber to_directory,
+  Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,
                       std::string_view to, RenameFlags flags);
 
   // --- keys.cpp

@@ -1,6 +1,8 @@
 #pragma once
 // What the library's calls take and give.
 
+#include <compare>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,8 +16,15 @@
 
 namespace latchkey::volume {
 
-using InodeNumber = u64;
-inline constexpr InodeNumber kRootInode = 256;
+// Of one inode for ever: neither trees nor numbers within a tree are handed out twice.
+struct InodeId {
+  engine::TreeId subvolume = 0;
+  u64 number = 0;
+  auto operator<=>(const InodeId&) const = default;
+};
+std::string to_text(InodeId inode);      // "inode 300", "subvolume 257, inode 300"
+inline constexpr u64 kRootNumber = 256;  // of every subvolume's root directory
+inline constexpr InodeId kRootInode{engine::kFirstSubvolume, kRootNumber};
 
 enum class HandleId : u64 {};
 
@@ -49,7 +58,7 @@ struct VolumeOptions {
 enum class FileKind : u8 { regular = 1, directory = 2 };
 
 struct Stat {
-  InodeNumber inode = 0;
+  InodeId inode;
   FileKind kind = FileKind::regular;
   u32 mode = 0;  // permission bits
   u32 uid = 0, gid = 0;
@@ -64,7 +73,7 @@ struct Stat {
 
 struct DirEntry {
   std::string name;  // plain, or no-key form while the directory is locked
-  InodeNumber inode = 0;
+  InodeId inode;
   FileKind kind = FileKind::regular;
 };
 
@@ -131,7 +140,7 @@ struct MapRow {
 // A block of a file that a scrub found bad; a shared one has a row for each file.
 struct ScrubFile {
   std::string path;  // one of its names; no-key names where a directory is locked
-  InodeNumber inode = 0;
+  InodeId inode;
   u64 file_offset = 0;
   u64 device_offset = 0;
   bool unreadable = false;  // else it does not match its checksum
@@ -153,3 +162,10 @@ struct VolumeFacts {
 };
 
 }  // namespace latchkey::volume
+
+template <>
+struct std::hash<latchkey::volume::InodeId> {
+  std::size_t operator()(const latchkey::volume::InodeId& id) const {
+    return id.number + id.subvolume * 0x9e3779b97f4a7c15;
+  }
+};

@@ -54,28 +54,28 @@ class Volume {
   // --- names -----------------------------------------------------------------------------------
   // The directory must be empty; the same policy again is fine; exists: it has another. The key
   // must be present, with a claim of the caller's. New files and directories below inherit it.
-  Result<void> set_policy(Caller caller, InodeNumber directory, const crypto::KeyId& id);
-  Result<InodeNumber> lookup(InodeNumber directory, std::string_view name);
-  Result<Stat> stat(InodeNumber inode);
-  Result<InodeNumber> mkdir(Caller caller, InodeNumber directory, std::string_view name, u32 mode);
-  Result<void> rmdir(InodeNumber directory, std::string_view name);
-  Result<void> unlink(InodeNumber directory, std::string_view name);
+  Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id);
+  Result<InodeId> lookup(InodeId directory, std::string_view name);
+  Result<Stat> stat(InodeId inode);
+  Result<InodeId> mkdir(Caller caller, InodeId directory, std::string_view name, u32 mode);
+  Result<void> rmdir(InodeId directory, std::string_view name);
+  Result<void> unlink(InodeId directory, std::string_view name);
   // One atomic step. What has the new name goes, as by unlink or rmdir. Both directories must be
   // unlocked (no_key). cross_key: what moves into an encrypted directory must have its policy.
   // invalid: a directory into itself or below.
-  Result<void> rename(InodeNumber from_directory, std::string_view from, InodeNumber to_directory,
+  Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,
                       std::string_view to, RenameFlags flags = {});
-  Result<void> set_times(InodeNumber inode, i64 mtime_ns);
-  Result<void> set_mode(InodeNumber inode, u32 mode);
+  Result<void> set_times(InodeId inode, i64 mtime_ns);
+  Result<void> set_mode(InodeId inode, u32 mode);
   // Everything in the directory but "." and "..", in the store's order.
-  Result<std::vector<DirEntry>> read_directory(InodeNumber directory);
+  Result<std::vector<DirEntry>> read_directory(InodeId directory);
 
   // --- handles ---------------------------------------------------------------------------------
   // Opens (or creates) a regular file by name. `path` is kept for reports only.
-  Result<HandleId> open_file(Caller caller, InodeNumber directory, std::string_view name,
+  Result<HandleId> open_file(Caller caller, InodeId directory, std::string_view name,
                              OpenFlags flags, u32 mode, std::string path);
   // An open directory handle: keeps its key's names while it is open.
-  Result<HandleId> open_directory(Caller caller, InodeNumber directory, std::string path);
+  Result<HandleId> open_directory(Caller caller, InodeId directory, std::string path);
   // Through a directory handle the plaintext names stay visible after a soft removal.
   Result<std::vector<DirEntry>> read_directory(HandleId directory);
   // Flushes if the handle's inode is the last busy one of a key that is being removed. Reports a

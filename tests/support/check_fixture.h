@@ -13,8 +13,7 @@
 namespace latchkey::tests {
 
 // A back item: where it lies, unless others have its hash, and what it says.
-inline engine::Record back_of(volume::InodeNumber inode, volume::InodeNumber directory,
-                              std::string_view stored) {
+inline engine::Record back_of(u64 inode, u64 directory, std::string_view stored) {
   const volume::NameOfInode name{directory, std::string(stored)};
   return {{inode, volume::kBackType, volume::back_offset(name)}, volume::encode_back(name)};
 }
@@ -52,10 +51,10 @@ class CheckTest : public VolumeTest {
     ASSERT_TRUE(volume_->close());
     volume_.reset();
   }
-  volume::InodeNumber number(std::string_view path) {
+  u64 number(std::string_view path) {
     const auto found = volume::resolve(*volume_, path);
     EXPECT_TRUE(found) << path;
-    return found.value_or(0);
+    return found.value_or(volume::InodeId{}).number;
   }
 
   using Change = std::function<Result<void>(engine::Transaction&)>;
@@ -92,14 +91,13 @@ class CheckTest : public VolumeTest {
     store_disk(record->value, disk);
     return t.put(engine::kFirstSubvolume, key, record->value);
   }
-  void change_inode(volume::InodeNumber inode, const std::function<void(volume::InodeDisk&)>& fn) {
+  void change_inode(u64 inode, const std::function<void(volume::InodeDisk&)>& fn) {
     damage([&](engine::Transaction& t) {
       return change<volume::InodeDisk>(t, volume::inode_key(inode), fn);
     });
   }
   // The entry by which `directory` names `inode`.
-  static engine::Record entry_of(const engine::View& view, volume::InodeNumber directory,
-                                 volume::InodeNumber inode) {
+  static engine::Record entry_of(const engine::View& view, u64 directory, u64 inode) {
     for (engine::Record& record :
          records(view, engine::kFirstSubvolume, {directory, volume::kEntryType, 0},
                  {directory, volume::kEntryType, ~u64{0}}))
@@ -107,7 +105,7 @@ class CheckTest : public VolumeTest {
     ADD_FAILURE() << "no entry of inode " << inode << " in directory " << directory;
     return {};
   }
-  engine::Record entry_of(volume::InodeNumber directory, volume::InodeNumber inode) {
+  engine::Record entry_of(u64 directory, u64 inode) {
     engine::Record entry;
     damage([&](engine::Transaction& t) -> Result<void> {
       entry = entry_of(t, directory, inode);
@@ -116,8 +114,7 @@ class CheckTest : public VolumeTest {
     return entry;
   }
   // The name of `inode` moves from one directory to another, and its way back with it.
-  void move_entry(volume::InodeNumber inode, std::string_view name, volume::InodeNumber from,
-                  volume::InodeNumber to) {
+  void move_entry(u64 inode, std::string_view name, u64 from, u64 to) {
     damage([&](engine::Transaction& t) -> Result<void> {
       engine::Record entry = entry_of(t, from, inode);
       LK_TRYV(t.erase(engine::kFirstSubvolume, entry.key));
@@ -129,7 +126,7 @@ class CheckTest : public VolumeTest {
     });
   }
   // The extent record that holds the file's first block, as the engine's lookups give it.
-  static engine::ExtentRecord extent_of(const engine::View& view, volume::InodeNumber inode) {
+  static engine::ExtentRecord extent_of(const engine::View& view, u64 inode) {
     const auto map = view.get(engine::kFirstSubvolume, {inode, volume::kMapType, 0});
     EXPECT_TRUE(map && *map);
     const auto entry = extent::decode_map(0, (*map)->value);
@@ -137,7 +134,7 @@ class CheckTest : public VolumeTest {
     EXPECT_TRUE(record);
     return *record;
   }
-  engine::ExtentRecord extent_of(volume::InodeNumber inode) {
+  engine::ExtentRecord extent_of(u64 inode) {
     engine::ExtentRecord record;
     damage([&](engine::Transaction& t) -> Result<void> {
       record = extent_of(t, inode);
@@ -148,8 +145,7 @@ class CheckTest : public VolumeTest {
   static Result<void> put_extent(engine::Transaction& t, const engine::ExtentRecord& record) {
     return t.put(engine::kExtentTree, {record.run.block, 1, 0}, engine::encode_extent(record));
   }
-  void change_extent(volume::InodeNumber inode,
-                     const std::function<void(engine::ExtentRecord&)>& fn) {
+  void change_extent(u64 inode, const std::function<void(engine::ExtentRecord&)>& fn) {
     damage([&](engine::Transaction& t) {
       engine::ExtentRecord record = extent_of(t, inode);
       fn(record);
@@ -172,26 +168,24 @@ class CheckTest : public VolumeTest {
     EXPECT_EQ(findings(), wanted);
   }
 
-  static std::string at(volume::InodeNumber inode) { return "inode " + std::to_string(inode); }
-  static std::string at(volume::InodeNumber inode, u64 file_block) {
+  static std::string at(u64 inode) { return "inode " + std::to_string(inode); }
+  static std::string at(u64 inode, u64 file_block) {
     return at(inode) + ", file offset " + std::to_string(file_block * engine::kBlockBytes);
   }
   static std::string at_block(u64 block) {
     return "device offset " + std::to_string(block * engine::kBlockBytes);
   }
-  static std::string at(volume::InodeNumber directory, const engine::Record& entry) {
+  static std::string at(u64 directory, const engine::Record& entry) {
     std::array<char, 32> text{};
     (void)std::snprintf(text.data(), text.size(), "%#llx",
                         static_cast<unsigned long long>(entry.key.offset));
     return "directory " + std::to_string(directory) + ", entry " + text.data();
   }
-  static std::string at(volume::InodeNumber directory, const engine::Record& entry,
-                        volume::InodeNumber inode) {
+  static std::string at(u64 directory, const engine::Record& entry, u64 inode) {
     return at(directory, entry) + ", " + at(inode);
   }
 
-  volume::InodeNumber plain_ = 0, small_ = 0, dir_ = 0, sub_ = 0, vault_ = 0, file_ = 0, last_ = 0,
-                      sub_file_ = 0;
+  u64 plain_ = 0, small_ = 0, dir_ = 0, sub_ = 0, vault_ = 0, file_ = 0, last_ = 0, sub_file_ = 0;
 };
 
 }  // namespace latchkey::tests

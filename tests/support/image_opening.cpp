@@ -49,9 +49,9 @@ SimConfig device_of(u64 blocks) {
 }
 
 struct Found {
-  std::vector<InodeNumber> directories;
+  std::vector<InodeId> directories;
   struct File {
-    InodeNumber directory = 0;
+    InodeId directory;
     std::string name;
   };
   std::vector<File> files;
@@ -61,7 +61,7 @@ Found walk(Volume& volume) {
   Found found;
   found.directories.push_back(kRootInode);
   for (std::size_t i = 0; i < found.directories.size(); ++i) {
-    const InodeNumber directory = found.directories[i];
+    const InodeId directory = found.directories[i];
     (void)volume.stat(directory);
     auto entries = volume.read_directory(directory);
     if (!entries) continue;
@@ -102,7 +102,7 @@ u32 read_everything(engine::Device& device, bool unlocked) {
   const Found found = walk(**volume);
   u32 files = 0;
   for (const Found::File& file : found.files) files += read_file(**volume, file) ? 1 : 0;
-  for (const InodeNumber directory : found.directories)
+  for (const InodeId directory : found.directories)
     if (auto handle = (*volume)->open_directory(kCaller, directory, "")) {
       (void)(*volume)->read_directory(*handle);
       (void)(*volume)->close_handle(*handle);
