@@ -25,7 +25,8 @@ enum class Exit : int {
 };
 
 // check answers with fsck's bits, whatever the error.
-inline constexpr int kCheckErrorsLeft = 4, kCheckCouldNotLook = 8, kCheckUsage = 16;
+inline constexpr int kCheckCorrected = 1, kCheckErrorsLeft = 4;
+inline constexpr int kCheckCouldNotLook = 8, kCheckUsage = 16;
 
 Exit exit_for(const Error& error);
 

@@ -204,6 +204,7 @@ class CommandLine {
                call(run_check, check_));
     sub->add_option("image", check_.image, "device or image file")->required();
     sub->add_flag("--data", check_.data, "read every data block too");
+    sub->add_flag("--repair", check_.repair, "first mend what can be derived");
 
     sub = verb(&app_, "scrub", "scrub", "read and verify everything, mend what has a good twin",
                call(run_scrub, scrub_));

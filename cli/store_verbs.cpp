@@ -199,11 +199,21 @@ json describe_findings(const std::vector<engine::Finding>& findings) {
 
 int run_check(const Common& common, const CheckArgs& args) {
   engine::OpenDeviceOptions device_options;
-  device_options.read_only = true;
+  device_options.read_only = !args.repair;
   auto device = open_image(args.image, device_options);
   if (!device) {
     report_image(common, args.image, device.error());
     return kCheckCouldNotLook;
+  }
+  volume::RepairFindings repaired;
+  if (args.repair) {
+    auto repair = volume::repair_volume(**device, system_env());
+    if (repair) repaired = std::move(*repair);
+    // What is too damaged for a repair is the check's to tell.
+    if (!repair && repair.error().code != Errc::damaged && repair.error().code != Errc::malformed) {
+      report_image(common, args.image, repair.error());
+      return kCheckCouldNotLook;
+    }
   }
   Progress progress(common, "check");
   engine::CheckOptions options;
@@ -227,6 +237,7 @@ int run_check(const Common& common, const CheckArgs& args) {
     print_json(common, {{"clean", clean},
                         {"stepped_back", result->stepped_back},
                         {"errors", describe_findings(result->findings)},
+                        {"mended", describe_findings(repaired.mended)},
                         {"notes", describe_findings(result->notes)},
                         {"data_read", args.data},
                         {"nodes", result->nodes},
@@ -235,6 +246,8 @@ int run_check(const Common& common, const CheckArgs& args) {
                         {"inodes", result->inodes},
                         {"directories", result->directories}});
   } else {
+    for (const engine::Finding& finding : repaired.mended)
+      fmt::print("mended: {}: {}\n", finding.where, finding.what);
     for (const engine::Finding& finding : result->findings)
       fmt::print("{}: {}\n", finding.where, finding.what);
     for (const engine::Finding& finding : result->notes)
@@ -244,7 +257,7 @@ int run_check(const Common& common, const CheckArgs& args) {
                result->nodes, result->extents, result->data_blocks, result->inodes,
                args.data ? "" : "; data not read (--data reads it)");
   }
-  return clean ? 0 : kCheckErrorsLeft;
+  return (repaired.mended.empty() ? 0 : kCheckCorrected) | (clean ? 0 : kCheckErrorsLeft);
 }
 
 }  // namespace latchkey::cli

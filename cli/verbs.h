@@ -29,8 +29,9 @@ Exit run_info(const Common& common, const InfoArgs& args);
 struct CheckArgs {
   std::string image;
   bool data = false;  // read every data block too
+  bool repair = false;
 };
-// fsck's bits: 0 clean, 4 errors left, 8 could not look, 16 usage.
+// fsck's bits: 0 clean, 1 errors corrected, 4 errors left, 8 could not look, 16 usage.
 int run_check(const Common& common, const CheckArgs& args);
 
 struct ScrubArgs {

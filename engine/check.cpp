@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "engine/check_state.h"
 #include "engine/io_buffer.h"
 #include "engine/store_state.h"
 
@@ -18,7 +19,7 @@ class Checker {
   Checker(StoreState& state, const CheckOptions& options)
       : state_(state), options_(options), reachable_(state.fixed.size_bytes / kBlockBytes, false) {}
 
-  Result<CheckResult> run() {
+  Result<Checked> run() {
     LK_TRYV(check_superblocks());
     SharedLock lock(state_.forest_lock);
     LK_TRY(const Pointer root, state_.forest->root(kRootTree));
@@ -27,10 +28,19 @@ class Checker {
     check_references();
     if (options_.data) check_data();
     check_bitmaps();
-    return std::move(result_);
+    return Checked{std::move(result_), std::move(reachable_), whole_, space_wrong_};
   }
 
  private:
+  // What is damaged hides what it refers to, or contradicts something else.
+  void lost(std::string what, std::string where) {
+    whole_ = false;
+    found(std::move(what), std::move(where));
+  }
+  void found_in_space(std::string what, std::string where) {
+    space_wrong_ = true;
+    found(std::move(what), std::move(where), true);
+  }
   void found(std::string what, std::string where, bool repairable = false) {
     result_.findings.push_back({std::move(what), std::move(where), repairable});
   }
@@ -59,10 +69,10 @@ class Checker {
   void claim(BlockRun run, const std::string& where) {
     for (u64 block = run.block; block < run.end(); ++block) {
       if (block >= reachable_.size()) {
-        found("a block past the end of the store is referred to", where);
+        lost("a block past the end of the store is referred to", where);
         return;
       }
-      if (reachable_[block]) found("a block is referred to twice", where + ", " + at(block));
+      if (reachable_[block]) lost("a block is referred to twice", where + ", " + at(block));
       reachable_[block] = true;
     }
   }
@@ -103,7 +113,7 @@ class Checker {
     const bool seen = pointer.place[0] < reachable_.size() && reachable_[pointer.place[0]];
     for (const u64 place : pointer.place) claim({place, state_.node_blocks()}, where);
     if (!good) {
-      found("a tree node is lost: neither place verifies", where);
+      lost("a tree node is lost: neither place verifies", where);
       return;
     }
     if (seen) return;  // claim() told; a tree of nodes that share children has no end
@@ -119,12 +129,12 @@ class Checker {
 
   void root_record(const Key& key, Bytes value, const std::string& where) {
     if (key.type != kTreeRecordType || value.size() != sizeof(TreeRecordDisk)) {
-      found("a record of the root tree is malformed", where);
+      lost("a record of the root tree is malformed", where);
       return;
     }
     const Pointer pointer = from_disk(load_disk<TreeRecordDisk>(value).root);
     if (pointer.level > kLevelMax)
-      found("a tree is impossibly high", where);
+      lost("a tree is impossibly high", where);
     else
       trees_.emplace_back(key.object, pointer);
   }
@@ -143,7 +153,7 @@ class Checker {
     if (key.type == kNodeRecordType) return node_record(key, value, where);
     auto record = decode_extent(key, value);
     if (!record) {
-      found(record.error().what, where);
+      lost(record.error().what, where);
       return;
     }
     ++result_.extents;
@@ -196,15 +206,15 @@ class Checker {
       const bool wanted = space.is_reserved(block) || reachable_[block];
       used += *is_used ? 1 : 0;
       if (*is_used && !wanted)
-        found("a block is marked used but nothing refers to it", at(block), true);
-      if (!*is_used && wanted) found("a block in use is marked free", at(block), true);
+        found_in_space("a block is marked used but nothing refers to it", at(block));
+      if (!*is_used && wanted) found_in_space("a block in use is marked free", at(block));
     }
     for (const FreeSpace::Damage& damage : space.damage())
-      found(damage.error.what, at(damage.error.at / kBlockBytes), true);
+      found_in_space(damage.error.what, at(damage.error.at / kBlockBytes));
     if (space.damage().empty() && used != space.blocks_used())
-      found(fmt::format("the superblock counts {} used blocks, the bitmaps {}", space.blocks_used(),
-                        used),
-            "superblock", true);
+      found_in_space(fmt::format("the superblock counts {} used blocks, the bitmaps {}",
+                                 space.blocks_used(), used),
+                     "superblock");
   }
 
   StoreState& state_;
@@ -220,12 +230,19 @@ class Checker {
   std::map<u64, Seen> nodes_;  // of subvolumes, by first place
   std::map<u64, u64> counts_;  // that the records say, by first place
   CheckResult result_;
+  bool whole_ = true;
+  bool space_wrong_ = false;
 };
 
 }  // namespace
 
+Result<Checked> check_state(StoreState& state, const CheckOptions& options) {
+  return Checker(state, options).run();
+}
+
 Result<CheckResult> check_store(Store& store, const CheckOptions& options) {
-  return Checker(*store.state_, options).run();
+  LK_TRY(Checked checked, check_state(*store.state_, options));
+  return std::move(checked.result);
 }
 
 }  // namespace latchkey::engine

@@ -87,6 +87,16 @@ void FreeRegion::encode_slot(MutableBytes block, u32 region, u64 generation) {
   dirty_ = false;
 }
 
+void FreeRegion::rebuild(Run run) {
+  LK_CHECK(taken_.none_set(run));
+  taken_.set(run);
+  taken_count_ += run.count;
+  used_.set(run);
+  used_count_ += run.count;
+  committed_.set(run);
+  dirty_ = true;
+}
+
 void FreeRegion::allocate(Run run) {
   LK_CHECK(taken_.none_set(run) && committed_.none_set(run));
   taken_.set(run);

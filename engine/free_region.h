@@ -35,6 +35,9 @@ class FreeRegion {
   // The image for the commit of `generation`; from here on that is the committed state.
   void encode_slot(MutableBytes block, u32 region, u64 generation);
 
+  // In a region of which nothing but the reserved places is known: used, and taken for committed.
+  void rebuild(Run run);
+
   void allocate(Run run);        // free -> allocated
   void cancel(Run run);          // allocated -> free
   void mark_used(Run run);       // allocated -> used

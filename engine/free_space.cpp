@@ -31,6 +31,31 @@ void FreeSpace::reset() {
 
 void FreeSpace::format() { reset(); }
 
+// Slots that the maps at hand name are left as they are until the first of those commits is
+// durable; where a map is lost nobody can tell which they were.
+void FreeSpace::rebuild(u64 generation, const std::vector<bool>& used) {
+  LK_CHECK(used.size() >= blocks_total());
+  const SlotMap map_before = map_damaged_ ? SlotMap(layout_.regions()) : std::move(map_);
+  const std::vector<u8> previous_before = previous_slots_;
+  reset();
+  recovered_generation_ = generation;
+  map_.generation = generation;
+  previous_slots_ = previous_before;
+  for (u32 index = 0; index < layout_.regions(); ++index) {
+    auto fresh = std::make_unique<FreeRegion>(layout_.blocks_in(index), layout_.reserved_in(index));
+    const u64 first = layout_.first_block(index);
+    for (u32 at = 0; at < fresh->blocks(); ++at)
+      if (used[first + at] && !layout_.is_reserved(first + at)) fresh->rebuild({at, 1});
+    regions_[index].pins_known = true;
+    if (!fresh->dirty()) continue;  // as never written
+    map_.entries[index].slot = map_before.entries[index].slot;
+    used_ +=
+        fresh->used_count() - FreeRegion(fresh->blocks(), layout_.reserved_in(index)).used_count();
+    regions_[index].loaded = std::move(fresh);
+    ++loaded_;
+  }
+}
+
 u64 FreeSpace::blocks_free() const {
   const u64 taken = used_ + pinned_ + allocated_ + lost_;
   LK_CHECK(taken <= blocks_total());

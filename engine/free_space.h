@@ -71,6 +71,10 @@ class FreeSpace {
   // Errors: damaged, malformed (the counts disagree), io.
   Result<void> recover(u64 generation, u64 used_blocks);
 
+  // After recover() met damage: what `used` says of each block is so, reserved places aside, and
+  // the next two commits write it. Nothing is pinned: the first of them must change nothing else.
+  void rebuild(u64 generation, const std::vector<bool>& used);
+
   // Neighbouring free blocks, at most `wanted`, at least `count_min` (else no_space), become
   // allocated. `hint`: a block to look from; kNowhere is the cursor. Runs of one size (count_min ==
   // wanted > 1: nodes) come from the end of the device, others one after the other from its

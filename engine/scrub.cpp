@@ -31,7 +31,7 @@ class Scrubber {
     LK_TRY(const std::vector<TreeId> trees, list_trees());
     for (const TreeId tree : trees) LK_TRYV(nodes(tree));
     if (!result_.stopped) bitmaps();
-    LK_TRYV(data());
+    if (options_.data) LK_TRYV(data());
     if (result_.mended != 0) LK_TRYV(flush_sync(*io_));
     std::ranges::sort(result_.bad_blocks, {}, &BadBlock::block);
     return std::move(result_);

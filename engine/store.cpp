@@ -166,7 +166,7 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   state->fixed.stepped_back = scan.stepped_back();
   state->forest->recover(superblock->root, superblock->generation, superblock->node_count);
   const auto recovered = state->space->recover(superblock->generation, superblock->used_blocks);
-  if (!recovered && !state->read_only) return std::unexpected(recovered.error());
+  if (!recovered && !state->read_only && !options.repair) return std::unexpected(recovered.error());
   state->running = superblock->generation + 1;
   state->node_count = superblock->node_count;
   {

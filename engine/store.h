@@ -56,6 +56,7 @@ using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 struct OpenOptions {
   bool read_only = false;
   bool previous_generation = false;  // read-only: the older superblock set, for rescue
+  bool repair = false;               // damaged free space is no reason to refuse: engine/repair.h
   u64 cache_bytes = 64 * kMiB;       // clean nodes kept in memory
   u32 read_rings = 4;                // rings that readers borrow
   u64 read_ring_buffer_bytes = 1 * kMiB;
@@ -286,6 +287,7 @@ class Store {
   friend class BorrowedIo;
   explicit Store(std::unique_ptr<StoreState> state);
   friend Result<struct CheckResult> check_store(Store& store, const struct CheckOptions& options);
+  friend Result<struct RepairResult> repair_store(Store& store);
   friend Result<struct ScrubResult> scrub_store(Store& store, const struct ScrubOptions& options);
   std::unique_ptr<StoreState> state_;
 };

@@ -412,6 +412,25 @@ class Damage(CliTest):
         self.assertEqual((mended["mended"], mended["bad_blocks"]), (1, 0))
         self.assertEqual(self.assert_clean()["errors"], [])
 
+    def test_free_space_is_repaired(self):
+        """Every bitmap and every map of them is bad: no verb writes; a repair derives them."""
+        blocks = [at for at in range(0, self.size, 4096)
+                  if self.good[at:at + 8] in (b"lkbitmap", b"lksltmap")]
+        self.flip(*(at + self.random.randrange(64, 4096) for at in blocks))
+        self.run_refused(INTEGRITY, "put", "--key-file", self.key, self.data, self.at("/vault/n"),
+                         says="check tells")
+        self.assert_found_damaged()
+        done = self.run_raw("check", "--repair", "-q", "--json", self.image)
+        answer = self.member(done.stdout.decode(), "check")
+        self.assertEqual((done.returncode, answer["clean"], answer["errors"]),
+                         (CHECK_CORRECTED, True, []))
+        self.assertRegex(answer["mended"][0]["what"], "^free space")
+        again = self.run_json("check", "check", "--repair", "--data", "-q", self.image)
+        self.assertEqual((again["clean"], again["mended"]), (True, []))
+        self.assert_all_there()
+        self.put(self.data, "/vault/n")
+        self.assert_clean()
+
     def test_a_bit_in_both_places_of_a_node_is_told(self):
         told = 0
         root, *others = self.live_nodes()

@@ -191,7 +191,7 @@ class Disassembly(unittest.TestCase):
             source.write_text(PLANTED)
             subprocess.run([compiler, "-std=c++20", "-O2", "-fPIC", "-shared",
                             source, "-o", library],
-                           check=True, timeout=100)
+                           check=True)
             binary, analysis = self.analysis(library)
             planted = {entry[2].partition("(")[0]: entry for entry in binary.functions
                        if "(std::byte*)" in entry[2]}

@@ -113,4 +113,12 @@ struct CheckFindings {
 Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options,
                                    Env& env);
 
+// Offline repair of what can be derived (engine/repair.h): places of nodes, free space, superblock
+// copies. A check afterwards says what is left. Needs no key. Errors: those of Store::open; damaged
+// (nothing was changed).
+struct RepairFindings {
+  std::vector<engine::Finding> mended;
+};
+Result<RepairFindings> repair_volume(engine::Device& device, Env& env);
+
 }  // namespace latchkey::volume

@@ -195,7 +195,7 @@ class Binary:
 
     def objdump(self, *options):
         done = subprocess.run(["objdump", *options, self.path], capture_output=True, text=True,
-                              check=True, timeout=200)
+                              check=True)
         return done.stdout.splitlines()
 
     def section(self, address):

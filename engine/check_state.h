@@ -1,0 +1,18 @@
+#pragma once
+// What a check knows beyond its findings: for the repair.
+
+#include <vector>
+
+#include "engine/store_state.h"
+
+namespace latchkey::engine {
+
+struct Checked {
+  CheckResult result;
+  std::vector<bool> reachable;  // by block: something refers to it
+  bool whole = true;            // nothing that might refer to blocks is lost or contradicts itself
+  bool space_wrong = false;     // the bitmaps are damaged, or do not say what is reachable
+};
+Result<Checked> check_state(StoreState& state, const CheckOptions& options);
+
+}  // namespace latchkey::engine

@@ -1,0 +1,40 @@
+#include "engine/repair.h"
+
+#include "engine/check_state.h"
+#include "engine/scrub.h"
+
+namespace latchkey::engine {
+
+namespace {
+
+// Each commit writes one set of superblocks and the map of its generation.
+Result<void> commit_twice(StoreState& state) {
+  for (int i = 0; i < 2; ++i)
+    LK_TRYV(state.commit_through(state.running.load(std::memory_order_acquire), true));
+  return {};
+}
+
+}  // namespace
+
+Result<RepairResult> repair_store(Store& store) {
+  StoreState& state = *store.state_;
+  RepairResult repair;
+  LK_TRY(const Checked checked, check_state(state, {}));
+  if (checked.space_wrong) {
+    if (!checked.whole)
+      return fail(Errc::damaged, "free space cannot be derived: what may refer to blocks is lost");
+    {
+      Lock lock(state.space_mutex);
+      state.space->rebuild(store.facts().generation, checked.reachable);
+    }
+    LK_TRYV(commit_twice(state));
+    repair.space_rebuilt = true;
+    repair.mended.push_back({"free space was written anew from what is in use", "bitmaps", true});
+  }
+  LK_TRY(ScrubResult scrubbed, scrub_store(store, {.data = false, .progress = {}}));
+  for (Finding& finding : scrubbed.findings)
+    if (finding.repairable) repair.mended.push_back(std::move(finding));
+  return repair;
+}
+
+}  // namespace latchkey::engine

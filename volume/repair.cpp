@@ -1,0 +1,17 @@
+// Repair: what the engine can derive. What records of files say of each other is not repaired yet.
+
+#include "engine/repair.h"
+
+#include "volume/volume.h"
+
+namespace latchkey::volume {
+
+Result<RepairFindings> repair_volume(engine::Device& device, Env& env) {
+  engine::OpenOptions options;
+  options.repair = true;
+  LK_TRY(auto store, engine::Store::open(device, options, env));
+  LK_TRY(engine::RepairResult repaired, engine::repair_store(*store));
+  return RepairFindings{std::move(repaired.mended)};
+}
+
+}  // namespace latchkey::volume
