@@ -123,7 +123,7 @@ class NoStore(CliTest):
         if not maker:
             self.skipTest("mkfs.ext4 is not installed")
         self.image.write_bytes(bytes(32 * MIB))
-        subprocess.run([maker, "-q", str(self.image)], check=True, timeout=60)
+        subprocess.run([maker, "-q", str(self.image)], check=True)
         before = self.image.read_bytes()
         self.assert_every_verb_refuses(self.image, WRONG_DEVICE, "on it: ext4 file system")
         self.run_refused(BUSY, "mkfs", self.image, says="ext4 file system.*-f overwrites")
@@ -199,7 +199,7 @@ class Access(CliTest):
                          says="may not be opened", wrapper=nobody)
         self.run_refused(DENIED, "mkfs", "-f", self.image, wrapper=nobody)
         done = subprocess.run([*nobody, LATCHKEY, "get", "--key-file", str(self.key),
-                               self.at("/vault/f"), "-"], capture_output=True, timeout=60)
+                               self.at("/vault/f"), "-"], capture_output=True)
         self.assertEqual((done.returncode, done.stdout), (OK, self.data.read_bytes()))
         self.image.chmod(0)
         self.run_refused(DENIED, "ls", self.at("/"), wrapper=nobody)
@@ -254,7 +254,7 @@ class Access(CliTest):
         place.mkdir()
         image = self.folder / "ext4"
         image.write_bytes(bytes(32 * MIB))
-        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, timeout=60)
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
         with loop_device(image) as device:
             done = subprocess.run(["mount", device, str(place)], capture_output=True, text=True)
             if done.returncode != 0:
@@ -508,7 +508,7 @@ class Machine(CliTest):
     def test_the_demo_ends_with_one_line_where_io_uring_is_refused(self):
         demo = pathlib.Path(__file__).parent / "demo" / "demo.py"
         (demo.parents[2] / "build").mkdir(exist_ok=True)
-        done = subprocess.run([sys.executable, demo], capture_output=True, timeout=60,
+        done = subprocess.run([sys.executable, demo], capture_output=True,
                               env=os.environ | {"LATCHKEY_BINARY": LATCHKEY},
                               preexec_fn=refuse_io_uring)
         self.assertEqual(done.returncode, UNAVAILABLE, done.stderr)
@@ -525,7 +525,7 @@ class Machine(CliTest):
                     words = ["put", "-q", "--secrets", secrets, "--key-file", str(self.key),
                              str(data), self.at("/vault/f")]
                     done = subprocess.run(
-                        [*nobody, LATCHKEY, *words], capture_output=True, timeout=60,
+                        [*nobody, LATCHKEY, *words], capture_output=True,
                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK,
                                                               (limit, limit)))
                     if limit == 8 * MIB:

@@ -92,7 +92,7 @@ class Load(CliTest):
             written = 0
             while written <= 20 * MIB and seconds < 300:  # on slow machines it takes longer
                 answer = self.run_json("torture", "torture", "-q", "--mode", mode, "--seconds",
-                                       seconds, "--writers", "4", self.image, timeout=400)
+                                       seconds, "--writers", "4", self.image)
                 written = answer["acknowledged"] * (24 << 10)
                 seconds *= 4
             # More was written than its share of the store, so records were overwritten.

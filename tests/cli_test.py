@@ -209,7 +209,7 @@ class Trees(CliTest):
         for path in (closed, self.tree / "b-unreadable"):
             path.chmod(0)
         put = [*nobody, LATCHKEY, "put", "-q", "-r", "--key-file", str(self.key), str(self.tree)]
-        done = subprocess.run([*put, self.at("/vault/one")], capture_output=True, timeout=60)
+        done = subprocess.run([*put, self.at("/vault/one")], capture_output=True)
         self.assertEqual((done.returncode, done.stdout), (DENIED, b""))
         lines = done.stderr.decode().splitlines()
         self.assertEqual(len(lines), 2, lines)
@@ -262,7 +262,7 @@ class Trees(CliTest):
         self.assertTrue(filecmp.cmp(source, out, shallow=False))
         self.assertLess(out.stat().st_blocks * 512, MIB, "zeros that were written are holes, too")
         with open(self.folder / "out2", "wb") as plain:
-            done = subprocess.run([LATCHKEY, *map(str, get), "-"], stdout=plain, timeout=60)
+            done = subprocess.run([LATCHKEY, *map(str, get), "-"], stdout=plain)
         self.assertEqual(done.returncode, OK)
         self.assertTrue(filecmp.cmp(source, self.folder / "out2", shallow=False))
         self.run_ok(*get, "/dev/null")
@@ -508,7 +508,7 @@ class Words(CliTest):
             for more in ([], ["--json"]):
                 with self.subTest(words=words + more), open("/dev/full", "wb") as full:
                     done = subprocess.run([LATCHKEY, *map(str, words), *more], stdout=full,
-                                          stderr=subprocess.PIPE, timeout=60)
+                                          stderr=subprocess.PIPE)
                     self.assertEqual(done.returncode, NO_SPACE)
                     self.assertRegex(done.stderr.decode(),
                                      r"^latchkey: standard output: .*ENOSPC.*\n$")
@@ -519,7 +519,7 @@ class Words(CliTest):
         data = self.host_file("f", os.urandom(MIB))
         for number in (0, 1, 2):
             done = subprocess.run([LATCHKEY, "put", "--key-file", str(self.key), str(data),
-                                   self.at(f"/vault/{number}")], timeout=60,
+                                   self.at(f"/vault/{number}")],
                                   stdout=None if number == 1 else subprocess.PIPE,
                                   stderr=subprocess.PIPE,
                                   preexec_fn=lambda fd=number: os.close(fd))
@@ -527,7 +527,7 @@ class Words(CliTest):
             self.assert_clean()
             self.assertEqual(self.get_bytes(f"/vault/{number}"), data.read_bytes())
         done = subprocess.run([LATCHKEY, "key", "id", "--key-file", "-"], capture_output=True,
-                              preexec_fn=lambda: os.close(0), timeout=60)
+                              preexec_fn=lambda: os.close(0))
         self.assert_refused(done, USAGE, "reading")
 
     def test_errors_hold_no_control_characters(self):

@@ -88,7 +88,7 @@ class Stopped(CliTest):
             time.sleep(0.002)
 
     def finish(self, process):
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -163,7 +163,7 @@ class Failing(Stopped):
         disk = self.folder / "disk"
         with open(disk, "wb") as file:
             file.truncate(400 * MIB)
-        subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True, timeout=60)
+        subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
         with loop_device(disk) as device:
             with mounted(self.folder / "place", device) as place:
                 self.image = place / "img"
@@ -374,7 +374,7 @@ class Pipes(Stopped):
             self.assertEqual(process.stderr.read(), b"")
         for words in (get, ["ls", self.at("/")], ["info"]):
             done = subprocess.run([LATCHKEY, *map(str, words)], stdout=self.closed_pipe(),
-                                  stderr=subprocess.PIPE, restore_signals=False, timeout=60)
+                                  stderr=subprocess.PIPE, restore_signals=False)
             self.assertEqual(done.returncode, IO, "with SIGPIPE ignored")
             self.assertRegex(done.stderr.decode(), "^latchkey: standard output: .*EPIPE.*\n$")
         self.assert_first_is_there()
@@ -383,7 +383,7 @@ class Pipes(Stopped):
         self.acknowledge()
         put = ("put", "--key-file", self.key, self.first, self.at("/vault/second"))
         done = subprocess.run([LATCHKEY, *map(str, put)], stdout=self.closed_pipe(),
-                              stderr=subprocess.PIPE, timeout=60)
+                              stderr=subprocess.PIPE)
         self.assertEqual(done.returncode, -signal.SIGPIPE)
         self.assertEqual(self.get_bytes("/vault/second"), self.first.read_bytes())
         self.assert_first_is_there()

@@ -37,10 +37,9 @@ class CliTest(unittest.TestCase):
         self.key = self.folder / "key"
         self.secrets = []  # no output may hold one
 
-    def run_raw(self, *words, timeout=60, **options):
+    def run_raw(self, *words, **options):
         """The finished process, whatever it answered; its output is bytes."""
-        done = subprocess.run([LATCHKEY, *map(str, words)], capture_output=True, timeout=timeout,
-                              **options)
+        done = subprocess.run([LATCHKEY, *map(str, words)], capture_output=True, **options)
         self.assert_no_secret(done.stdout + done.stderr)
         return done
 
@@ -64,7 +63,7 @@ class CliTest(unittest.TestCase):
     def run_refused(self, code, *words, says=".", wrapper=(), **options):
         """One clear line and the right exit code; with --json the same in one object."""
         done = subprocess.run([*wrapper, LATCHKEY, *map(str, words)], capture_output=True,
-                              timeout=60, **options)
+                              **options)
         self.assert_refused(done, code, says)
         return done.stderr.decode()
 
