@@ -39,6 +39,7 @@ class CommandLine {
     app_.set_version_flag("--version", "latchkey 0.1.0");
     app_.fallthrough();
     app_.add_flag("--json", common_.json, "one JSON object on standard output");
+    app_.add_flag("--discard", common_.discard, "tells the device which blocks become free");
     app_.add_flag("-q,--quiet", common_.quiet, "no progress");
     app_.add_option("--secrets", secrets_, "where secrets live: memfd_secret (default) or locked")
         ->check(CLI::IsMember({"memfd_secret", "locked"}));

@@ -19,6 +19,7 @@ namespace latchkey::cli {
 struct Common {
   bool json = false;
   bool quiet = false;
+  bool discard = false;    // see volume::VolumeOptions
   bool key_given = false;  // then a locked directory means that it was the wrong key
   std::string verb;        // words joined by _: the member of the JSON object
 };

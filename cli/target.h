@@ -46,7 +46,8 @@ volume::Caller caller();
 // error is said on standard error and decides the exit code.
 template <class Work>
 Exit with_volume(const Common& common, const std::string& image, const KeySource& key,
-                 const volume::VolumeOptions& options, Work work) {
+                 volume::VolumeOptions options, Work work) {
+  options.discard = common.discard;
   std::optional<SecretBytes> secret;
   if (key.given()) {
     auto read = read_key(key);

@@ -29,6 +29,14 @@ struct Batch {
     op.done = &Batch::done;
     ops.push_back(op);
   }
+  void add_discard(const BlockRun& run) {
+    Op op;
+    op.kind = OpKind::discard;
+    op.offset = run.block * kBlockBytes;
+    op.discard_size = run.count * kBlockBytes;
+    op.done = &Batch::done;
+    ops.push_back(op);
+  }
   Result<void> run(Io& io) {
     for (Op& op : ops) {
       op.owner = this;
@@ -101,6 +109,7 @@ Result<void> StoreState::write_generation(bool force) {
     Lock lock(commit_mutex);
     superblock = next;
     durable = next.generation;
+    commit_done.notify_all();  // who waits for this generation does not wait for discards
   }
   commits.fetch_add(1, std::memory_order_relaxed);
   unpin();
@@ -132,6 +141,25 @@ Result<void> StoreState::commit_through(u64 transaction, bool force) {
   return {};
 }
 
+// While they are pinned nobody can get them, so no discard meets a write of the next owner's.
+void StoreState::discard_pinned(u64 through) {
+  Batch batch;
+  u64 blocks = 0;
+  {
+    Lock lock(space_mutex);
+    if (!pins.empty() && *pins.begin() <= through) through = *pins.begin() - 1;
+    for (const BlockRun& run : space->pinned_through(through)) {
+      batch.add_discard(run);
+      blocks += run.count;
+    }
+  }
+  const auto discarded = batch.run(*commit_io);
+  if (discarded)
+    blocks_discarded.fetch_add(blocks, std::memory_order_relaxed);
+  else if (discarded.error().code == Errc::unsupported)
+    discarding = false;  // another error costs nothing: nobody needs what lies there
+}
+
 void StoreState::unpin() {
   u64 through = 0;
   {
@@ -139,6 +167,7 @@ void StoreState::unpin() {
     if (durable == 0) return;
     through = durable - 1;
   }
+  if (discarding) discard_pinned(through);
   Lock lock(space_mutex);
   if (!pins.empty() && *pins.begin() <= through) through = *pins.begin() - 1;
   space->unpin_through(through);

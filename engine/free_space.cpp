@@ -171,6 +171,21 @@ void FreeSpace::unpin_through(u64 transaction) {
   }
 }
 
+std::vector<BlockRun> FreeSpace::pinned_through(u64 transaction) const {
+  std::vector<BlockRun> runs;
+  for (const auto& [pinned_in, list] : pins_)
+    if (pinned_in <= transaction) runs.insert(runs.end(), list.begin(), list.end());
+  std::ranges::sort(runs, {}, &BlockRun::block);
+  std::vector<BlockRun> joined;
+  for (const BlockRun& run : runs) {
+    if (!joined.empty() && joined.back().end() == run.block)
+      joined.back().count += run.count;
+    else
+      joined.push_back(run);
+  }
+  return joined;
+}
+
 Result<std::vector<FreeSpace::SlotWrite>> FreeSpace::slots_to_write(u64 generation) {
   if (map_damaged_) return std::unexpected(damage_.front().error);
   LK_CHECK_MSG(generation == map_.generation + 1, "commits follow each other");

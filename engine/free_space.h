@@ -95,6 +95,8 @@ class FreeSpace {
   void release_unwritten(BlockRun run);
   // Everything pinned in transactions <= `transaction` becomes free.
   void unpin_through(u64 transaction);
+  // What that would free, as far as its regions are loaded, in order, neighbours as one run.
+  std::vector<BlockRun> pinned_through(u64 transaction) const;
 
   // The blocks a commit of `generation` must write: one image each, of the state as it is now. The
   // regions are clean after. `generation` is one more than that of the last call or of recover(),

@@ -29,7 +29,7 @@ struct Op {
   OpKind kind = OpKind::read;
   u64 offset = 0;          // bytes from the start of the device
   MutableBytes data = {};  // read and write; a write does not change it
-  u64 discard_size = 0;    // discard: bytes, which read as zeros afterwards
+  u64 discard_size = 0;    // discard: bytes, which nobody may read until they are written again
   i64 result = 0;          // set before done(): data.size() (flush, discard: 0) or -errno
   void (*done)(Op& op) = nullptr;
   void* owner = nullptr;   // the submitter's own

@@ -93,9 +93,15 @@ SpaceFacts Store::space() const {
   facts.blocks_used = space.blocks_used();
   facts.blocks_pinned = space.blocks_pinned();
   facts.blocks_reserved = state_->data_reserved + state_->tree_reserved;
-  const u64 promised = facts.blocks_reserved + fixed;
+  facts.blocks_discarded = state_->blocks_discarded.load(std::memory_order_relaxed);
+  const u64 node = state_->node_blocks();  // what is kept for nodes is kept as whole ones
+  const u64 promised =
+      state_->data_reserved + (state_->tree_reserved + fixed + node - 1) / node * node;
   const u64 free = space.blocks_free() + space.blocks_pinned() + state_->pool->blocks();
   facts.blocks_available = free > promised ? free - promised : 0;
+  // Where what is free lies in pieces that are too small for nodes, there is nothing to promise.
+  const bool settled = facts.blocks_pinned == 0 && !state_->read_only;
+  if (settled && !state_->has_space(0, 0, fixed)) facts.blocks_available = 0;
   return facts;
 }
 

@@ -158,6 +158,7 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   if (superblock->root.generation > superblock->generation)
     return fail(Errc::malformed, "the root tree is from the future");
   state->read_only = options.read_only || options.previous_generation;
+  state->discarding = options.discard && device.info().discard && !state->read_only;
   if (!state->read_only && device.info().read_only)
     return fail(Errc::read_only, "the device is read-only");
   if (!state->read_only && (superblock->features_ro_compat & ~kFeaturesRoCompat) != 0)

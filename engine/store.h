@@ -62,6 +62,11 @@ struct OpenOptions {
   u64 read_ring_buffer_bytes = 1 * kMiB;
   bool register_buffers = true;  // of those rings
   RunsOf runs_of = {};
+  // Tells the device which blocks nobody needs any more, once they may be reused (E2) and before
+  // they are: by the thread that commits, after its commit is durable. A device that knows no
+  // discard is not asked. Not told: what is freed while the store is open without this, or just
+  // before a crash.
+  bool discard = false;
 };
 
 struct StoreFacts {
@@ -79,10 +84,12 @@ struct StoreFacts {
 
 struct SpaceFacts {
   u64 blocks_total = 0;
-  u64 blocks_used = 0;       // by the running transaction's trees and data
-  u64 blocks_pinned = 0;     // freed, not yet reusable
-  u64 blocks_reserved = 0;   // promised to writers
-  u64 blocks_available = 0;  // what reserve() can still promise
+  u64 blocks_used = 0;      // by the running transaction's trees and data
+  u64 blocks_pinned = 0;    // freed, not yet reusable
+  u64 blocks_reserved = 0;  // promised to writers
+  // What reserve() can still promise to data: to the block, when nothing is pinned.
+  u64 blocks_available = 0;
+  u64 blocks_discarded = 0;  // since the open
 };
 
 // What an operation will need at most. Tree space is counted in records and their bytes; the store

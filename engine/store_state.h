@@ -50,6 +50,9 @@ struct StoreState {
   std::atomic<bool> has_failed{false};
   std::atomic<u64> commits{0};
   std::atomic<u64> node_count{0};  // copy, for the reserve
+  // Of the thread that commits.
+  bool discarding = false;  // wanted, and the device has not refused yet
+  std::atomic<u64> blocks_discarded{0};
 
   u32 node_blocks() const { return fixed.node_bytes / u32{kBlockBytes}; }
   Result<void> read_blocks(u64 block, MutableBytes into);
@@ -62,6 +65,7 @@ struct StoreState {
   Result<void> write_frozen(const Forest::Frozen& frozen,
                             const std::vector<FreeSpace::SlotWrite>& slots, const Superblock& next);
   void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
+  void discard_pinned(u64 through) LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
   bool has_space(u64 data_blocks, u64 tree_blocks, u64 floor) LK_REQUIRES(space_mutex);
 };

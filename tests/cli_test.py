@@ -359,6 +359,23 @@ class Trees(CliTest):
 
 
 class Stores(CliTest):
+    def test_discard_gives_blocks_of_the_image_back(self):
+        """The same file again and again: each time what it had before becomes free."""
+        source = self.host_file("source", os.urandom(6 * MIB))
+        grown = {}
+        for option in ("--quiet", "--discard"):
+            self.image.unlink(missing_ok=True)
+            self.key.unlink(missing_ok=True)
+            self.make_store()
+            for _ in range(6):
+                self.run_ok("put", "-q", option, source, self.at("/file"))
+            self.assertEqual(self.get_bytes("/file"), source.read_bytes())
+            self.assert_clean()
+            grown[option] = self.image.stat().st_blocks * 512
+        print(f"an image of 64 MiB after six puts of 6 MiB: {grown['--quiet'] >> 20} MiB, with "
+              f"--discard {grown['--discard'] >> 20} MiB")
+        self.assertLess(grown["--discard"], grown["--quiet"] - 4 * MIB)
+
     def test_mkfs_makes_grows_and_does_not_overwrite(self):
         self.run_refused(WRONG_DEVICE, "mkfs", self.image, says="--size")
         answer = self.run_json("mkfs", "mkfs", "--size", "64M", self.image)

@@ -3,6 +3,9 @@
 // Method: stores filled to the brim, in the worst shapes and by seeded random operations; any
 // failure of a transaction stops the store, which the tests look for.
 
+#include <algorithm>
+#include <cerrno>
+
 #include "tests/support/seed.h"
 #include "tests/support/store_fixture.h"
 
@@ -20,6 +23,18 @@ class SpaceTest : public StoreTest {
       ASSERT_EQ(added.error().code, Errc::no_space) << added.error().what;
       break;
     }
+  }
+  // To the block.
+  void expect_available_is_what_reserve_promises() {
+    EXPECT_FALSE(store_->reserve({1ULL << 40, 0, 0})) << "it commits twice: nothing is pinned";
+    const u64 available = store_->space().blocks_available;
+    if (available != 0) {
+      EXPECT_TRUE(store_->reserve({available, 0, 0})) << available;
+    }
+    EXPECT_EQ(store_->space().blocks_available, available);
+    const auto more = store_->reserve({available + 1, 0, 0});
+    ASSERT_FALSE(more) << available;
+    EXPECT_EQ(more.error().code, Errc::no_space);
   }
   void expect_running() {
     const auto failure = store_->failure();
@@ -91,6 +106,80 @@ TEST_F(SpaceTest, blocks_that_were_promised_to_data_are_not_set_aside_for_nodes)
   ASSERT_NO_FATAL_FAILURE(expect_running());
 }
 
+TEST_F(SpaceTest, what_is_available_can_be_reserved_and_no_block_more) {
+  make(16 * kMiB, 16384);
+  ASSERT_NO_FATAL_FAILURE(expect_available_is_what_reserve_promises());
+  std::vector<BlockRun> runs;
+  ASSERT_TRUE(add_extents(100, runs));
+  ASSERT_NO_FATAL_FAILURE(expect_available_is_what_reserve_promises());
+  const auto tree = store_->reserve({7, 3, 1000});
+  ASSERT_TRUE(tree);
+  ASSERT_NO_FATAL_FAILURE(expect_available_is_what_reserve_promises());
+  ASSERT_TRUE(release(runs[0]));
+  ASSERT_NO_FATAL_FAILURE(expect_available_is_what_reserve_promises());
+}
+
+TEST_F(SpaceTest, what_is_freed_is_discarded_once_before_it_is_reused) {
+  make(16 * kMiB, 4096);
+  std::vector<BlockRun> runs;
+  ASSERT_TRUE(add_extents(100, runs));
+  OpenOptions options;
+  options.discard = true;
+  ASSERT_TRUE(store_->close());
+  open(options);
+  ASSERT_EQ(runs.size(), 1U);
+  const u64 before = store_->space().blocks_discarded;
+  ASSERT_TRUE(release({runs[0].block, 40}));
+  ASSERT_TRUE(store_->commit());
+  EXPECT_LT(store_->space().blocks_discarded, before + 40) << "the previous set leads to them";
+  {
+    const ReadPin reader = store_->pin();
+    ASSERT_TRUE(release({runs[0].block + 60, 40}));
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(put({1, 1, static_cast<u64>(i)}, {}));
+      ASSERT_TRUE(store_->commit());
+    }
+    EXPECT_GE(store_->space().blocks_discarded, before + 40);
+    EXPECT_LT(store_->space().blocks_discarded, before + 80) << "a reader may be at them";
+  }
+  ASSERT_TRUE(put({1, 1, 9}, {}));
+  ASSERT_TRUE(store_->commit());
+  EXPECT_GE(store_->space().blocks_discarded, before + 80);
+  std::vector<std::byte> block(kBlockBytes);
+  device_->peek((runs[0].block + 1) * kBlockBytes, block);
+  EXPECT_TRUE(std::ranges::all_of(block, [](std::byte b) { return b == std::byte{0}; }));
+  expect_clean();
+}
+
+TEST_F(SpaceTest, a_device_that_refuses_discards_is_not_asked_again) {
+  make(16 * kMiB, 4096);
+  OpenOptions options;
+  options.discard = true;
+  open(options);
+  device_->inject({OpKind::discard, 0, EOPNOTSUPP, true});
+  for (u64 i = 0; i < 6; ++i) {
+    ASSERT_TRUE(put({1, 1, i}, seeded_bytes(i, 500)));
+    ASSERT_TRUE(store_->commit());
+  }
+  EXPECT_EQ(store_->space().blocks_discarded, 0U);
+  const u64 asked = device_->counters().discards;
+  EXPECT_NE(asked, 0U);
+  ASSERT_TRUE(put({1, 1, 7}, {}));
+  ASSERT_TRUE(store_->commit());
+  EXPECT_EQ(device_->counters().discards, asked);
+  ASSERT_NO_FATAL_FAILURE(expect_running());
+  // Another error is no reason to stop either, nor to ask no more.
+  device_->clear_faults();
+  ASSERT_TRUE(store_->close());
+  open(options);
+  device_->inject({OpKind::discard, 0, EIO, false});
+  for (u64 i = 0; i < 6; ++i) {
+    ASSERT_TRUE(put({2, 1, i}, seeded_bytes(i, 500)));
+    ASSERT_TRUE(store_->commit());
+  }
+  EXPECT_NE(store_->space().blocks_discarded, 0U);
+}
+
 class SpaceChurn : public SpaceTest, public ::testing::WithParamInterface<u32> {};
 
 TEST_P(SpaceChurn, a_store_that_stays_full_never_fails_a_transaction) {
@@ -131,7 +220,7 @@ TEST_P(SpaceChurn, a_store_that_stays_full_never_fails_a_transaction) {
       ASSERT_TRUE(erased) << erased.error().what;
       keys.erase(keys.begin() + static_cast<std::ptrdiff_t>(i));
     } else if (dice < 98) {
-      ASSERT_TRUE(store_->commit());
+      ASSERT_NO_FATAL_FAILURE(expect_available_is_what_reserve_promises());
     } else if (random() % 20 == 0) {
       ASSERT_TRUE(store_->close());
       open();

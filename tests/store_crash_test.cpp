@@ -45,8 +45,8 @@ class Workload {
 
   // Until the steps are done or the device fails. `states` are the model after each step; the last
   // commit that was acknowledged covered the first `committed` of them.
-  void run(int steps) {
-    auto store = Store::open(device_, {}, system_env());
+  void run(int steps, const OpenOptions& options) {
+    auto store = Store::open(device_, options, system_env());
     if (!store) return;
     auto io = device_.make_io({.buffer_bytes = kBlockBytes});
     ASSERT_TRUE(io);
@@ -210,6 +210,7 @@ struct Cuts {
   u64 device_bytes = 16 * kMiB;
   u32 node_bytes = 4096;
   u64 blocks_free = 0;  // of a full store
+  bool discard = false;
 };
 
 void cut_everywhere(const Cuts& cuts) {
@@ -222,12 +223,17 @@ void cut_everywhere(const Cuts& cuts) {
   const SimImage formatted = fresh.snapshot();
   u64 cut = 0, generations_before = 0;
   for (bool survived = false; !survived; ++cut) {
-    SimDevice device({.size_bytes = cuts.device_bytes, .seed = workload_seed});
+    SimDevice device({.size_bytes = cuts.device_bytes,
+                      .seed = workload_seed,
+                      .garbage_after_discard = cuts.discard});
     device.restore(formatted);
     device.cut_after(cut);
     Workload workload(device, workload_seed);
-    workload.run(cuts.steps);
+    OpenOptions options;
+    options.discard = cuts.discard;
+    workload.run(cuts.steps, options);
     survived = !device.power_off();
+    EXPECT_EQ(survived && device.counters().discards != 0, survived && cuts.discard);
     ASSERT_TRUE(!survived || std::cmp_equal(workload.states.size(), cuts.steps + 1));
     if (workload.states.empty()) workload.states.push_back({});
     for (int i = 0; i < cuts.crashes_a_cut; ++i) {
@@ -266,6 +272,15 @@ TEST(StoreCrash, every_cut_recovers_where_what_is_freed_is_reused) {
 // is not touched by the commit after a lost one. Nodes of one block would lie among the data.
 TEST(StoreCrash, every_cut_recovers_where_bitmaps_have_several_regions) {
   for (const u64 seed : seeds(2)) cut_everywhere({seed + 12, 20, 1, 600 * kMiB, 8192});
+}
+
+// A discarded block reads as garbage: nothing that a superblock leads to is discarded.
+TEST(StoreCrash, every_cut_recovers_where_what_is_freed_is_discarded) {
+  for (const u64 seed : seeds(3)) {
+    Cuts cuts{seed + 31, 25, 2};
+    cuts.discard = true;
+    cut_everywhere(cuts);
+  }
 }
 
 }  // namespace

@@ -86,6 +86,7 @@ Result<void> Volume::State::start() {
   engine::OpenOptions open_options;
   open_options.read_only = options.read_only;
   open_options.previous_generation = options.previous_generation;
+  open_options.discard = options.discard;
   const bool writable = !options.read_only && !options.previous_generation;
   writeback::PipelineOptions pipeline_options;
   pipeline_options.lanes = std::max(1U, options.writeback_workers);

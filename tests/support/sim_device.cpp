@@ -89,7 +89,7 @@ i64 SimDevice::execute_powered(const Op& op, const Stamp& stamp, Random& random)
     case OpKind::write:
       return write(op, fault, random);
     case OpKind::discard:
-      return fault != 0 ? -fault : discard(op);
+      return fault != 0 ? -fault : discard(op, random);
     case OpKind::flush:
       return flush(stamp.sequence, fault, random);
   }
@@ -181,9 +181,16 @@ bool SimDevice::fits(const Op& op) const {
   return fresh == 0 || current_.pages_in_use() + fresh <= pages_max_;
 }
 
-i64 SimDevice::discard(const Op& op) {
+i64 SimDevice::discard(const Op& op, Random& random) {
   if (!config_.discard) return -EOPNOTSUPP;
   Record record = record_of(op);
+  if (config_.garbage_after_discard) {
+    SimPage garbage;
+    for (u64 i = 0; i < record.page_count; ++i) {
+      for (std::byte& byte : garbage) byte = static_cast<std::byte>(random());
+      record.pages.push_back(make_sim_page(garbage));
+    }
+  }
   apply(record, current_);
   unflushed_.push_back(std::move(record));
   return 0;

@@ -34,6 +34,7 @@ struct SimConfig {
   bool shuffle = true;  // false: every tick completes all ops, in the order of submission
   bool read_only = false;
   bool discard = true;
+  bool garbage_after_discard = false;  // what was discarded reads as random bytes, not as zeros
   bool trace = false;
 };
 
@@ -140,7 +141,7 @@ class SimDevice final : public engine::Device {
   i32 injected(engine::OpKind kind) LK_REQUIRES(mu_);
   i64 read(const engine::Op& op) LK_REQUIRES(mu_);
   i64 write(const engine::Op& op, i32 fault, Random& random) LK_REQUIRES(mu_);
-  i64 discard(const engine::Op& op) LK_REQUIRES(mu_);
+  i64 discard(const engine::Op& op, Random& random) LK_REQUIRES(mu_);
   i64 flush(u64 sequence, i32 fault, Random& random) LK_REQUIRES(mu_);
   void leave_in_cache(const engine::Op& op) LK_REQUIRES(mu_);
   bool fits(const engine::Op& op) const LK_REQUIRES(mu_);
