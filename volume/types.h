@@ -51,7 +51,7 @@ struct VolumeOptions {
   u32 commit_interval_ms = 5000;  // 0: no timer; only fsync, pressure and close commit
   u32 extent_bytes = 0;           // longest extent of this volume; 0: the store's
   u32 key_slots = 1024;
-  bool discard = false;  // see engine::OpenOptions
+  bool discard = false;           // see engine::OpenOptions
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
                                   // in one order, for the simulator
 };
