@@ -67,6 +67,12 @@ constexpr Names names(Errc code) {
       return {"timed_out", ETIMEDOUT};
     case Errc::wrong_key:
       return {"wrong_key", EKEYREJECTED};
+    case Errc::not_permitted:
+      return {"not_permitted", EPERM};
+    case Errc::too_many_links:
+      return {"too_many_links", EMLINK};
+    case Errc::is_symlink:
+      return {"is_symlink", ELOOP};
   }
   return {"unknown", EIO};
 }

@@ -39,6 +39,9 @@ enum class Errc : u8 {
   canceled,        // ECANCELED
   timed_out,       // ETIMEDOUT
   wrong_key,       // a key that does not fit the policy it was offered for
+  not_permitted,   // EPERM: nobody may, as a hard link to a directory
+  too_many_links,  // EMLINK
+  is_symlink,      // ELOOP
 };
 
 inline constexpr u64 kNowhere = ~u64{0};

@@ -16,12 +16,20 @@ struct CopyFailure {
   Error error;
 };
 
+struct Skipped {
+  std::string name;
+  std::string_view why;
+};
+
 struct CopyReport {
   u64 files = 0;
   u64 directories = 0;
+  u64 symlinks = 0;
+  u64 hard_links = 0;  // further names of what was copied already
+  u64 special = 0;     // fifos, sockets and devices
   u64 bytes = 0;
-  std::vector<std::string> skipped;  // symlinks and special files, by name
-  std::vector<CopyFailure> failed;   // sources that could not be read; each was told already
+  std::vector<Skipped> skipped;
+  std::vector<CopyFailure> failed;  // sources that could not be read; each was told already
 };
 
 // The answer, and the exit code that the failures make: denied when one was not permitted.

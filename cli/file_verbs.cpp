@@ -1,6 +1,7 @@
 // ls, rm, map.
 
 #include <fmt/format.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,11 +17,27 @@ using nlohmann::json;
 
 namespace {
 
-json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat) {
+struct Kind {
+  volume::FileKind kind;
+  char letter;
+  const char* name;
+};
+constexpr Kind kKinds[] = {{volume::FileKind::regular, '-', "regular"},
+                           {volume::FileKind::directory, 'd', "directory"},
+                           {volume::FileKind::symlink, 'l', "symlink"},
+                           {volume::FileKind::fifo, 'p', "fifo"},
+                           {volume::FileKind::socket, 's', "socket"},
+                           {volume::FileKind::char_device, 'c', "character_device"},
+                           {volume::FileKind::block_device, 'b', "block_device"}};
+
+const Kind& kind_of(volume::FileKind kind) { return *std::ranges::find(kKinds, kind, &Kind::kind); }
+
+json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat,
+                    const std::string& target) {
   json object = {{"name", entry.name},
                  {"inode", entry.inode.number},
                  {"subvolume", entry.inode.subvolume},
-                 {"kind", entry.kind == volume::FileKind::directory ? "directory" : "regular"},
+                 {"kind", kind_of(entry.kind).name},
                  {"mode", stat.mode},
                  {"uid", stat.uid},
                  {"gid", stat.gid},
@@ -29,15 +46,25 @@ json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat) {
                  {"mtime_ns", stat.mtime_ns},
                  {"locked", stat.locked}};
   object["key_identifier"] = stat.key_id ? json(to_hex(stat.key_id->span())) : json();
+  if (entry.kind == volume::FileKind::symlink) object["target"] = target;
+  if (volume::is_device(entry.kind))
+    object["device"] = {{"major", ::major(stat.device)}, {"minor", ::minor(stat.device)}};
   return object;
 }
 
-void print_entry(const volume::DirEntry& entry, const volume::Stat& stat, bool detailed) {
-  const std::string name = ::isatty(STDOUT_FILENO) == 1 ? printable(entry.name) : entry.name;
+void print_entry(const volume::DirEntry& entry, const volume::Stat& stat, const std::string& target,
+                 bool detailed) {
+  const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  std::string name = terminal ? printable(entry.name) : entry.name;
   if (!detailed) return fmt::print("{}\n", name);
-  std::string mode(1, entry.kind == volume::FileKind::directory ? 'd' : '-');
+  if (entry.kind == volume::FileKind::symlink)
+    name += " -> " + (terminal ? printable(target) : target);
+  const std::string size = volume::is_device(entry.kind)
+                               ? fmt::format("{}, {}", ::major(stat.device), ::minor(stat.device))
+                               : std::to_string(stat.size);
+  std::string mode(1, kind_of(entry.kind).letter);
   for (int bit = 8; bit >= 0; --bit) mode += (stat.mode >> bit) & 1 ? "xwr"[bit % 3] : '-';
-  fmt::print("{} {:3} {:5} {:5} {:12} {} {}{}\n", mode, stat.links, stat.uid, stat.gid, stat.size,
+  fmt::print("{} {:3} {:5} {:5} {:>12} {} {}{}\n", mode, stat.links, stat.uid, stat.gid, size,
              rfc3339(static_cast<u64>(stat.mtime_ns)), name, stat.locked ? "  (locked)" : "");
 }
 
@@ -64,10 +91,16 @@ Exit run_ls(const Common& common, const PathArgs& args) {
                        for (const volume::DirEntry& entry : *entries) {
                          auto stat = volume.stat(entry.inode);
                          if (!stat) return report_error(common, entry.name, stat.error());
+                         std::string text;
+                         if (entry.kind == volume::FileKind::symlink) {
+                           auto read = volume.read_link(entry.inode);
+                           if (!read) return report_error(common, entry.name, read.error());
+                           text = std::move(*read);
+                         }
                          if (common.json)
-                           list.push_back(describe_entry(entry, *stat));
+                           list.push_back(describe_entry(entry, *stat, text));
                          else
-                           print_entry(entry, *stat, args.detailed);
+                           print_entry(entry, *stat, text, args.detailed);
                        }
                        if (common.json)
                          print_json(common, {{"path", target->path}, {"entries", list}});

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <utility>
 
 #include "cli/copy.h"
@@ -107,19 +108,26 @@ class Getter {
     return copied;
   }
 
+  // A place that was named may be anything that can be written to; one in a tree becomes what the
+  // store has: no symlink there is followed, whoever made it.
   Result<void> file_to(volume::InodeId directory, const std::string& name, const volume::Stat& stat,
-                       const fs::path& target) {
+                       const fs::path& target, bool named) {
     // What cannot be read overwrites nothing.
     LK_TRY(const volume::HandleId handle, open(directory, name));
-    auto copied = copy_to(handle, stat, target);
+    auto copied = copy_to(handle, stat, target, named);
     LK_TRYV(volume_.close_handle(handle));
     return copied;
   }
 
-  Result<void> tree(volume::InodeId directory, const volume::Stat& stat, const fs::path& target) {
+  Result<void> tree(volume::InodeId directory, const volume::Stat& stat, const fs::path& target,
+                    bool named) {
     failed = target;
-    if (::mkdir(target.c_str(), 0700) != 0 && errno != EEXIST)
-      return std::unexpected(host_error("cannot be made"));
+    if (::mkdir(target.c_str(), 0700) != 0) {
+      struct stat found{};
+      if (errno != EEXIST) return std::unexpected(host_error("cannot be made"));
+      if (!named && (::lstat(target.c_str(), &found) != 0 || !S_ISDIR(found.st_mode)))
+        return fail(Errc::not_dir, "is no directory; a directory cannot take its place");
+    }
     ++report_.directories;
     LK_TRY(const auto entries, volume_.read_directory(directory));
     for (const volume::DirEntry& entry : entries) {
@@ -130,19 +138,87 @@ class Getter {
         return fail(Errc::malformed, "a name in the store is none that a file can have");
       LK_TRY(const volume::Stat below, volume_.stat(entry.inode));
       if (entry.kind == volume::FileKind::directory)
-        LK_TRYV(tree(entry.inode, below, target / entry.name));
+        LK_TRYV(tree(entry.inode, below, target / entry.name, false));
       else
-        LK_TRYV(file_to(directory, entry.name, below, target / entry.name));
+        LK_TRYV(leaf(directory, entry, below, target / entry.name));
     }
-    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
-    const timespec times[2] = {mtime, mtime};
-    if (::chmod(target.c_str(), stat.mode) != 0 ||
-        ::utimensat(AT_FDCWD, target.c_str(), times, 0) != 0)
-      return std::unexpected(host_error("mode and time cannot be set"));
+    return keep_times(stat, target);
+  }
+
+  // Anything but a directory, as what it is; under a further name of a file that was got, as one.
+  Result<void> leaf(volume::InodeId directory, const volume::DirEntry& entry,
+                    const volume::Stat& stat, const fs::path& target) {
+    failed = target;
+    const auto found = got_.find(stat.inode);
+    if (found != got_.end()) {
+      LK_TRYV(make_way(target));
+      if (::link(found->second.c_str(), target.c_str()) != 0)
+        return std::unexpected(host_error("cannot be made a hard link"));
+      ++report_.hard_links;
+      return {};
+    }
+    if (stat.kind == volume::FileKind::regular)
+      LK_TRYV(file_to(directory, entry.name, stat, target, false));
+    else
+      LK_TRYV(node(entry, stat, target));
+    if (stat.links > 1) got_.emplace(stat.inode, target);
     return {};
   }
 
  private:
+  // A symlink or a special file. A device that may not be made here is left out.
+  Result<void> node(const volume::DirEntry& entry, const volume::Stat& stat,
+                    const fs::path& target) {
+    std::string text;
+    if (stat.kind == volume::FileKind::symlink) {
+      failed = entry.name;
+      if (stat.locked) return fail(Errc::no_key, "the key of this symlink is not present");
+      LK_TRY(text, volume_.read_link(stat.inode));
+    }
+    failed = target;
+    LK_TRYV(make_way(target));
+    if (stat.kind == volume::FileKind::symlink) {
+      if (::symlink(text.c_str(), target.c_str()) != 0)
+        return std::unexpected(host_error("cannot be made"));
+      ++report_.symlinks;
+    } else {
+      if (::mknod(target.c_str(), type_of(stat.kind) | 0600, stat.device) != 0) {
+        if (errno != EPERM || !volume::is_device(stat.kind))
+          return std::unexpected(host_error("cannot be made"));
+        report_.skipped.push_back({target, "you may not make devices"});
+        return {};
+      }
+      ++report_.special;
+    }
+    return keep_times(stat, target);
+  }
+
+  static mode_t type_of(volume::FileKind kind) {
+    return kind == volume::FileKind::fifo          ? S_IFIFO
+           : kind == volume::FileKind::socket      ? S_IFSOCK
+           : kind == volume::FileKind::char_device ? S_IFCHR
+                                                   : S_IFBLK;
+  }
+
+  // What is at the place of a new name goes, but for a directory and the image itself.
+  Result<void> make_way(const fs::path& target) {
+    struct stat found{};
+    if (::lstat(target.c_str(), &found) != 0) return {};
+    LK_TRYV(image_.refuse(found));
+    if (::unlink(target.c_str()) != 0) return std::unexpected(host_error("cannot be replaced"));
+    return {};
+  }
+
+  static Result<void> keep_times(const volume::Stat& stat, const fs::path& target) {
+    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
+    const timespec times[2] = {mtime, mtime};
+    const bool symlink = stat.kind == volume::FileKind::symlink;
+    if ((!symlink && ::chmod(target.c_str(), stat.mode) != 0) ||
+        ::utimensat(AT_FDCWD, target.c_str(), times, symlink ? AT_SYMLINK_NOFOLLOW : 0) != 0)
+      return std::unexpected(host_error("mode and time cannot be set"));
+    return {};
+  }
+
   Result<volume::HandleId> open(volume::InodeId directory, const std::string& name) {
     failed = name;
     return volume_.open_file(caller(), directory, name, {}, 0, name);
@@ -162,9 +238,16 @@ class Getter {
     return {};
   }
 
-  Result<void> copy_to(volume::HandleId handle, const volume::Stat& stat, const fs::path& target) {
+  Result<void> copy_to(volume::HandleId handle, const volume::Stat& stat, const fs::path& target,
+                       bool named) {
     const std::string source = std::exchange(failed, target);
-    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (!named) {
+      struct stat found{};
+      if (::lstat(target.c_str(), &found) == 0 && !S_ISREG(found.st_mode))
+        LK_TRYV(make_way(target));
+    }
+    const int fd =
+        ::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | (named ? 0 : O_NOFOLLOW), 0600);
     if (fd < 0) return std::unexpected(host_error("cannot be made"));
     auto copied = overwrite(handle, stat, fd);
     if (!copied && copied.error().os_errno == 0 && copied.error().code != Errc::invalid)
@@ -192,6 +275,7 @@ class Getter {
   CopyReport& report_;
   Progress progress_;
   std::vector<std::byte> buffer_;
+  std::map<volume::InodeId, fs::path> got_;  // what has several names in the store
 };
 
 }  // namespace
@@ -220,9 +304,12 @@ Exit run_get(const Common& common, const CopyArgs& args) {
         if (!to_stdout && fs::is_directory(target, unknown) && !parent->name.empty())
           target /= parent->name;
         Getter getter(common, source->image, volume, report);
-        auto done = to_stdout   ? getter.file_to_output(parent->directory, parent->name)
-                    : directory ? getter.tree(*inode, *stat, target)
-                                : getter.file_to(parent->directory, parent->name, *stat, target);
+        auto done =
+            to_stdout   ? getter.file_to_output(parent->directory, parent->name)
+            : directory ? getter.tree(*inode, *stat, target, true)
+            : args.recursive && stat->kind != volume::FileKind::regular
+                ? getter.leaf(parent->directory, {parent->name, *inode, stat->kind}, *stat, target)
+                : getter.file_to(parent->directory, parent->name, *stat, target, true);
         if (!done) return report_error(common, getter.failed, done.error());
         return Exit::ok;
       });

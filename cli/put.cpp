@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/copy.h"
@@ -49,11 +50,12 @@ nlohmann::json describe_report(const CopyReport& report) {
     failed.push_back({{"subject", failure.name},
                       {"message", describe(failure.error)},
                       {"code", name_of(failure.error.code)}});
-  nlohmann::json body = {{"files", report.files},
-                         {"directories", report.directories},
-                         {"bytes", report.bytes},
-                         {"skipped", report.skipped},
-                         {"failed", failed}};
+  nlohmann::json skipped = nlohmann::json::array();
+  for (const Skipped& one : report.skipped) skipped.push_back(one.name);
+  nlohmann::json body = {{"files", report.files},       {"directories", report.directories},
+                         {"symlinks", report.symlinks}, {"hard_links", report.hard_links},
+                         {"special", report.special},   {"bytes", report.bytes},
+                         {"skipped", skipped},          {"failed", failed}};
   if (!failed.empty()) {
     body["error"] = failed.front();
     body["error"]["exit"] = static_cast<int>(exit_of(report));
@@ -67,13 +69,20 @@ Exit print_report(const Common& common, const CopyReport& report, std::string_vi
   const Exit exit = exit_of(report);
   if (common.json) print_json(common, describe_report(report));
   if (common.json || common.quiet) return exit;
-  fmt::print("{} {} files and {} directories, {}\n", done, report.files, report.directories,
+  fmt::print("{} {} files and {} directories, {}", done, report.files, report.directories,
              format_bytes(report.bytes));
+  const auto further = [](u64 count, std::string_view what) {
+    if (count != 0) fmt::print(", {} {}", count, what);
+  };
+  further(report.symlinks, "symlinks");
+  further(report.hard_links, "hard links");
+  further(report.special, "special files");
+  fmt::print("\n");
   static constexpr std::size_t kNamed = 10;
   for (std::size_t i = 0; i < std::min(kNamed, report.skipped.size()); ++i)
-    fmt::print("skipped {}: neither a regular file nor a directory\n", report.skipped[i]);
+    fmt::print("skipped {}: {}\n", report.skipped[i].name, report.skipped[i].why);
   if (report.skipped.size() > kNamed)
-    fmt::print("skipped {} more of that kind (--json names all)\n", report.skipped.size() - kNamed);
+    fmt::print("skipped {} more (--json names all)\n", report.skipped.size() - kNamed);
   if (!report.failed.empty()) fmt::print("failed: {}\n", report.failed.size());
   return exit;
 }
@@ -103,8 +112,8 @@ class Putter {
   // `failed` is the name that an error is about.
   std::string failed;
 
-  // A source that turns out to be neither a regular file nor a directory is skipped; one that was
-  // named is followed if it is a symlink, and read to its end if it is a pipe.
+  // A source that was named is followed if it is a symlink, and read to its end if it is a pipe;
+  // one that has no data otherwise is skipped.
   Result<void> file(const fs::path& source, const std::string& target, bool named) {
     of_source_ = false;
     failed = source;
@@ -118,8 +127,12 @@ class Putter {
     volume::OpenFlags open_flags;
     failed = target;
     open_flags.write = open_flags.create = open_flags.truncate = true;
-    LK_TRY(const volume::HandleId handle,
-           volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777));
+    auto opened = volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777);
+    if (!opened && !named && is_no_file(opened.error())) {
+      LK_TRYV(make_way(target));
+      opened = volume::open_path(volume_, caller(), target, open_flags, info.st_mode & 07777);
+    }
+    LK_TRY(const volume::HandleId handle, std::move(opened));
     const Ends ends{source, host.fd, pipe, target, handle};
     // What takes less room than it is long has holes.
     const bool sparse = !pipe && u64(info.st_blocks) * 512 < u64(info.st_size);
@@ -130,6 +143,7 @@ class Putter {
     LK_TRYV(closed);
     if (!stat) return std::unexpected(stat.error());
     LK_TRYV(keep_times(stat->inode, info));
+    if (!named && info.st_nlink > 1) put_[{info.st_dev, info.st_ino}] = stat->inode;
     ++report_.files;
     return {};
   }
@@ -141,8 +155,7 @@ class Putter {
     if (interrupted()) return fail(Errc::canceled, kInterrupted);
     struct stat info{};
     if (::lstat(source.c_str(), &info) != 0) return of_source(source, host_error("cannot be read"));
-    if (S_ISREG(info.st_mode)) return file(source, target, false);
-    if (!S_ISDIR(info.st_mode)) return skip(source);
+    if (!S_ISDIR(info.st_mode)) return leaf(source, target, info);
     std::error_code error;
     std::vector<fs::path> names;
     for (fs::directory_iterator at(source, error), end; !error && at != end; at.increment(error))
@@ -167,11 +180,78 @@ class Putter {
   }
 
   Result<void> skip(const fs::path& source) {
-    report_.skipped.push_back(source);
+    report_.skipped.push_back({source, "has no data to put; -r puts it as what it is"});
     return {};
   }
 
  private:
+  // Anything but a directory, as what it is; under a further name of a file that was put, as one.
+  Result<void> leaf(const fs::path& source, const std::string& target, const struct stat& info) {
+    if (info.st_nlink > 1) {
+      const auto found = put_.find({info.st_dev, info.st_ino});
+      if (found != put_.end()) return hard_link(found->second, target);
+    }
+    if (S_ISREG(info.st_mode)) return file(source, target, false);
+    std::string text;
+    if (S_ISLNK(info.st_mode)) {
+      std::error_code error;
+      text = fs::read_symlink(source, error).string();
+      if (error) {
+        errno = error.value();
+        return of_source(source, host_error("cannot be read"));
+      }
+    }
+    failed = target;
+    LK_TRY(const volume::InodeId made, at_free_place(target, [&](const auto& place) {
+             if (S_ISLNK(info.st_mode))
+               return volume_.symlink(caller(), place.directory, place.name, text);
+             return volume_.make_node(caller(), place.directory, place.name, node_of(info));
+           }));
+    LK_TRYV(keep_times(made, info));
+    if (info.st_nlink > 1) put_[{info.st_dev, info.st_ino}] = made;
+    ++(S_ISLNK(info.st_mode) ? report_.symlinks : report_.special);
+    return {};
+  }
+
+  static volume::NewNode node_of(const struct stat& info) {
+    volume::NewNode node;
+    node.mode = info.st_mode & 07777;
+    node.kind = S_ISFIFO(info.st_mode)   ? volume::FileKind::fifo
+                : S_ISSOCK(info.st_mode) ? volume::FileKind::socket
+                : S_ISCHR(info.st_mode)  ? volume::FileKind::char_device
+                                         : volume::FileKind::block_device;
+    if (volume::is_device(node.kind)) node.device = info.st_rdev;
+    return node;
+  }
+
+  Result<void> hard_link(volume::InodeId inode, const std::string& target) {
+    failed = target;
+    const auto there = volume::resolve(volume_, target);
+    if (!there || *there != inode)
+      LK_TRYV(at_free_place(target, [&](const auto& place) {
+        return volume_.link(inode, place.directory, place.name);
+      }));
+    ++report_.hard_links;
+    return {};
+  }
+
+  // As cp does: what is no file replaces what has its name, but for a directory.
+  auto at_free_place(const std::string& target, auto make)
+      -> decltype(make(std::declval<const volume::ParentAndName&>())) {
+    LK_TRY(const volume::ParentAndName place, volume::resolve_parent(volume_, target));
+    auto made = make(place);
+    if (made || made.error().code != Errc::exists) return made;
+    LK_TRYV(volume_.unlink(place.directory, place.name));
+    return make(place);
+  }
+  Result<void> make_way(const std::string& target) {
+    LK_TRY(const volume::ParentAndName place, volume::resolve_parent(volume_, target));
+    return volume_.unlink(place.directory, place.name);
+  }
+  static bool is_no_file(const Error& error) {
+    return error.code == Errc::is_symlink || error.code == Errc::unsupported;
+  }
+
   struct Ends {
     const fs::path& source;
     int fd;
@@ -256,7 +336,7 @@ class Putter {
   }
 
   Result<void> keep_times(volume::InodeId inode, const struct stat& info) {
-    LK_TRYV(volume_.set_mode(inode, info.st_mode & 07777));
+    if (!S_ISLNK(info.st_mode)) LK_TRYV(volume_.set_mode(inode, info.st_mode & 07777));
     return volume_.set_times(inode,
                              i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
   }
@@ -268,6 +348,8 @@ class Putter {
   Progress progress_;
   std::vector<std::byte> buffer_;
   bool of_source_ = false;  // the last error is the source's, not the store's
+  // What has several names on the host and was put under one.
+  std::map<std::pair<dev_t, ino_t>, volume::InodeId> put_;
 };
 
 // cp's rule: what is put into a directory keeps its last word, but for "x/." and "x/..", whose

@@ -25,15 +25,21 @@ struct Layout {
   std::size_t tail;
 };
 
+// Only as much of it as the text needs is touched: names are short.
 using Buffer = std::array<std::byte, kCtsBytesMax>;
+
+MutableBytes in_blocks(Buffer& buffer, const Layout& layout, Bytes text) {
+  std::memcpy(buffer.data(), text.data(), text.size());
+  std::memset(buffer.data() + text.size(), 0, layout.bytes() - text.size());
+  return MutableBytes(buffer).first(layout.bytes());
+}
 
 }  // namespace
 
 void cts_encrypt(const NameKey& key, MutableBytes text) {
   const Layout layout(text.size());
-  Buffer buffer{};
-  std::memcpy(buffer.data(), text.data(), text.size());
-  kernel().cbc_encrypt(key, MutableBytes(buffer).first(layout.bytes()));
+  Buffer buffer;
+  kernel().cbc_encrypt(key, in_blocks(buffer, layout, text));
   if (layout.blocks > 1) {
     // Of the last block but one only the tail is sent: the rest comes back from the last.
     std::swap_ranges(buffer.data() + layout.last(), buffer.data() + layout.bytes(),
@@ -44,8 +50,8 @@ void cts_encrypt(const NameKey& key, MutableBytes text) {
 
 void cts_decrypt(const NameKey& key, MutableBytes text) {
   const Layout layout(text.size());
-  Buffer buffer{};
-  std::memcpy(buffer.data(), text.data(), text.size());
+  Buffer buffer;
+  const MutableBytes blocks = in_blocks(buffer, layout, text);
   if (layout.blocks > 1) {
     std::byte* sent_last = buffer.data() + layout.last_but_one();
     std::byte* sent_tail = buffer.data() + layout.last();
@@ -58,9 +64,9 @@ void cts_decrypt(const NameKey& key, MutableBytes text) {
     std::swap_ranges(sent_tail, sent_tail + kBlockBytes, sent_last);
     wipe(rest);
   }
-  kernel().cbc_decrypt(key, MutableBytes(buffer).first(layout.bytes()));
+  kernel().cbc_decrypt(key, blocks);
   std::memcpy(text.data(), buffer.data(), text.size());
-  wipe(buffer);
+  wipe(blocks);
 }
 
 }  // namespace latchkey::crypto

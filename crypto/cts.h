@@ -8,9 +8,9 @@
 namespace latchkey::crypto {
 
 inline constexpr std::size_t kCtsBytesMin = 16;
-inline constexpr std::size_t kCtsBytesMax = 256;
+inline constexpr std::size_t kCtsBytesMax = 4096;
 
-// In place, 16 to 256 bytes.
+// In place, 16 to 4096 bytes.
 void cts_encrypt(const NameKey& key, MutableBytes text);
 void cts_decrypt(const NameKey& key, MutableBytes text);
 

@@ -57,28 +57,51 @@ std::optional<std::size_t> decoded_bytes(std::string_view text) {
   return bits / 8;
 }
 
-}  // namespace
-
-std::string encrypt_name(const NameKey& key, std::string_view name) {
-  LK_CHECK(!name.empty() && name.size() <= kNameBytesMax);
-  const std::size_t padded = (name.size() + kPadding - 1) / kPadding * kPadding;
-  std::string stored(name);
-  stored.resize(std::min(padded, kNameBytesMax), '\0');
+std::string encrypt(const NameKey& key, std::string_view plain, std::size_t stored_bytes_max) {
+  LK_CHECK(!plain.empty() && plain.size() <= stored_bytes_max);
+  const std::size_t padded = (plain.size() + kPadding - 1) / kPadding * kPadding;
+  std::string stored(plain);
+  stored.resize(std::min(padded, stored_bytes_max), '\0');
   const SecretWork work;
   cts_encrypt(key, bytes_of(stored));
   return stored;
 }
 
+// Inside of the caller's secret work.
+std::string decrypt(const NameKey& key, std::string_view stored) {
+  std::string plain(stored);
+  cts_decrypt(key, bytes_of(plain));
+  plain.resize(std::min(plain.find('\0'), plain.size()));
+  return plain;
+}
+
+}  // namespace
+
+std::string encrypt_name(const NameKey& key, std::string_view name) {
+  return encrypt(key, name, kNameBytesMax);
+}
+
 Result<std::string> decrypt_name(const NameKey& key, std::string_view stored) {
   if (stored.size() < kCtsBytesMin || stored.size() > kNameBytesMax)
     return fail(Errc::malformed, "an encrypted name of impossible length");
-  std::string name(stored);
   const SecretWork work;
-  cts_decrypt(key, bytes_of(name));
-  name.resize(std::min(name.find('\0'), name.size()));
+  std::string name = decrypt(key, stored);
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
     return fail(Errc::malformed, "an encrypted name that decrypts to no name");
   return name;
+}
+
+std::string encrypt_target(const NameKey& key, std::string_view target) {
+  return encrypt(key, target, kTargetBytesMax);
+}
+
+Result<std::string> decrypt_target(const NameKey& key, std::string_view stored) {
+  if (stored.size() < kCtsBytesMin || stored.size() > kTargetBytesMax)
+    return fail(Errc::malformed, "an encrypted target of impossible length");
+  const SecretWork work;
+  std::string target = decrypt(key, stored);
+  if (target.empty()) return fail(Errc::malformed, "an encrypted target that decrypts to nothing");
+  return target;
 }
 
 std::string no_key_name(std::string_view stored) {

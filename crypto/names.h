@@ -1,8 +1,8 @@
 #pragma once
-// Encrypted names: AES-256-CBC-CTS (CS3: the last two blocks always swapped; one block is plain
-// CBC), zero IV, zero padding to a multiple of 32, as fscrypt with PAD_32. And the no-key form in
-// which a locked directory is listed. Source: fs/crypto/fname.c. Thread-safe; what uses a key is a
-// SecretWork.
+// Encrypted names and targets of symlinks: AES-256-CBC-CTS (CS3: the last two blocks always
+// swapped; one block is plain CBC), zero IV, zero padding to a multiple of 32, as fscrypt with
+// PAD_32. And the no-key form in which a locked directory is listed. Source: fs/crypto/fname.c.
+// Thread-safe; what uses a key is a SecretWork.
 
 #include <optional>
 #include <string>
@@ -31,6 +31,14 @@ std::string encrypt_name(const NameKey& key, std::string_view name);
 // Errc::malformed when `stored` is shorter than 16 or longer than 255 bytes, or decrypts to nothing
 // or to something with a '/', or to "." or "..".
 Result<std::string> decrypt_name(const NameKey& key, std::string_view stored);
+
+// The target of a symlink, of 1 to 4093 bytes, under the key of the symlink itself: as a name is
+// encrypted, but for the length. Source: fs/crypto/hooks.c, fscrypt_prepare_symlink() for blocks of
+// 4096 bytes.
+inline constexpr std::size_t kTargetBytesMax = 4093;
+std::string encrypt_target(const NameKey& key, std::string_view target);
+// Errc::malformed when `stored` has an impossible length or decrypts to nothing.
+Result<std::string> decrypt_target(const NameKey& key, std::string_view stored);
 
 // base64url of dirhash (two zero words) || stored, or of its first 149 bytes and SHA-256 of the
 // rest.

@@ -76,7 +76,10 @@ TEST_F(CheckTest, inode_item_must_be_what_we_write) {
   const std::string malformed = at(plain_) + ": an inode item is malformed";
   const std::function<void(InodeDisk&)> damages[] = {
       [](InodeDisk& d) { d.version = 2; },
-      [](InodeDisk& d) { d.kind = 3; },
+      [](InodeDisk& d) { d.kind = 9; },
+      [](InodeDisk& d) { d.kind = 3; },  // as long as no symlink is
+      [](InodeDisk& d) { d.kind = 4; },  // a fifo has no size
+      [](InodeDisk& d) { d.kind = 6, d.size = u64{1} << 32; },
       [](InodeDisk& d) { d.encrypted = 2; },
       [](InodeDisk& d) { d.contents_mode = 1; },
       [](InodeDisk& d) { d.names_mode = 4; },
@@ -128,7 +131,7 @@ TEST_F(CheckTest, names_must_be_well_formed) {
   const Record entry = entry_of(kRootNumber, small_);
   for (const auto& fn : std::initializer_list<std::function<void(Record&)>>{
            [](Record& r) { r.value.resize(9); }, [](Record& r) { r.value.push_back({}); },
-           [](Record& r) { r.value[8] = std::byte{3}; },
+           [](Record& r) { r.value[8] = std::byte{9}; },
            [](Record& r) { r.value.resize(10), r.value[9] = {}; }}) {
     Record wrong = entry;
     fn(wrong);
@@ -269,6 +272,78 @@ TEST_F(CheckTest, orphan_has_no_links_and_no_name_and_a_record) {
   change_inode(small_, [](InodeDisk& disk) { disk.links = 0; });
   expect({at(small_) + ": 1 names lead to an inode with 0 links",
           at(small_) + ": an inode without links and without an orphan record"});
+}
+
+TEST_F(CheckTest, every_name_of_an_inode_counts) {
+  open_again();
+  ASSERT_TRUE(volume_->link({kRootInode.subvolume, small_}, kRootInode, "second"));
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  expect({});
+  const SimImage whole = device_.durable();
+  change_inode(small_, [](InodeDisk& disk) { disk.links = 1; });
+  expect({at(small_) + ": 2 names lead to an inode with 1 links"});
+  device_.restore(whole);
+  const Record back = back_of(small_, kRootNumber, "second");
+  erase_record(back.key);
+  const std::string place = at(kRootNumber, {{0, 0, entry_offset("second")}, {}}, small_);
+  expect({place + ": a name without a back item"});
+  device_.restore(whole);
+  erase_record({kRootNumber, kEntryType, entry_offset("second")});
+  expect({at(small_) + ", directory 256: a back item without a name",
+          at(small_) + ": 1 names lead to an inode with 2 links"});
+  device_.restore(whole);
+  put_record({small_, kBackType, back.key.offset + 7}, back.value);
+  expect({at(small_) + ", directory 256: a back item without a name"});
+  device_.restore(whole);
+  // The next open would take the file from under its names.
+  put_record({kOrphanObject, kOrphanType, small_}, {});
+  expect({at(small_) + ": 2 names lead to an inode with 2 links",
+          at(small_) + ": an orphan record for an inode with 2 links"});
+}
+
+TEST_F(CheckTest, symlink_has_a_whole_target_and_nothing_else_has_one) {
+  open_again();
+  add_key();
+  const auto plain = volume_->symlink(kUser, kRootInode, "s", std::string(2000, 's'));
+  const auto sealed = volume_->symlink(kUser, {kRootInode.subvolume, vault_}, "s", "target");
+  ASSERT_TRUE(plain && sealed);
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  expect({});
+  const SimImage whole = device_.durable();
+  const std::string not_whole = ": a symlink whose target is not whole";
+  const std::string malformed = ": a symlink whose target is malformed";
+  erase_record({plain->number, kTargetType, kTargetPieceBytes});
+  expect({at(plain->number) + not_whole,
+          "key (" + std::to_string(plain->number) +
+              ", 5, 1792): a piece of a symlink's target lies at a wrong place"});
+  device_.restore(whole);
+  change_inode(plain->number, [](InodeDisk& disk) { disk.size = 1999; });
+  expect({at(plain->number) + not_whole});
+  device_.restore(whole);
+  put_record({plain->number, kTargetType, 0}, std::vector<std::byte>(kTargetPieceBytes));
+  expect({at(plain->number) + malformed});
+  device_.restore(whole);
+  put_record({sealed->number, kTargetType, 0}, std::vector<std::byte>(34));
+  expect({at(sealed->number) + malformed});
+  device_.restore(whole);
+  put_record({small_, kTargetType, 0}, bytes_of("x"));
+  expect({at(small_) + ": an inode that is not a symlink has a target"});
+}
+
+TEST_F(CheckTest, special_file_lies_in_an_encrypted_directory_without_a_policy) {
+  open_again();
+  add_key();
+  const auto pipe = volume_->make_node(kUser, {kRootInode.subvolume, vault_}, "pipe", {});
+  ASSERT_TRUE(pipe);
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  expect({});
+  change_inode(pipe->number, [](InodeDisk& disk) {
+    disk.encrypted = disk.contents_mode = 1, disk.names_mode = 4, disk.policy_flags = 3;
+  });
+  expect({at(pipe->number) + ": an inode item is malformed"});
 }
 
 TEST_F(CheckTest, root_must_be_a_directory_that_nothing_names) {

@@ -5,7 +5,7 @@ import filecmp
 import json
 import os
 import pathlib
-import socket
+import shutil
 import stat
 import subprocess
 import sys
@@ -78,35 +78,7 @@ class Keys(CliTest):
         self.assertEqual(self.run_ok("key", "id", "--key-file", self.key), want.hex() + "\n")
 
 
-class Trees(CliTest):
-    def setUp(self):
-        super().setUp()
-        self.make_store()
-        self.tree = self.folder / "tree"
-        (self.tree / "sub" / "deep").mkdir(parents=True)
-        for name, data in (("a", b"alpha\n"), ("empty", b""), ("sub/b", os.urandom(300_001)),
-                           ("sub/deep/ c \xff".encode("utf-8", "surrogateescape").decode(), b"c")):
-            (self.tree / name).write_bytes(data)
-        (self.tree / "a").chmod(0o640)
-        (self.tree / "sub" / "deep").chmod(0o2750)
-        for path in ("a", "sub/b", "sub/deep", "sub"):
-            os.utime(self.tree / path, ns=(1, 1_234_567_890_123_456_789 - len(path)))
-        (self.tree / "link").symlink_to("a")
-        os.mkfifo(self.tree / "sub" / "pipe")
-        sock = socket.socket(socket.AF_UNIX)
-        self.addCleanup(sock.close)
-        sock.bind(str(self.tree / "socket"))
-
-    def picture(self, root):
-        """Every regular file and directory: kind, mode, time, content."""
-        found = {}
-        for path in [root, *root.rglob("*")]:
-            info = path.lstat()
-            if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
-                content = path.read_bytes() if path.is_file() else None
-                found[path.relative_to(root)] = (info.st_mode, info.st_mtime_ns, content)
-        return found
-
+class Trees(TreeTest):
     def test_a_tree_comes_back_with_modes_and_times(self):
         before = self.picture(self.tree)
         answer = self.run_json("put", "put", "-r", "--key-file", self.key, self.tree,
@@ -114,8 +86,7 @@ class Trees(CliTest):
         self.assertEqual(answer["files"], 4)
         self.assertEqual(answer["directories"], 3)
         self.assertEqual(answer["bytes"], 300_008)
-        want = {str(self.tree / name) for name in ("link", "sub/pipe", "socket")}
-        self.assertEqual(set(answer["skipped"]), want)
+        self.assertEqual((answer["symlinks"], answer["special"], answer["skipped"]), (1, 2, []))
         answer = self.run_json("get", "get", "-r", "--key-file", self.key, self.at("/vault/tree"),
                                self.folder / "out")
         self.assertEqual((answer["files"], answer["directories"]), (4, 3))
@@ -126,11 +97,6 @@ class Trees(CliTest):
                     self.folder / "into")
         self.assertEqual(self.picture(self.folder / "into" / "tree"), before)
         self.assert_clean()
-
-    def test_skipped_names_are_in_the_human_answer_too(self):
-        text = self.run_ok("put", "-r", "--key-file", self.key, self.tree, self.at("/vault"))
-        for name in ("link", "sub/pipe", "socket"):
-            self.assertIn(f"skipped {self.tree / name}", text)
 
     def test_cps_rules_for_names(self):
         a = self.tree / "a"
@@ -148,8 +114,9 @@ class Trees(CliTest):
         self.put(f"{self.tree}/", "/vault/slash", "-r")
         self.put(f"{self.tree}/sub/.", "/vault/slash", "-r")  # contents
         self.assertEqual(self.names("/vault"), ["a", "followed", "name", "slash", "x"])
-        self.assertEqual(self.names("/vault/name"), ["a", "empty", "sub", "tree"])
-        self.assertEqual(self.names("/vault/slash"), ["a", "b", "deep", "empty", "sub"])
+        kept = ["a", "empty", "link", "socket", "sub"]
+        self.assertEqual(self.names("/vault/name"), [*kept, "tree"])
+        self.assertEqual(self.names("/vault/slash"), sorted([*kept, "b", "deep", "pipe"]))
         put = ("put", "--key-file", self.key)
         self.run_refused(USAGE, *put, self.tree, self.at("/vault"), says="-r")
         self.run_refused(USAGE, *put, "-r", self.tree, self.at("/vault/x"), says="is a file")
@@ -158,12 +125,12 @@ class Trees(CliTest):
         self.run_refused(USAGE, *put, a, self.at("/vault/x/y"), says="not a directory")
         self.run_refused(USAGE, *put, self.folder / "none", self.at("/vault"), says="none")
         self.run_refused(USAGE, *put, a, self.image, says="IMG:/path")
-        # Special files are skipped, not waited for.
-        for name in ("sub/pipe", "link"):
+        # What is no file is put as what it is, not waited for; it replaces what has its name.
+        for name, counts in (("sub/pipe", (0, 0, 1)), ("link", (0, 1, 0)), ("a", (1, 0, 0))):
             answer = self.run_json("put", *put, "-r", self.tree / name, self.at("/vault/special"))
-            self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
-        answer = self.run_json("put", *put, "/dev/null", self.at("/vault/null"))
-        self.assertEqual((answer["files"], len(answer["skipped"])), (0, 1))
+            self.assertEqual((answer["files"], answer["symlinks"], answer["special"]), counts)
+        self.run_refused(USAGE, *put, "-r", self.tree / "link", self.at("/vault/name/sub/link/x"),
+                         says="no such name")
         self.assert_clean()
 
     def test_get_writes_one_file_to_standard_output_or_a_place(self):
@@ -216,8 +183,8 @@ class Trees(CliTest):
         for line, path in zip(lines, (self.tree / "b-unreadable", closed)):
             self.assertRegex(line, f"^latchkey: {path}: .*cannot be read.*EACCES")
         # What comes after them is there.
-        self.assertEqual(self.names("/vault/one"), ["a", "empty", "sub"])
-        self.assertEqual(self.names("/vault/one/sub"), ["b", "deep"])
+        self.assertEqual(self.names("/vault/one"), ["a", "empty", "link", "socket", "sub"])
+        self.assertEqual(self.names("/vault/one/sub"), ["b", "deep", "pipe"])
         self.assertEqual(self.get_bytes("/vault/one/sub/b"), (self.tree / "sub/b").read_bytes())
         done = subprocess.run([*put, self.at("/vault/two"), "--json"], capture_output=True)
         answer = self.member(done.stdout.decode(), "put")
@@ -233,7 +200,7 @@ class Trees(CliTest):
         done = self.run_raw("put", "-rq", "--key-file", self.key, self.tree, self.at("/vault/th"))
         self.assertEqual(done.returncode, USAGE)
         self.assertRegex(done.stderr.decode(), "^latchkey: .*/linked: is the image .*\n$")
-        self.assertEqual(self.names("/vault/th"), ["a", "empty", "sub"])
+        self.assertEqual(self.names("/vault/th"), ["a", "empty", "link", "socket", "sub"])
         self.assert_clean()
 
     def test_holes_stay_holes(self):
@@ -279,10 +246,6 @@ class Trees(CliTest):
                          pathlib.Path("/sys/kernel/fscaps").read_bytes())
         self.assert_clean()
 
-    def names(self, path, key=True):
-        words = ("--key-file", self.key) if key else ()
-        return self.run_ok("ls", *words, self.at(path)).splitlines()
-
     def test_the_image_itself_is_neither_source_nor_destination(self):
         self.put(self.tree / "a", "/vault/a")
         linked = self.folder / "tree" / "linked"
@@ -304,10 +267,10 @@ class Trees(CliTest):
         self.assertIn(longest.name, self.names("/vault/tree"))
         top = f"/vault/{self.names('/vault', key=False)[0]}"
         locked = self.run_json("ls", "ls", self.at(top))["entries"]
-        self.assertEqual(len(locked), 4)
+        self.assertEqual(len(locked), 6)
         for entry in locked:
             self.assertLessEqual(len(entry["name"]), 255, "a no-key name is a name, too")
-            code = USAGE if entry["kind"] == "directory" else NO_KEY
+            code = {"regular": NO_KEY, "socket": UNAVAILABLE}.get(entry["kind"], USAGE)
             self.run_refused(code, "map", self.at(f"{top}/{entry['name']}"))
         self.run_ok("get", "-qr", "--key-file", self.key, self.at("/"), self.folder / "out")
         self.assertEqual(self.picture(self.folder / "out" / "vault" / "tree"),
@@ -320,7 +283,7 @@ class Trees(CliTest):
         self.put(self.tree, "/vault", "-r")
         self.run_ok("put", "-q", self.tree / "a", self.at("/plain"))
         self.assertEqual(self.names("/", key=False), ["plain", "vault"])
-        self.assertEqual(self.names("/vault/tree"), ["a", "empty", "sub"])
+        self.assertEqual(self.names("/vault/tree"), ["a", "empty", "link", "socket", "sub"])
         long = self.run_ok("ls", "-l", "--key-file", self.key, self.at("/vault/tree"))
         self.assertRegex(long, r"(?m)^-rw-r----- +1 +\d+ +\d+ +6 2009-02-13T23:31:30Z a$")
         self.assertRegex(long, r"(?m)^drwxr-xr-x .* sub$")
@@ -328,7 +291,7 @@ class Trees(CliTest):
         self.assertRegex(top, r"^[A-Za-z0-9_-]{40,}$")
         self.assertNotIn("tree", top)
         below = self.names(f"/vault/{top}", key=False)
-        self.assertEqual(len(below), 3)
+        self.assertEqual(len(below), 5)
         self.run_refused(NO_KEY, "ls", self.at("/vault/tree"), says="locked")
         self.assertIn("(locked)", self.run_ok("ls", "-l", self.at(f"/vault/{top}")))
         answer = self.run_json("ls", "ls", "--key-file", self.key, self.at("/vault/tree"))
@@ -345,7 +308,7 @@ class Trees(CliTest):
         self.run_refused(USAGE, *rm, self.at("/vault/none"), says="no such name")
         self.run_refused(USAGE, *rm, "-r", self.at("/"), says="root")
         self.assertEqual(self.run_ok(*rm, self.at("/vault/tree/a")), "")
-        self.assertEqual(self.names("/vault/tree"), ["empty", "sub"])
+        self.assertEqual(self.names("/vault/tree"), ["empty", "link", "socket", "sub"])
         self.run_json("rm", *rm, "-r", self.at("/vault/tree"))
         self.assertEqual(self.names("/vault"), [])
         self.assertEqual(self.assert_clean()["data_blocks"], 0)

@@ -321,6 +321,20 @@ TEST(Crypto, names_of_every_length_that_matters_round_trip) {
     EXPECT_LE(no_key_name(stored).size(), kNoKeyNameBytesMax);
   }
   EXPECT_FALSE(decrypt_name(**key, "short"));
+  for (const std::size_t length : {1, 16, 32, 33, 255, 256, 1000, 4064, 4065, 4092, 4093}) {
+    std::string target(length, '/');
+    target.back() = static_cast<char>('a' + length % 26);
+    const std::string stored = encrypt_target(**key, target);
+    EXPECT_EQ(stored.size(), std::min<std::size_t>((length + 31) / 32 * 32, 4093));
+    EXPECT_EQ(decrypt_target(**key, stored).value_or("?"), target);
+    EXPECT_LE(no_key_name(stored).size(), kNoKeyNameBytesMax);
+    if (length < 224) {
+      EXPECT_EQ(stored, encrypt_name(**key, target)) << "they differ in the longest one only";
+    }
+  }
+  EXPECT_FALSE(decrypt_target(**key, "short"));
+  EXPECT_FALSE(decrypt_target(**key, std::string(4094, 'x')));
+  EXPECT_FALSE(decrypt_target(**key, encrypt_target(**key, std::string(1, '\0')))) << "empty";
   EXPECT_FALSE(could_be_no_key_name("a name with spaces"));
 }
 

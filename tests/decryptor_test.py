@@ -253,10 +253,27 @@ class Store:
             found[stored.decode()] = entry["inode"]
         return found
 
-    def read(self, path):
+    def find(self, path):
         inode = 256
         for name in path.strip("/").split("/"):
             inode = self.names(inode)[name]
+        return inode
+
+    def target(self, path):
+        """Of a symlink."""
+        inode = self.find(path)
+        item, pieces = self.item(inode), self.of(inode, 5)
+        stored = b"".join(pieces.values())
+        assert item["kind"] == 3 and list(pieces) == list(range(0, len(stored), 896))
+        assert item["size"] == len(stored)
+        if not item["encrypted"]:
+            return stored
+        assert int.from_bytes(stored[:2], "little") == len(stored) - 2
+        assert len(stored) == 2 + 4093 or len(stored) % 32 == 2
+        return open_name(hkdf(self.master, 2, item["nonce"], 32), stored[2:])
+
+    def read(self, path):
+        inode = self.find(path)
         item = self.item(inode)
         blocks = (item["size"] + UNIT - 1) // UNIT
         plain = bytearray(blocks * UNIT)
@@ -342,6 +359,11 @@ class Reader(WithStore):
             content = rng.randbytes(rng.choice((0, 1, 100, 4096)) if index else 300_001)
             (self.folder / "in" / path).write_bytes(content)
             wanted[path] = content
+        links = {f"link{size}": (b"x" * size) for size in (1, 16, 31, 32, 33, 895, 897, 4093)}
+        for name, text in links.items():
+            (self.folder / "in" / name).symlink_to(text.decode())
+        os.link(self.folder / "in/a", self.folder / "in/sub/hard")
+        os.mkfifo(self.folder / "in/pipe")
         for target in ("vault/x", "clear"):
             self.run_latchkey("put", "-q", "-r", "--key-file", self.key, self.folder / "in",
                               f"{self.image}:/{target}")
@@ -356,6 +378,14 @@ class Reader(WithStore):
             for path, content in wanted.items():
                 with self.subTest(path=f"{target}/{path}"):
                     self.assertEqual(store.read(f"{target}/{path}"), content)
+        for target in ("vault/x", "clear"):
+            for name, text in links.items():
+                with self.subTest(link=f"{target}/{name}"):
+                    self.assertEqual(store.target(f"{target}/{name}"), text)
+            hard, pipe = store.find(f"{target}/sub/hard"), store.find(f"{target}/pipe")
+            self.assertEqual(hard, store.find(f"{target}/a"))
+            self.assertEqual(store.item(hard)["links"], 2)
+            self.assertEqual((store.item(pipe)["kind"], store.item(pipe)["encrypted"]), (4, 0))
         self.assertEqual(store.bitmap(), store.used)
         self.assertEqual(len(store.used), store.superblock["used_blocks"])
 

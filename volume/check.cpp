@@ -81,7 +81,9 @@ class VolumeChecker {
     bool has_entries = false;
     bool reached = false;
     u32 names = 0;
-    u64 map_end = 0;  // in blocks
+    u64 map_end = 0;     // in blocks
+    std::string target;  // of a symlink, as stored
+    bool has_target = false;
   };
 
   void found(std::string what, std::string where) {
@@ -108,6 +110,8 @@ class VolumeChecker {
           return entry(key, value);
         case kMapType:
           return map(key, value);
+        case kTargetType:
+          return target(key, value);
         default:
           break;
       }
@@ -178,6 +182,15 @@ class VolumeChecker {
     pieces_.push_back({decoded->disk_block, decoded->file_block, key.object, decoded->blocks});
   }
 
+  void target(const engine::Key& key, Bytes value) {
+    Known& known = inodes_[key.object];
+    known.has_target = true;
+    // Each piece begins where the one before it ended; a gap shows in the size.
+    if (key.offset != known.target.size() || key.offset % kTargetPieceBytes != 0 || value.empty())
+      return found("a piece of a symlink's target lies at a wrong place", key_text(key));
+    known.target.append(reinterpret_cast<const char*>(value.data()), value.size());
+  }
+
   // --- records against each other ---------------------------------------------------------------
 
   void check_links() {
@@ -203,15 +216,14 @@ class VolumeChecker {
         found("a directory has one name twice", text(by_name[i]));
   }
 
-  // What lies in an encrypted directory is encrypted under the same key; a plain directory may hold
-  // anything.
+  // What lies in an encrypted directory is encrypted under the same key, but for special files; a
+  // plain directory may hold anything.
   void check_policy(const Link& link) {
     const Known &parent = inodes_[link.parent], &child = inodes_[link.inode];
     if (!child.item) return;
     if (child.item->kind != link.kind)
       found("a directory entry and its inode disagree about the kind", text(link));
-    if (!parent.item || !parent.item->encrypted) return;
-    if (!child.item->encrypted || child.item->key_id != parent.item->key_id)
+    if (parent.item && !has_policy_of(*child.item, *parent.item))
       found("an inode does not have the policy of its directory", text(link));
   }
 
@@ -242,6 +254,7 @@ class VolumeChecker {
     if (counter_ && number >= *counter_) found("an inode number beyond the counter", where);
     if (root && !directory) found("the root is not a directory", where);
     if (directory && item.links > 1) found("a directory has several links", where);
+    if (item.links > kLinksMax) found("an inode has more links than it may", where);
     if (known.orphan && (item.links != 0 || root))
       found(fmt::format("an orphan record for an inode with {} links", item.links), where);
     else if (!known.orphan && item.links == 0)
@@ -253,8 +266,25 @@ class VolumeChecker {
       found("an inode that cannot be reached from the root directory", where);
     if (known.has_entries && !directory) found("names in something that is not a directory", where);
     if (directory && (item.size != 0 || known.map_end != 0)) found("a directory has data", where);
+    check_target(item, known, where);
+    if (item.kind != FileKind::regular) {
+      if (!directory && known.map_end != 0) found("an inode that is not a file has a map", where);
+      return;
+    }
     const u64 end = (item.size + engine::kBlockBytes - 1) / engine::kBlockBytes;
-    if (!directory && known.map_end > end) found("a file's map reaches beyond its size", where);
+    if (known.map_end > end) found("a file's map reaches beyond its size", where);
+  }
+
+  void check_target(const Attributes& item, const Known& known, const std::string& where) {
+    if (item.kind != FileKind::symlink) {
+      if (known.has_target) found("an inode that is not a symlink has a target", where);
+      return;
+    }
+    if (known.target.empty() || known.target.size() != item.size)
+      return found("a symlink whose target is not whole", where);
+    const bool malformed = item.encrypted ? sealed_target(known.target).empty()
+                                          : known.target.find('\0') != std::string::npos;
+    if (malformed) found("a symlink whose target is malformed", where);
   }
 
   engine::Store& store_;

@@ -9,13 +9,6 @@
 
 namespace latchkey::volume {
 
-namespace {
-
-constexpr u32 kNameOpRecords = 8;
-constexpr u32 kNameOpBytes = 1400;
-
-}  // namespace
-
 // The first free place among the names of one hash.
 Result<u64> Volume::State::free_place(const engine::View& view, InodeId directory, u64 base) {
   u64 place = base;
@@ -52,58 +45,98 @@ Result<InodeId> Volume::State::new_number(engine::Transaction& transaction,
   return InodeId{subvolume, counter.next++};
 }
 
+// Whether a name can be made, by a look without locks; place_for_name() and find_room() decide.
+Result<void> Volume::State::must_be_free(InodeId directory, std::string_view name) {
+  const auto there = find_entry(directory, name);
+  if (there) return fail(Errc::exists, "there is such a name already");
+  if (there.error().code != Errc::not_found) return std::unexpected(there.error());
+  return {};
+}
+
+Result<Volume::State::NewName> Volume::State::place_for_name(const Inode& parent,
+                                                             std::string_view name) {
+  NewName place;
+  place.above = parent.attributes();
+  if (place.above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
+  if (parent.unlinked) return fail(Errc::not_found, "the directory is gone");
+  LK_TRY(auto stored, stored_name(parent.id(), place.above, name));
+  if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
+  place.name = {parent.id().number, std::move(*stored)};
+  return place;
+}
+
+Result<void> Volume::State::find_room(const engine::View& view, InodeId directory, NewName& place) {
+  LK_TRY(const auto there, find_stored(view, directory, place.name.stored));
+  if (there) return fail(Errc::exists, "there is such a name already");
+  LK_TRY(const u64 offset, free_place(view, directory, entry_offset(place.name.stored)));
+  place.entry = {directory.number, kEntryType, offset};
+  return {};
+}
+
+Result<void> Volume::State::put_name(engine::Transaction& transaction, const NewName& place,
+                                     InodeId inode, FileKind kind) {
+  const Entry entry{place.entry, inode, kind, place.name.stored};
+  LK_TRYV(transaction.put(inode.subvolume, place.entry, encode_entry(entry)));
+  return transaction.put(inode.subvolume, place.back, encode_back(place.name));
+}
+
+Result<void> Volume::State::touch_directory(engine::Transaction& transaction, Inode& directory,
+                                            i64 now) {
+  const Attributes item =
+      directory.change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
+  return put_inode(transaction, directory.id(), item);
+}
+
+// What a new inode in that directory begins as.
+Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above,
+                                          const Fresh& what) {
+  Attributes fresh;
+  fresh.kind = what.kind;
+  fresh.mode = what.mode & 07777;
+  fresh.uid = caller.uid;
+  fresh.gid = caller.uid;
+  fresh.mtime_ns = fresh.ctime_ns = static_cast<i64>(env.realtime_ns());
+  fresh.size = what.device;
+  if (!above.encrypted || is_special(what.kind)) return fresh;
+  // It needs the key itself, not the names of a directory that is still open.
+  keymgr::Lease door;
+  LK_TRYV(keyring.lease(above.key_id, kNoOwner, door));
+  if (keyring.release(door)) slots->evict_key(above.key_id);
+  fresh.encrypted = true;
+  fresh.key_id = above.key_id;
+  env.random(fresh.nonce.bytes);
+  return fresh;
+}
+
 Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::string_view name,
-                                    FileKind kind, u32 mode) {
+                                    const Fresh& what) {
   LK_TRYV(check_name(name));
   LK_TRYV(must_be_writable());
   LK_TRY(const Use parent, use(directory));
   const DirectoryLocks locks(directories, {directory});
-  const Attributes above = parent->attributes();
-  if (above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
-  if (parent->unlinked) return fail(Errc::not_found, "the directory is gone");
-  LK_TRY(const auto stored, stored_name(directory, above, name));
-  if (above.encrypted) {
-    // A new inode needs the key itself, not the names of a directory that is still open.
-    keymgr::Lease door;
-    LK_TRYV(keyring.lease(above.key_id, kNoOwner, door));
-    if (keyring.release(door)) slots->evict_key(above.key_id);
+  LK_TRY(NewName place, place_for_name(*parent, name));
+  LK_TRY(Attributes fresh, inherit(caller, place.above, what));
+  std::string target;
+  if (what.kind == FileKind::symlink) {
+    LK_TRY(target, stored_target(fresh, what.target));
+    fresh.size = target.size();
   }
-  if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
-  Attributes fresh;
-  fresh.kind = kind;
-  fresh.mode = mode & 07777;
-  fresh.uid = caller.uid;
-  fresh.gid = caller.uid;
-  fresh.mtime_ns = fresh.ctime_ns = static_cast<i64>(env.realtime_ns());
-  fresh.encrypted = above.encrypted;
-  fresh.key_id = above.key_id;
-  if (fresh.encrypted) env.random(fresh.nonce.bytes);
-  Entry entry;
-  entry.kind = kind;
-  entry.stored = *stored;
-  LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
+  const u32 pieces = static_cast<u32>(target.size() / kTargetPieceBytes + 1);
+  LK_TRY(auto space, store->reserve({0, kNameOpRecords + pieces, kNameOpBytes + target.size()}));
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-  LK_TRY(const auto there, find_stored(transaction, directory, entry.stored));
-  if (there) return fail(Errc::exists, "there is such a name already");
-  LK_TRY(const u64 place, free_place(transaction, directory, entry_offset(entry.stored)));
-  LK_TRY(entry.inode, new_number(transaction, directory.subvolume));
-  LK_TRYV(transaction.put(directory.subvolume, {directory.number, kEntryType, place},
-                          encode_entry(entry)));
-  const NameOfInode back{directory.number, entry.stored};
-  LK_TRYV(transaction.put(directory.subvolume, {entry.inode.number, kBackType, back_offset(back)},
-                          encode_back(back)));
-  LK_TRYV(put_inode(transaction, entry.inode, fresh));
-  const Attributes item =
-      parent->change([&](Attributes& now) { now.mtime_ns = now.ctime_ns = fresh.mtime_ns; });
-  LK_TRYV(put_inode(transaction, directory, item));
-  return entry.inode;
+  LK_TRYV(find_room(transaction, directory, place));
+  LK_TRY(const InodeId made, new_number(transaction, directory.subvolume));
+  place.back = {made.number, kBackType, back_offset(place.name)};
+  LK_TRYV(put_name(transaction, place, made, what.kind));
+  LK_TRYV(put_inode(transaction, made, fresh));
+  LK_TRYV(put_target(transaction, made, target));
+  LK_TRYV(touch_directory(transaction, *parent, fresh.mtime_ns));
+  return made;
 }
 
 Result<InodeId> Volume::mkdir(Caller caller, InodeId directory, std::string_view name, u32 mode) {
-  const auto there = state_->find_entry(directory, name);
-  if (there) return fail(Errc::exists, "there is such a name already");
-  if (there.error().code != Errc::not_found) return std::unexpected(there.error());
-  return state_->make(caller, directory, name, FileKind::directory, mode);
+  LK_TRYV(state_->must_be_free(directory, name));
+  return state_->make(caller, directory, name, {.kind = FileKind::directory, .mode = mode});
 }
 
 Result<bool> Volume::State::is_empty(InodeId directory) {
@@ -114,8 +147,7 @@ Result<bool> Volume::State::is_empty(InodeId directory) {
 
 // Its last name is gone.
 Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode& inode, i64 now) {
-  LK_TRYV(
-      transaction.put(inode.id().subvolume, {kOrphanObject, kOrphanType, inode.id().number}, {}));
+  LK_TRYV(transaction.put(inode.id().subvolume, orphan_key(inode.id()), {}));
   const Attributes gone = inode.change([&](Attributes& attributes) {
     attributes.links = 0;
     attributes.ctime_ns = now;
@@ -126,9 +158,10 @@ Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode&
   return {};
 }
 
-// The name goes and the inode becomes an orphan; whoever uses it last reaps it, at once if that is
-// this call.
-Result<void> Volume::State::remove_name(InodeId directory, std::string_view name, FileKind kind) {
+// The name goes. The inode with its last one becomes an orphan; whoever uses it last reaps it, at
+// once if that is this call.
+Result<void> Volume::State::remove_name(InodeId directory, std::string_view name,
+                                        bool of_directory) {
   LK_TRYV(must_be_writable());
   LK_TRY(const Use parent, use(directory));
   LK_TRY(const Entry seen, find_entry(directory, name));
@@ -138,11 +171,10 @@ Result<void> Volume::State::remove_name(InodeId directory, std::string_view name
     LK_TRY(const Entry entry, find_entry(directory, name));
     // Replaced between two looks: as if this call had come first.
     if (entry.inode != seen.inode) return fail(Errc::not_found, "there is no such name");
-    if (kind == FileKind::directory && entry.kind != kind)
-      return fail(Errc::not_dir, "not a directory");
-    if (kind == FileKind::regular && entry.kind != kind)
-      return fail(Errc::is_dir, "is a directory");
-    if (kind == FileKind::directory) {
+    const bool finds_directory = entry.kind == FileKind::directory;
+    if (of_directory && !finds_directory) return fail(Errc::not_dir, "not a directory");
+    if (!of_directory && finds_directory) return fail(Errc::is_dir, "is a directory");
+    if (of_directory) {
       LK_TRY(const bool empty, is_empty(entry.inode));
       if (!empty) return fail(Errc::not_empty, "the directory is not empty");
     }
@@ -152,20 +184,18 @@ Result<void> Volume::State::remove_name(InodeId directory, std::string_view name
     LK_TRY(const auto back, find_back(transaction, entry.inode, {directory.number, entry.stored}));
     LK_TRYV(transaction.erase(directory.subvolume, entry.key));
     if (back) LK_TRYV(transaction.erase(directory.subvolume, *back));
-    const Attributes item =
-        parent->change([&](Attributes& above) { above.mtime_ns = above.ctime_ns = now; });
-    LK_TRYV(put_inode(transaction, directory, item));
-    LK_TRYV(make_orphan(transaction, *target, now));
+    LK_TRYV(touch_directory(transaction, *parent, now));
+    LK_TRYV(drop_link(transaction, *target, now));
   }
   return target.end();
 }
 
 Result<void> Volume::rmdir(InodeId directory, std::string_view name) {
-  return state_->remove_name(directory, name, FileKind::directory);
+  return state_->remove_name(directory, name, true);
 }
 
 Result<void> Volume::unlink(InodeId directory, std::string_view name) {
-  return state_->remove_name(directory, name, FileKind::regular);
+  return state_->remove_name(directory, name, false);
 }
 
 Result<void> Volume::State::change_attributes(InodeId number,

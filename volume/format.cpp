@@ -8,6 +8,31 @@
 
 namespace latchkey::volume {
 
+namespace {
+
+constexpr u64 kDeviceNumberMax = 0xffff'ffff;
+constexpr u64 kTargetBytesMax = 4095;
+
+bool kind_known(u8 kind) {
+  return kind >= static_cast<u8>(FileKind::regular) &&
+         kind <= static_cast<u8>(FileKind::block_device);
+}
+
+}  // namespace
+
+bool has_policy_of(const Attributes& item, const Attributes& directory) {
+  if (!directory.encrypted || is_special(item.kind)) return true;
+  return item.encrypted && item.key_id == directory.key_id;
+}
+
+std::string_view sealed_target(std::string_view stored) {
+  static constexpr std::size_t kSealedBytesMin = 16;
+  if (stored.size() < sizeof(Le16) + kSealedBytesMin) return {};
+  const auto size = load_disk<Le16>(std::as_bytes(std::span(stored)));
+  if (size != stored.size() - sizeof(Le16)) return {};
+  return stored.substr(sizeof(Le16));
+}
+
 std::string to_text(InodeId inode) {
   if (inode.subvolume == kRootInode.subvolume) return fmt::format("inode {}", inode.number);
   return fmt::format("subvolume {}, inode {}", inode.subvolume, inode.number);
@@ -40,15 +65,18 @@ Result<Attributes> decode_inode(Bytes value) {
     return fail(Errc::malformed, "an inode item has a wrong size");
   const auto disk = load_disk<InodeDisk>(value);
   Attributes attributes;
-  const bool kind_known = disk.kind == static_cast<u8>(FileKind::regular) ||
-                          disk.kind == static_cast<u8>(FileKind::directory);
+  const auto kind = static_cast<FileKind>(disk.kind);
+  const u64 size_max = is_device(kind)             ? kDeviceNumberMax
+                       : is_special(kind)          ? 0
+                       : kind == FileKind::symlink ? kTargetBytesMax
+                                                   : u64{1} << 62;
   const bool policy_known =
       disk.encrypted == 0 || (disk.encrypted == 1 && disk.contents_mode == 1 &&
                               disk.names_mode == 4 && disk.policy_flags == 3);
-  if (disk.version != 1 || !kind_known || !policy_known || disk.mode > 07777 ||
-      disk.size > (u64{1} << 62))
+  if (disk.version != 1 || !kind_known(disk.kind) || !policy_known || disk.mode > 07777 ||
+      disk.size > size_max || (is_special(kind) && disk.encrypted != 0))
     return fail(Errc::malformed, "an inode item is malformed");
-  attributes.kind = static_cast<FileKind>(disk.kind);
+  attributes.kind = kind;
   attributes.mode = disk.mode;
   attributes.uid = disk.uid;
   attributes.gid = disk.gid;
@@ -79,9 +107,7 @@ Result<Entry> decode_entry(engine::TreeId subvolume, const engine::Key& key, Byt
   if (value.size() < sizeof(EntryDisk))
     return fail(Errc::malformed, "a directory entry is malformed");
   const auto disk = load_disk<EntryDisk>(value);
-  const bool kind_known = disk.kind == static_cast<u8>(FileKind::regular) ||
-                          disk.kind == static_cast<u8>(FileKind::directory);
-  if (!kind_known || disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
+  if (!kind_known(disk.kind) || disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
     return fail(Errc::malformed, "a directory entry is malformed");
   Entry entry;
   entry.key = key;

@@ -12,13 +12,15 @@ inline constexpr u8 kInodeType = 1;  // (inode, 1, 0): InodeDisk
 inline constexpr u8 kBackType = 2;   // (inode, 2, hash and slot): BackDisk and the stored name
 inline constexpr u8 kEntryType = 3;  // (directory, 3, hash and slot): EntryDisk and the stored name
 inline constexpr u8 kMapType = 4;    // (inode, 4, file offset): extent::MapDisk
+inline constexpr u8 kTargetType = 5;  // (symlink, 5, offset): a piece of its target as stored
 inline constexpr u8 kCounterType =
     10;  // (kCounterObject, 10, 0): Le64, no inode number from here on is used
 inline constexpr u8 kOrphanType = 11;  // (kOrphanObject, 11, inode): nothing; unlinked but open
 
 inline constexpr u64 kCounterObject = 1;
 inline constexpr u64 kOrphanObject = 2;
-inline constexpr u64 kInodeChunk = 1024;  // inode numbers that the counter is ahead by
+inline constexpr std::size_t kTargetPieceBytes = 896;  // of all but the last: fits any node size
+inline constexpr u64 kInodeChunk = 1024;               // inode numbers that the counter is ahead by
 
 // fscrypt's v2 policy in effect: contents AES-256-XTS, names AES-256-CTS, padding 32.
 struct InodeDisk {
@@ -55,7 +57,7 @@ LK_DISK_STRUCT(BackDisk, 9);
 struct Attributes {
   FileKind kind = FileKind::regular;
   u32 mode = 0, uid = 0, gid = 0, links = 1;
-  u64 size = 0;
+  u64 size = 0;  // of a symlink: of its stored target; of a device: its number
   i64 mtime_ns = 0, ctime_ns = 0;
   bool encrypted = false;
   crypto::KeyId key_id;
@@ -64,6 +66,12 @@ struct Attributes {
 InodeDisk encode(const Attributes& attributes);
 // Decodes totally, as all of these: malformed for anything that encode would not write.
 Result<Attributes> decode_inode(Bytes value);
+
+// fscrypt's rule: an encrypted directory holds what has its policy, what is never encrypted, and
+// nothing else; a plain one holds anything.
+bool has_policy_of(const Attributes& item, const Attributes& directory);
+// The ciphertext in the stored target of an encrypted symlink; empty: it is malformed.
+std::string_view sealed_target(std::string_view stored);
 
 struct Entry {
   engine::Key key;
@@ -91,5 +99,6 @@ u64 back_offset(const NameOfInode& name);
 inline constexpr u64 kEntrySlots = 256;
 
 inline engine::Key inode_key(u64 number) { return {number, kInodeType, 0}; }
+inline engine::Key orphan_key(InodeId inode) { return {kOrphanObject, kOrphanType, inode.number}; }
 
 }  // namespace latchkey::volume

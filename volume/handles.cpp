@@ -74,9 +74,12 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
       if (flags.create && flags.exclusive)
         return fail(Errc::exists, "there is such a name already");
       if (entry->kind == FileKind::directory) return fail(Errc::is_dir, "is a directory");
+      if (entry->kind == FileKind::symlink) return fail(Errc::is_symlink, "is a symlink");
+      if (is_special(entry->kind))
+        return fail(Errc::unsupported, "a special file has no data in the store");
       number = entry->inode;
     } else if (flags.create && entry.error().code == Errc::not_found) {
-      const auto made = state.make(caller, directory, name, FileKind::regular, mode);
+      const auto made = state.make(caller, directory, name, {.mode = mode});
       const bool late = !made && made.error().code == Errc::exists && !flags.exclusive;
       if (late && races < kRacesMax) continue;
       if (!made) return std::unexpected(made.error());
@@ -89,22 +92,27 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
     LK_TRY(State::Use use, std::move(used));
     if (use->attributes().kind != FileKind::regular)
       return fail(Errc::malformed, "a directory entry and its inode do not agree");
-    auto handle = std::make_shared<Handle>();
-    handle->inode = use.inode();
-    handle->flags = flags;
-    handle->uid = caller.uid;
-    handle->path = std::move(path);
-    // Before the door, so that who is inside is always listed.
-    const HandleId id = state.add_handle(std::move(handle));
-    auto opened = state.pass_door(*use);
-    if (opened && flags.truncate && flags.write) opened = state.truncate(use.inode(), 0);
-    if (!opened) {
-      state.drop_handle(id);
-      return std::unexpected(opened.error());
-    }
-    use.keep();
-    return id;
+    return state.open_inode(caller, std::move(use), flags, std::move(path));
   }
+}
+
+Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags flags,
+                                           std::string path) {
+  auto handle = std::make_shared<Handle>();
+  handle->inode = use.inode();
+  handle->flags = flags;
+  handle->uid = caller.uid;
+  handle->path = std::move(path);
+  // Before the door, so that who is inside is always listed.
+  const HandleId id = add_handle(std::move(handle));
+  auto opened = pass_door(*use);
+  if (opened && flags.truncate && flags.write) opened = truncate(use.inode(), 0);
+  if (!opened) {
+    drop_handle(id);
+    return std::unexpected(opened.error());
+  }
+  use.keep();
+  return id;
 }
 
 Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::string path) {
@@ -166,7 +174,7 @@ Stat to_stat(InodeId number, const Attributes& attributes) {
   stat.uid = attributes.uid;
   stat.gid = attributes.gid;
   stat.links = attributes.links;
-  stat.size = attributes.size;
+  (is_device(attributes.kind) ? stat.device : stat.size) = attributes.size;
   stat.mtime_ns = attributes.mtime_ns;
   stat.ctime_ns = attributes.ctime_ns;
   if (attributes.encrypted) stat.key_id = attributes.key_id;
@@ -178,13 +186,12 @@ Stat to_stat(InodeId number, const Attributes& attributes) {
 
 Result<Stat> Volume::stat(InodeId number) {
   State& state = *state_;
-  Attributes attributes;
-  if (const InodePtr inode = state.in_memory(number)) {
-    attributes = inode->attributes();
-  } else {
-    LK_TRY(attributes, get_inode(state.store->view(), number));
-  }
+  LK_TRY(const Attributes attributes, state.attributes_of(number));
   Stat stat = to_stat(number, attributes);
+  if (stat.kind == FileKind::symlink) {
+    LK_TRY(const std::string target, state.target_of(number, attributes));
+    stat.size = target.size();
+  }
   LK_TRYV(state.store->view().scan(number.subvolume, {number.number, kMapType, 0},
                                    {number.number, kMapType, ~u64{0}},
                                    [&](const engine::Key& key, Bytes value) {

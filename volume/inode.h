@@ -47,6 +47,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   std::vector<u64> handle_ids;
 
   std::atomic<bool> unlinked{false};      // set under the volume's table lock
+  std::atomic<bool> linkable{false};      // without a name yet, and may get one
   std::atomic<u64> last_transaction{0};   // that changed it
   std::atomic<u32> losses{0};             // how often dirty pages were dropped that were not to be
   std::atomic<u64> errors{0};             // failed writeouts; each handle hears of the last one

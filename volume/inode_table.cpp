@@ -44,15 +44,21 @@ Result<Volume::State::Use> Volume::State::use(InodeId number) {
       seen = forgotten_count(number);
     }
     LK_TRY(const Attributes attributes, get_inode(store->view(), number));
+    if (attributes.links == 0) return fail(Errc::not_found, "there is no such file");
     Lock lock(table_mutex);
     // Somebody may have had it in memory, changed it and forgotten it since it was read.
     if (forgotten_count(number) != seen || inodes.contains(number)) continue;
-    const auto inode = std::make_shared<Inode>(number, next_owner_word++, attributes, memory);
-    inode->users = 1;
-    inodes.emplace(number, inode);
-    owners_by_word.emplace(inode->owner_word(), inode.get());
-    return Use(*this, inode);
+    return Use(*this, add_to_table(number, attributes));
   }
+}
+
+// With its first user.
+InodePtr Volume::State::add_to_table(InodeId id, const Attributes& attributes) {
+  auto inode = std::make_shared<Inode>(id, next_owner_word++, attributes, memory);
+  inode->users = 1;
+  inodes.emplace(id, inode);
+  owners_by_word.emplace(inode->owner_word(), inode.get());
+  return inode;
 }
 
 Result<void> Volume::State::end_use(const InodePtr& inode) {
@@ -171,6 +177,13 @@ Result<void> Volume::State::reap(InodeId inode) {
     LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     LK_TRY(const auto entries, last_entries(transaction, inode, 0, kEntriesAtOnce));
+    std::vector<engine::Key> pieces;  // of a symlink's target
+    LK_TRYV(transaction.scan(inode.subvolume, {inode.number, kTargetType, 0},
+                             {inode.number, kTargetType, ~u64{0}},
+                             [&](const engine::Key& key, Bytes) {
+                               pieces.push_back(key);
+                               return true;
+                             }));
     extent::MapEdit edit;
     for (const extent::MapEntry& entry : entries) {
       edit.erase.push_back(entry.file_block);
@@ -178,8 +191,9 @@ Result<void> Volume::State::reap(InodeId inode) {
     }
     LK_TRYV(apply(transaction, inode, edit));
     if (entries.size() == kEntriesAtOnce) continue;
+    for (const engine::Key& piece : pieces) LK_TRYV(transaction.erase(inode.subvolume, piece));
     LK_TRYV(transaction.erase(inode.subvolume, inode_key(inode.number)));
-    LK_TRYV(transaction.erase(inode.subvolume, {kOrphanObject, kOrphanType, inode.number}));
+    LK_TRYV(transaction.erase(inode.subvolume, orphan_key(inode)));
     return {};
   }
 }

@@ -19,6 +19,9 @@ Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
 // not_found: there is no such inode.
 Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 
+// A symlink's stored target, in pieces.
+Result<void> put_target(engine::Transaction& transaction, InodeId inode, std::string_view stored);
+
 // The entries that touch the range, in order.
 Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
                                                   extent::FileRange range);

@@ -33,35 +33,63 @@ Result<std::string> NameAccess::shown(std::string_view stored) const {
   return crypto::decrypt_name(*key_, stored);
 }
 
+std::string NameAccess::stored_target(std::string_view target) const {
+  return crypto::encrypt_target(*key_, target);
+}
+
+Result<std::string> NameAccess::shown_target(std::string_view sealed) const {
+  if (!use_) return crypto::no_key_name(sealed);
+  return crypto::decrypt_target(*key_, sealed);
+}
+
+Result<Attributes> Volume::State::attributes_of(InodeId id) {
+  if (const InodePtr inode = in_memory(id)) return inode->attributes();
+  return get_inode(store->view(), id);
+}
+
 Result<Attributes> Volume::State::directory_attributes(InodeId directory) {
   LK_TRY(const Attributes attributes, get_inode(store->view(), directory));
   if (attributes.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   return attributes;
 }
 
+namespace {
+
+// False: the lease's secret is gone, fn was not called.
+Result<bool> under(const keymgr::Lease& lease, const crypto::Nonce& nonce,
+                   const std::function<Result<void>(const NameAccess&)>& fn) {
+  LK_TRY(const NameAccess names, NameAccess::with(lease, nonce));
+  if (!names.unlocked()) return false;
+  LK_TRYV(fn(names));
+  return true;
+}
+
+}  // namespace
+
 // Under the lease of an open handle on the directory if there is one: then the names stay readable
 // after a soft removal; else under one for this operation.
 Result<void> Volume::State::with_names(InodeId directory, const Attributes& attributes,
                                        const std::function<Result<void>(const NameAccess&)>& fn) {
   if (!attributes.encrypted) return fn(NameAccess::plain());
-  const auto under = [&](const keymgr::Lease& lease, bool& done) -> Result<void> {
-    LK_TRY(const NameAccess names, NameAccess::with(lease, attributes.nonce));
-    done = names.unlocked();
-    return done ? fn(names) : Result<void>{};
-  };
-  bool done = false;
   if (const InodePtr inode = in_memory(directory)) {
     SharedLock lock(inode->lease_lock);
-    if (inode->key_lease.held()) LK_TRYV(under(inode->key_lease, done));
-    if (done) return {};
+    if (inode->key_lease.held()) {
+      LK_TRY(const bool done, under(inode->key_lease, attributes.nonce, fn));
+      if (done) return {};
+    }
   }
+  return with_key(attributes, fn);
+}
+
+Result<void> Volume::State::with_key(const Attributes& attributes,
+                                     const std::function<Result<void>(const NameAccess&)>& fn) {
   keymgr::Lease lease;
-  Result<void> result;
   if (keyring.lease(attributes.key_id, kNoOwner, lease)) {
-    result = under(lease, done);
+    const auto done = under(lease, attributes.nonce, fn);
     if (keyring.release(lease)) slots->evict_key(attributes.key_id);
+    if (!done) return std::unexpected(done.error());
+    if (*done) return {};
   }
-  if (!result || done) return result;
   return fn(NameAccess::locked());
 }
 

@@ -111,11 +111,10 @@ Result<void> Volume::State::Rename::allowed() {
   return to.entry ? may_replace() : Result<void>{};
 }
 
-// fscrypt's rule: an encrypted directory holds what has its policy and nothing else.
 Result<void> Volume::State::Rename::may_enter(const Side& moved, const Side& into) {
   if (same_directory()) return {};
   const Attributes item = moved.inode->attributes();
-  if (into.above.encrypted && (!item.encrypted || item.key_id != into.above.key_id))
+  if (!has_policy_of(item, into.above))
     return fail(Errc::cross_key, "the directory has another encryption policy");
   if (item.kind != FileKind::directory) return {};
   LK_TRY(const bool loop, is_above(state.store->view(), moved.entry->inode, into.directory));
@@ -154,7 +153,7 @@ Result<void> Volume::State::Rename::apply() {
   if (flags.exchange) LK_TRYV(touch(to, false));
   LK_TRYV(touch(from, true));
   if (!same_directory()) LK_TRYV(touch(to, true));
-  return replaces ? state.make_orphan(transaction, *to.inode, now) : Result<void>{};
+  return replaces ? state.drop_link(transaction, *to.inode, now) : Result<void>{};
 }
 
 Result<engine::Key> Volume::State::Rename::place_of_new_name(const engine::View& view) {

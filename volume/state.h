@@ -49,6 +49,9 @@ class NameAccess {
   bool unlocked() const { return !encrypted_ || use_.has_value(); }
   std::string stored(std::string_view name) const;
   Result<std::string> shown(std::string_view stored) const;  // plain or no-key name
+  // The same of an encrypted symlink's target, under the key of its own nonce.
+  std::string stored_target(std::string_view target) const;
+  Result<std::string> shown_target(std::string_view sealed) const;
 
  private:
   explicit NameAccess(bool encrypted) : encrypted_(encrypted) {}
@@ -143,6 +146,7 @@ struct Volume::State {
   // unlinked.
   Result<Use> use(InodeId number);
   InodePtr in_memory(InodeId number);  // or nullptr
+  InodePtr add_to_table(InodeId id, const Attributes& attributes) LK_REQUIRES(table_mutex);
   // Ends a use. The last one of an unlinked inode reaps it; the last one of a key that is being
   // removed flushes and lets the lease go. Reports what that met.
   Result<void> end_use(const InodePtr& inode);
@@ -160,6 +164,7 @@ struct Volume::State {
   HandleId add_handle(HandlePtr handle);
   void drop_handle(HandleId id);
   Result<void> pass_door(Inode& inode);
+  Result<HandleId> open_inode(Caller caller, Use use, OpenFlags flags, std::string path);
   Result<void> ready(Handle& handle);        // its key is there and nothing of it was lost
   Result<void> tell_errors(Handle& handle);  // what fsync and close say, once for each handle
 
@@ -211,16 +216,50 @@ struct Volume::State {
   // --- scrub.cpp
   Result<std::string> path_of(InodeId inode);
 
+  // Under a lease of this call's own: with the locked form unless the item's key is present.
+  Result<void> with_key(const Attributes& item,
+                        const std::function<Result<void>(const NameAccess&)>& fn);
+  Result<Attributes> attributes_of(InodeId inode);  // in use or not
+
   // --- directory.cpp
-  Result<InodeId> make(Caller caller, InodeId directory, std::string_view name, FileKind kind,
-                       u32 mode);
+  // What a new inode is, but for what it has of its directory and its maker.
+  struct Fresh {
+    FileKind kind = FileKind::regular;
+    u32 mode = 0;
+    u64 device = 0;                // of a device
+    std::string_view target = {};  // of a symlink
+  };
+  Result<InodeId> make(Caller caller, InodeId directory, std::string_view name, const Fresh& what);
+  Result<Attributes> inherit(Caller caller, const Attributes& above, const Fresh& what);
+  // A new name: where it goes, looked up in this order under the directory's lock.
+  struct NewName {
+    Attributes above;  // of the directory
+    NameOfInode name;
+    engine::Key entry, back;
+  };
+  static constexpr u32 kNameOpRecords = 8;
+  static constexpr u32 kNameOpBytes = 1400;
+  Result<void> must_be_free(InodeId directory, std::string_view name);
+  Result<NewName> place_for_name(const Inode& parent, std::string_view name);
+  Result<void> find_room(const engine::View& view, InodeId directory, NewName& place);
+  Result<void> put_name(engine::Transaction& transaction, const NewName& place, InodeId inode,
+                        FileKind kind);
+  Result<void> touch_directory(engine::Transaction& transaction, Inode& directory, i64 now);
   Result<bool> is_empty(InodeId directory);
   Result<void> make_orphan(engine::Transaction& transaction, Inode& inode, i64 now);
-  Result<void> remove_name(InodeId directory, std::string_view name, FileKind kind);
+  Result<void> remove_name(InodeId directory, std::string_view name, bool of_directory);
   Result<u64> free_place(const engine::View& view, InodeId directory, u64 base);
   Result<void> read_counter(const engine::View& view, engine::TreeId subvolume);
   Result<InodeId> new_number(engine::Transaction& transaction, engine::TreeId subvolume);
   Result<void> change_attributes(InodeId inode, const std::function<void(Attributes&)>& fn);
+
+  // --- links.cpp
+  Result<void> may_link(const Inode& inode, const Attributes& into);
+  Result<void> link(Inode& inode, InodeId directory, std::string_view name);
+  Result<void> drop_link(engine::Transaction& transaction, Inode& inode, i64 now);
+  Result<std::string> stored_target(const Attributes& item, std::string_view target);
+  Result<std::string> target_of(InodeId inode, const Attributes& item);
+  Result<Use> make_unnamed(Caller caller, InodeId directory, u32 mode);
 
   // --- rename.cpp
   Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,

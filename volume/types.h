@@ -56,7 +56,23 @@ struct VolumeOptions {
                                   // in one order, for the simulator
 };
 
-enum class FileKind : u8 { regular = 1, directory = 2 };
+enum class FileKind : u8 {
+  regular = 1,
+  directory = 2,
+  symlink = 3,
+  fifo = 4,
+  socket = 5,
+  char_device = 6,
+  block_device = 7,
+};
+constexpr bool is_device(FileKind kind) {
+  return kind == FileKind::char_device || kind == FileKind::block_device;
+}
+// What has no data of its own; fscrypt never encrypts it.
+constexpr bool is_special(FileKind kind) {
+  return kind == FileKind::fifo || kind == FileKind::socket || is_device(kind);
+}
+inline constexpr u32 kLinksMax = 65000;
 
 struct Stat {
   InodeId inode;
@@ -64,7 +80,8 @@ struct Stat {
   u32 mode = 0;  // permission bits
   u32 uid = 0, gid = 0;
   u32 links = 0;
-  u64 size = 0;
+  u64 size = 0;    // of a symlink: of what read_link() gives just now
+  u64 device = 0;  // of a device: its number as stat's st_rdev has it
   u64 blocks = 0;  // 4 KiB blocks that the map refers to, dirty pages not counted
   i64 mtime_ns = 0, ctime_ns = 0;
   std::optional<crypto::KeyId> key_id;  // encrypted under
@@ -85,6 +102,12 @@ struct OpenFlags {
   bool create = false;
   bool exclusive = false;
   bool truncate = false;
+};
+
+struct NewNode {
+  FileKind kind = FileKind::fifo;
+  u32 mode = 0;    // permission bits
+  u64 device = 0;  // of a device, as Stat has it: at most 32 bits
 };
 
 struct RenameFlags {

@@ -15,8 +15,8 @@
 //
 // Threads: every call is thread-safe. uids are taken as given. Names: 1 to 255 bytes, no '/', no
 // NUL, not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists,
-// not_dir, is_dir, not_empty, name_too_long, no_space, too_big, read_only, bad_handle, invalid, io,
-// damaged; and no_key where the key that is needed is not usable (design 3, "Names",
+// not_dir, is_dir, is_symlink, not_empty, name_too_long, no_space, too_big, read_only, bad_handle,
+// invalid, io, damaged; and no_key where the key that is needed is not usable (design 3, "Names",
 // "Directories").
 
 #include <functional>
@@ -67,11 +67,34 @@ class Volume {
                       std::string_view to, RenameFlags flags = {});
   Result<void> set_times(InodeId inode, i64 mtime_ns);
   Result<void> set_mode(InodeId inode, u32 mode);
+
+  // --- links, symlinks, special files, files without a name (links.cpp) ------------------------
+  // One more name of the inode. not_permitted: it is a directory. too_many_links: it has kLinksMax.
+  // cross_key: the directory is encrypted and the inode has another policy (special files have
+  // none and lie anywhere), or it is in another subvolume. no_key: the directory is locked.
+  // not_found, too: the inode has no name left; but an unnamed file gets its first one in this way.
+  Result<void> link(InodeId inode, InodeId directory, std::string_view name);
+  Result<void> link(HandleId handle, InodeId directory, std::string_view name);
+  // The target is any text of 1 to 4095 bytes without a zero (4093 in an encrypted directory, where
+  // it is encrypted as fscrypt does it, under the symlink's own key), else name_too_long.
+  Result<InodeId> symlink(Caller caller, InodeId directory, std::string_view name,
+                          std::string_view target);
+  // invalid: not a symlink. While its key is not present: the target's no-key form.
+  Result<std::string> read_link(InodeId inode);
+  // A fifo, socket, device or empty file. Special files are not encrypted, their names are.
+  Result<InodeId> make_node(Caller caller, InodeId directory, std::string_view name,
+                            const NewNode& node);
+  // A new file with the directory's policy and without a name. It lives until its last handle is
+  // closed; link() of a handle can name it, unless flags.exclusive is set. flags.write must be.
+  Result<HandleId> open_unnamed(Caller caller, InodeId directory, OpenFlags flags, u32 mode,
+                                std::string path);
+
   // Everything in the directory but "." and "..", in the store's order.
   Result<std::vector<DirEntry>> read_directory(InodeId directory);
 
   // --- handles ---------------------------------------------------------------------------------
-  // Opens (or creates) a regular file by name. `path` is kept for reports only.
+  // Opens (or creates) a regular file by name. `path` is kept for reports only. is_symlink: it is
+  // not followed. unsupported: a special file, which is its opener's to make one of.
   Result<HandleId> open_file(Caller caller, InodeId directory, std::string_view name,
                              OpenFlags flags, u32 mode, std::string path);
   // An open directory handle: keeps its key's names while it is open.

@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import shutil
+import socket
+import stat
 import struct
 import subprocess
 import tempfile
@@ -172,3 +174,44 @@ def refuse_io_uring():
     no_new_privileges = prctl(38, 1, None, 0, 0)
     if no_new_privileges != 0 or prctl(22, 2, filter_, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp is refused")
+
+
+class TreeTest(CliTest):
+    """A store, and a tree of the host with one of each kind."""
+
+    def setUp(self):
+        super().setUp()
+        self.make_store()
+        self.tree = self.folder / "tree"
+        (self.tree / "sub" / "deep").mkdir(parents=True)
+        for name, data in (("a", b"alpha\n"), ("empty", b""), ("sub/b", os.urandom(300_001)),
+                           ("sub/deep/ c \xff".encode("utf-8", "surrogateescape").decode(), b"c")):
+            (self.tree / name).write_bytes(data)
+        (self.tree / "a").chmod(0o640)
+        (self.tree / "sub" / "deep").chmod(0o2750)
+        for path in ("a", "sub/b", "sub/deep", "sub"):
+            os.utime(self.tree / path, ns=(1, 1_234_567_890_123_456_789 - len(path)))
+        (self.tree / "link").symlink_to("a")
+        os.mkfifo(self.tree / "sub" / "pipe")
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.bind(str(self.tree / "socket"))
+
+    def picture(self, root):
+        """Everything: kind, mode, time, content, target or number, and which names are one file."""
+        found, first = {}, {}
+        for path in [root, *sorted(root.rglob("*"))]:
+            info, name = path.lstat(), path.relative_to(root)
+            content = info.st_rdev
+            if stat.S_ISREG(info.st_mode):
+                content = path.read_bytes()
+            elif stat.S_ISLNK(info.st_mode):
+                content = os.readlink(path)
+            links = info.st_nlink if not stat.S_ISDIR(info.st_mode) else 0
+            found[name] = (info.st_mode, info.st_mtime_ns, content, links,
+                           first.setdefault(info.st_ino, name))
+        return found
+
+    def names(self, path, key=True):
+        words = ("--key-file", self.key) if key else ()
+        return self.run_ok("ls", *words, self.at(path)).splitlines()
