@@ -28,13 +28,17 @@ class Checker {
     check_references();
     if (options_.data) check_data();
     check_bitmaps();
-    return Checked{std::move(result_), std::move(reachable_), whole_, space_wrong_};
+    return Checked{std::move(result_), std::move(reachable_), whole_, sound_, space_wrong_};
   }
 
  private:
-  // What is damaged hides what it refers to, or contradicts something else.
+  // What is damaged hides what it refers to.
   void lost(std::string what, std::string where) {
     whole_ = false;
+    found(std::move(what), std::move(where));
+  }
+  void found_unsound(std::string what, std::string where) {
+    sound_ = false;
     found(std::move(what), std::move(where));
   }
   void found_in_space(std::string what, std::string where) {
@@ -46,8 +50,7 @@ class Checker {
   }
 
   Result<void> check_superblocks() {
-    LK_TRY(const SuperblockScan scan,
-           scan_superblocks(*state_.commit_io, state_.device.info().size_bytes));
+    LK_TRY(const SuperblockScan scan, scan_superblocks(*state_.commit_io, state_.fixed.size_bytes));
     const auto newest = scan.newest(false);
     for (u32 place = 0; place < 4; ++place) {
       const u64 block = superblock_place(place, state_.fixed.size_bytes);
@@ -69,10 +72,13 @@ class Checker {
   void claim(BlockRun run, const std::string& where) {
     for (u64 block = run.block; block < run.end(); ++block) {
       if (block >= reachable_.size()) {
-        lost("a block past the end of the store is referred to", where);
+        found_unsound("a block past the end of the store is referred to", where);
         return;
       }
-      if (reachable_[block]) lost("a block is referred to twice", where + ", " + at(block));
+      if (state_.space->is_reserved(block))
+        found_unsound("a reserved block is referred to", where + ", " + at(block));
+      else if (reachable_[block])
+        found_unsound("a block is referred to twice", where + ", " + at(block));
       reachable_[block] = true;
     }
   }
@@ -231,6 +237,7 @@ class Checker {
   std::map<u64, u64> counts_;  // that the records say, by first place
   CheckResult result_;
   bool whole_ = true;
+  bool sound_ = true;
   bool space_wrong_ = false;
 };
 

@@ -10,7 +10,8 @@ namespace latchkey::engine {
 struct Checked {
   CheckResult result;
   std::vector<bool> reachable;  // by block: something refers to it
-  bool whole = true;            // nothing that might refer to blocks is lost or contradicts itself
+  bool whole = true;            // nothing that might refer to blocks is lost
+  bool sound = true;            // every block is referred to once, and may be
   bool space_wrong = false;     // the bitmaps are damaged, or do not say what is reachable
 };
 Result<Checked> check_state(StoreState& state, const CheckOptions& options);

@@ -20,9 +20,8 @@ Result<RepairResult> repair_store(Store& store) {
   StoreState& state = *store.state_;
   RepairResult repair;
   LK_TRY(const Checked checked, check_state(state, {}));
-  if (checked.space_wrong) {
-    if (!checked.whole)
-      return fail(Errc::damaged, "free space cannot be derived: what may refer to blocks is lost");
+  if (!checked.sound) return repair;
+  if (checked.space_wrong && checked.whole) {
     {
       Lock lock(state.space_mutex);
       state.space->rebuild(store.facts().generation, checked.reachable);

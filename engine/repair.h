@@ -1,7 +1,9 @@
 #pragma once
 // Offline repair of what the engine can derive: places of nodes from their twins, free space from
-// what is reachable, superblock copies from the newest. What is lost with both its places stays so;
-// nothing that could be read before is worse after, and a repair that was cut off is begun again.
+// what is reachable, superblock copies from the newest. What is lost with both its places stays so,
+// and with it free space, since nobody knows what it referred to. Where a block is referred to
+// twice nothing is changed at all. Nothing that could be read before is worse after, and a repair
+// that was cut off is begun again.
 
 #include "engine/store.h"
 
@@ -12,9 +14,8 @@ struct RepairResult {
   bool space_rebuilt = false;
 };
 
-// The store was opened with OpenOptions::repair and nobody else uses it. Errors: damaged (free
-// space is wrong and cannot be derived, because a node that may refer to blocks is lost: nothing
-// was changed); io, read_only.
+// The store was opened with OpenOptions::repair and nobody else uses it. What it could not mend a
+// check tells. Errors: io, no_memory.
 Result<RepairResult> repair_store(Store& store);
 
 }  // namespace latchkey::engine

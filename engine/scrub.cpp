@@ -64,8 +64,8 @@ class Scrubber {
   Result<void> superblocks() {
     for (u32 attempt = 0; attempt < 3; ++attempt) {
       const u64 before = store_.facts().generation;
-      LK_TRY(const SuperblockScan scan, scan_superblocks(*io_, state_.device.info().size_bytes));
-      LK_TRY(const SuperblockScan again, scan_superblocks(*io_, state_.device.info().size_bytes));
+      LK_TRY(const SuperblockScan scan, scan_superblocks(*io_, state_.fixed.size_bytes));
+      LK_TRY(const SuperblockScan again, scan_superblocks(*io_, state_.fixed.size_bytes));
       go_on(u64{8} * kBlockBytes);
       std::vector<u32> bad;
       for (u32 place = 0; place < 4; ++place)
@@ -74,9 +74,9 @@ class Scrubber {
           bad.push_back(place);
       if (bad.empty()) return {};
       if (store_.facts().generation != before) continue;
-      const bool mend = !state_.read_only;
+      bool mend = !state_.read_only;
       for (u32 i = 0; mend && i < 2; ++i)
-        LK_TRYV(state_.commit_through(store_.running_transaction(), true));
+        mend = state_.commit_through(store_.running_transaction(), true).has_value();
       for (const u32 place : bad) {
         found(fmt::format("a superblock copy {}", again.copies[place].wrong),
               at(superblock_place(place, state_.fixed.size_bytes)), mend);

@@ -11,6 +11,7 @@ namespace {
 
 constexpr u64 kFirstPlace = 64 * kKiB;
 constexpr u64 kSetDistance = kMiB;
+constexpr u64 kGenerationMax = u64{1} << 56;  // a commit a microsecond for two thousand years
 
 Checksum checksum_of(const SuperblockDisk& disk) {
   SuperblockDisk copy = disk;
@@ -26,6 +27,8 @@ const char* implausible(const SuperblockDisk& disk) {
   if (disk.extent_blocks_max == 0 || disk.extent_blocks_max > kExtentBlocksMax)
     return "the extent size is impossible";
   if (disk.size_bytes < kDeviceBytesMin) return "the size is impossible";
+  if (disk.generation == 0 || disk.generation > kGenerationMax)
+    return "the generation is impossible";
   return nullptr;
 }
 

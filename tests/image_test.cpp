@@ -75,5 +75,19 @@ TEST(StoreImage, changed_images_are_answered) {
   }
 }
 
+TEST(StoreImage, a_repair_of_changed_images_makes_nothing_worse) {
+  const std::vector<StoreImage> seeds = seed_images();
+  int mended = 0;
+  for (u64 i = 0; i < 400; ++i) {
+    const u64 seed = seed_base() + 1'000'000 + i;
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    StoreImage image = seeds[seed % seeds.size()];
+    ImageMutator change = mutator(seed);
+    for (u64 rounds = 1 + seed % 4; rounds != 0; --rounds) change.mutate(image);
+    mended += repair_everything(image) ? 1 : 0;
+  }
+  EXPECT_GE(mended, 40);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -3,7 +3,8 @@
 //
 //   build/fuzz/tests/open_fuzz -max_total_time=60 -timeout=10 FOLDER
 //
-// An empty FOLDER is filled with images of small real stores first. With LATCHKEY_FUZZ_IMAGE=FILE
+// With LATCHKEY_FUZZ_REPAIR=1 they are checked and repaired instead: nothing may become worse. An
+// empty FOLDER is filled with images of small real stores first. With LATCHKEY_FUZZ_IMAGE=FILE
 // an input is not opened but written there as the device image that it stands for.
 
 #include <unistd.h>
@@ -82,6 +83,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const StoreImage image = StoreImage::decode(latchkey::tests::bytes_of(data, size));
   if (const char* path = std::getenv("LATCHKEY_FUZZ_IMAGE"); path != nullptr)
     latchkey::tests::write_image(path, image);
+  else if (std::getenv("LATCHKEY_FUZZ_REPAIR") != nullptr)
+    latchkey::tests::repair_everything(image);
   else
     latchkey::tests::open_everything(image);
   return 0;

@@ -137,8 +137,7 @@ Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOp
                                    Env& env);
 
 // Offline repair of what can be derived (engine/repair.h): places of nodes, free space, superblock
-// copies. A check afterwards says what is left. Needs no key. Errors: those of Store::open; damaged
-// (nothing was changed).
+// copies. A check afterwards says what is left. Needs no key. Errors: those of Store::open.
 struct RepairFindings {
   std::vector<engine::Finding> mended;
 };

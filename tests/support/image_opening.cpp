@@ -176,6 +176,27 @@ u32 open_everything(const StoreImage& image) {
   return files;
 }
 
+bool repair_everything(const StoreImage& image) {
+  if (image.device_blocks == 0) return false;
+  RepeatingEnv env;
+  SimDevice device(device_of(image.device_blocks));
+  device.restore(image.to_sim());
+  const auto findings = [&] {
+    const auto checked = check_volume(device, {.data = true, .progress = {}}, env);
+    return checked ? checked->findings.size() : ~std::size_t{0};
+  };
+  const std::size_t findings_before = findings();
+  const u32 files_before = read_everything(device, true);
+  const auto repaired = repair_volume(device, env);
+  LK_CHECK(findings() <= findings_before);
+  LK_CHECK(read_everything(device, true) >= files_before);
+  if (!repaired) return false;
+  const u64 writes = device.counters().writes;
+  const auto again = repair_volume(device, env);
+  LK_CHECK(again && again->mended.empty() && device.counters().writes == writes);
+  return !repaired->mended.empty();
+}
+
 // --- seeds -------------------------------------------------------------------------------------
 
 namespace {

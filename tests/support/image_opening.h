@@ -11,6 +11,10 @@ namespace latchkey::tests {
 // Returns how many files were read whole under the key without an error.
 u32 open_everything(const StoreImage& image);
 
+// Repairs it, stops the process if that made anything worse: a finding more, a file less that can
+// be read; or if a second repair finds something to do. Returns whether it mended anything.
+bool repair_everything(const StoreImage& image);
+
 // Plain and encrypted files, large and small, with holes; orphans; nodes of 4 and 16 KiB; trees of
 // one and two levels; one region of free space and two. The same at every call.
 std::vector<StoreImage> seed_images();
