@@ -28,7 +28,8 @@ constexpr Kind kKinds[] = {{volume::FileKind::regular, '-', "regular"},
                            {volume::FileKind::fifo, 'p', "fifo"},
                            {volume::FileKind::socket, 's', "socket"},
                            {volume::FileKind::char_device, 'c', "character_device"},
-                           {volume::FileKind::block_device, 'b', "block_device"}};
+                           {volume::FileKind::block_device, 'b', "block_device"},
+                           {volume::FileKind::subvolume, 'd', "subvolume"}};
 
 const Kind& kind_of(volume::FileKind kind) { return *std::ranges::find(kKinds, kind, &Kind::kind); }
 

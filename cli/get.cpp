@@ -137,7 +137,7 @@ class Getter {
           entry.name.find_first_of(std::string_view("/\0", 2)) != std::string::npos)
         return fail(Errc::malformed, "a name in the store is none that a file can have");
       LK_TRY(const volume::Stat below, volume_.stat(entry.inode));
-      if (entry.kind == volume::FileKind::directory)
+      if (below.kind == volume::FileKind::directory)
         LK_TRYV(tree(entry.inode, below, target / entry.name, false));
       else
         LK_TRYV(leaf(directory, entry, below, target / entry.name));

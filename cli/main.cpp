@@ -51,6 +51,7 @@ class CommandLine {
     add_store_verbs();
     add_key_verbs();
     add_path_verbs();
+    add_subvolume_verbs();
     add_load_verbs();
   }
 
@@ -252,6 +253,38 @@ class CommandLine {
     add_path(sub);
   }
 
+  void add_subvolume_verbs() {
+    CLI::App* group = app_.add_subcommand("subvolume", "trees of files of their own");
+    group->require_subcommand(1);
+    group->fallthrough();
+    CLI::App* sub = verb(group, "create", "subvolume_create", "an empty subvolume",
+                         call(run_subvolume_create, subvolume_));
+    sub->add_option("target", subvolume_.target, "IMG:/path")->required();
+    add_key(sub, subvolume_.key);
+
+    group = app_.add_subcommand("snapshot", "a subvolume as it is now; list, rm");
+    group->fallthrough();
+    group->require_subcommand(0, 1);
+    // CLI11 calls a group back after the verb in it.
+    group->callback([this, group] {
+      if (!group->get_subcommands().empty()) return;
+      common_.verb = "snapshot";
+      work_ = call(run_snapshot_create, subvolume_);
+    });
+    group->add_flag("-r,--read-only", subvolume_.read_only, "nothing in it can be changed");
+    group->add_option("source", subvolume_.target, "IMG:/path of a subvolume");
+    group->add_option("destination", subvolume_.destination, "IMG:/path");
+    add_key(group, subvolume_.key);
+    sub = verb(group, "list", "snapshot_list", "all subvolumes and snapshots",
+               call(run_snapshot_list, subvolume_));
+    sub->add_option("image", subvolume_.image, "device or image file with a store")->required();
+    add_key(sub, subvolume_.key);
+    sub = verb(group, "rm", "snapshot_rm", "remove a snapshot or subvolume with all in it",
+               call(run_snapshot_rm, subvolume_));
+    sub->add_option("target", subvolume_.target, "IMG:/path")->required();
+    add_key(sub, subvolume_.key);
+  }
+
   void add_copy(CLI::App* sub, const std::string& source, const std::string& destination) {
     sub->add_option("source", copy_.source, source)->required();
     sub->add_option("destination", copy_.destination, destination)->required();
@@ -317,6 +350,7 @@ class CommandLine {
   KeySource key_source_;
   PathArgs path_;
   CopyArgs copy_;
+  SubvolumeArgs subvolume_;
   BenchArgs bench_;
   TortureArgs torture_;
   SessionArgs session_;

@@ -57,6 +57,18 @@ Exit run_ls(const Common& common, const PathArgs& args);
 Exit run_rm(const Common& common, const PathArgs& args);
 Exit run_map(const Common& common, const PathArgs& args);
 
+struct SubvolumeArgs {
+  std::string target;       // create, rm: IMG:/path; snapshot: what it is of
+  std::string destination;  // snapshot: IMG:/path
+  std::string image;        // list
+  KeySource key;
+  bool read_only = false;
+};
+Exit run_subvolume_create(const Common& common, const SubvolumeArgs& args);
+Exit run_snapshot_create(const Common& common, const SubvolumeArgs& args);
+Exit run_snapshot_list(const Common& common, const SubvolumeArgs& args);
+Exit run_snapshot_rm(const Common& common, const SubvolumeArgs& args);
+
 struct CopyArgs {
   std::string source;  // put: a path of the host; get: IMG:/path
   std::string destination;

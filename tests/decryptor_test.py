@@ -167,7 +167,7 @@ class Store:
         for (tree, kind, offset), value in list(self.trees[1].items()):
             assert (kind, offset) == (1, 0) and len(value) == size_of("TreeRecordDisk")
             self.trees[tree] = self.tree(tree, fields("TreeRecordDisk", value)["root"])
-        assert set(self.trees) == {1, 2, 3, 256} and not self.trees[3]
+        assert set(self.trees) == {1, 2, 3, 4, 256} and not self.trees[3]
         # Type 2 is the count of a node that trees share.
         self.extents = [self.extent(key, value) for key, value in self.trees[2].items()
                         if key[1] != 2]

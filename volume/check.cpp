@@ -11,6 +11,7 @@
 #include "crypto/names.h"
 #include "extent/map.h"
 #include "volume/check_data.h"
+#include "volume/check_subvolumes.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -34,9 +35,7 @@ bool could_be_stored(std::string_view stored, bool encrypted) {
   return stored.size() == crypto::kNameBytesMax || (!stored.empty() && stored.size() % 32 == 0);
 }
 
-bool tree_known(engine::TreeId tree) {
-  return tree == engine::kExtentTree || tree == engine::kKeyTree || tree == engine::kFirstSubvolume;
-}
+constexpr engine::Key kLastKey{~u64{0}, 255, ~u64{0}};
 
 class VolumeChecker {
  public:
@@ -44,31 +43,22 @@ class VolumeChecker {
 
   Result<void> run() {
     const engine::View view = store_.view();
-    const engine::Key last{~u64{0}, 255, ~u64{0}};
-    LK_TRYV(view.scan(engine::kFirstSubvolume, {}, last, [&](const engine::Key& key, Bytes value) {
-      record(key, value);
-      return true;
-    }));
-    LK_TRYV(view.scan(engine::kRootTree, {}, last, [&](const engine::Key& key, Bytes) {
-      if (!tree_known(key.object))
-        found("a tree of an unknown purpose", fmt::format("tree {}", key.object));
-      return true;
-    }));
-    LK_TRYV(view.scan(engine::kKeyTree, {}, last, [&](const engine::Key& key, Bytes) {
+    SubvolumeChecker subvolumes(result_.findings);
+    LK_TRYV(subvolumes.read(view));
+    for (const engine::TreeId id : subvolumes.there()) LK_TRYV(run_subvolume(view, id, subvolumes));
+    subvolume_ = kRootInode.subvolume;
+    subvolumes.check_names();
+    LK_TRYV(view.scan(engine::kKeyTree, {}, kLastKey, [&](const engine::Key& key, Bytes) {
       found("a record of an unknown type in the tree of keys", key_text(key));
       return true;
     }));
-    if (!counter_) found("the counter of inode numbers is missing", "inode counter");
-    check_links();
-    check_reachability();
-    for (const auto& [number, known] : inodes_) check_inode(number, known);
+    LK_TRYV(collect_pieces(view));
     return check_data(
         view, std::move(pieces_),
-        [&](u64 number) -> std::optional<std::optional<crypto::KeyId>> {
-          const auto it = inodes_.find(number);
-          if (it == inodes_.end() || !it->second.item) return std::nullopt;
-          const Attributes& item = *it->second.item;
-          return item.encrypted ? std::optional(item.key_id) : std::nullopt;
+        [&](InodeId inode) -> std::optional<std::optional<crypto::KeyId>> {
+          const auto it = policies_.find(inode);
+          if (it == policies_.end()) return std::nullopt;
+          return it->second;
         },
         result_.findings);
   }
@@ -86,7 +76,50 @@ class VolumeChecker {
     bool has_target = false;
   };
 
+  Result<void> run_subvolume(const engine::View& view, engine::TreeId id,
+                             SubvolumeChecker& subvolumes) {
+    subvolume_ = id;
+    subvolumes_ = &subvolumes;
+    counter_.reset();
+    inodes_.clear();
+    names_.clear();
+    backs_.clear();
+    LK_TRYV(view.scan(id, {}, kLastKey, [&](const engine::Key& key, Bytes value) {
+      record(key, value);
+      return true;
+    }));
+    if (!counter_) found("the counter of inode numbers is missing", "inode counter");
+    check_links();
+    check_reachability();
+    for (const auto& [number, known] : inodes_) {
+      check_inode(number, known);
+      if (!known.item || known.map_end == 0) continue;
+      policies_[{id, number}] =
+          known.item->encrypted ? std::optional(known.item->key_id) : std::nullopt;
+    }
+    return {};
+  }
+
+  // A piece in a shared leaf counts once, as its references do; those of a subvolume that is being
+  // dropped count as long as they are there.
+  Result<void> collect_pieces(const engine::View& view) {
+    return view.scan_distinct([&](engine::TreeId tree, const engine::Key& key, Bytes value) {
+      if (key.type != kMapType || key.object < kRootNumber) return true;
+      const auto entry = extent::decode_map(key.offset, value);
+      if (entry && lies_inside(*entry))
+        pieces_.push_back(
+            {entry->disk_block, entry->file_block, {tree, key.object}, entry->blocks});
+      return true;
+    });
+  }
+  bool lies_inside(const extent::MapEntry& entry) const {
+    const u64 blocks = store_.facts().size_bytes / engine::kBlockBytes;
+    return entry.disk_block < blocks && entry.blocks <= blocks - entry.disk_block;
+  }
+
   void found(std::string what, std::string where) {
+    if (subvolume_ != kRootInode.subvolume)
+      where = fmt::format("subvolume {}, {}", subvolume_, where);
     result_.findings.push_back({std::move(what), std::move(where), false});
   }
   static std::string text(u64 inode) { return fmt::format("inode {}", inode); }
@@ -155,7 +188,7 @@ class VolumeChecker {
   void entry(const engine::Key& key, Bytes value) {
     Known& directory = inodes_[key.object];
     directory.has_entries = true;
-    auto decoded = decode_entry(kRootInode.subvolume, key, value);
+    auto decoded = decode_entry(subvolume_, key, value);
     if (!decoded)
       return found(decoded.error().what,
                    fmt::format("directory {}, entry {:#x}", key.object, key.offset));
@@ -165,6 +198,8 @@ class VolumeChecker {
       found("a directory entry lies at the wrong hash", text(link));
     if (directory.item && !could_be_stored(decoded->stored, directory.item->encrypted))
       found("a directory entry has an impossible name", text(link));
+    if (decoded->kind == FileKind::subvolume)
+      return subvolumes_->name({subvolume_, key.object}, decoded->stored, decoded->inode.subvolume);
     ++inodes_[decoded->inode.number].names;
     names_.push_back(link);
   }
@@ -176,10 +211,7 @@ class VolumeChecker {
     if (!decoded) return found(decoded.error().what, where);
     if (decoded->file_block < known.map_end) found("two pieces of a file's map overlap", where);
     known.map_end = std::max(known.map_end, decoded->file_end());
-    const u64 blocks = store_.facts().size_bytes / engine::kBlockBytes;
-    if (decoded->disk_block >= blocks || decoded->blocks > blocks - decoded->disk_block)
-      return found("a file refers past the end of the store", where);
-    pieces_.push_back({decoded->disk_block, decoded->file_block, key.object, decoded->blocks});
+    if (!lies_inside(*decoded)) found("a file refers past the end of the store", where);
   }
 
   void target(const engine::Key& key, Bytes value) {
@@ -289,10 +321,13 @@ class VolumeChecker {
 
   engine::Store& store_;
   CheckFindings& result_;
+  engine::TreeId subvolume_ = kRootInode.subvolume;  // that is looked at
+  SubvolumeChecker* subvolumes_ = nullptr;
   std::optional<u64> counter_;
   std::map<u64, Known> inodes_;
   std::vector<Link> names_, backs_;
   std::vector<MapPiece> pieces_;
+  std::map<InodeId, std::optional<crypto::KeyId>> policies_;  // of all subvolumes' files
 };
 
 }  // namespace

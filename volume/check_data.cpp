@@ -15,7 +15,7 @@ namespace {
 std::string at(u64 block) { return fmt::format("device offset {}", block * engine::kBlockBytes); }
 
 std::string at(const MapPiece& piece) {
-  return fmt::format("inode {}, file offset {}, {}", piece.inode,
+  return fmt::format("{}, file offset {}, {}", to_text(piece.inode),
                      piece.file_block * engine::kBlockBytes, at(piece.disk_block));
 }
 

@@ -14,14 +14,14 @@ namespace latchkey::volume {
 struct MapPiece {
   u64 disk_block = 0;
   u64 file_block = 0;
-  u64 inode = 0;
+  InodeId inode;
   u32 blocks = 0;
   u32 held = 0;  // blocks that extent records hold: check_data() counts
 };
 
 // The key that an inode's data is encrypted under, nullopt for a clear one. Outer nullopt: there is
 // no such inode, which is told elsewhere.
-using PolicyOf = std::function<std::optional<std::optional<crypto::KeyId>>(u64)>;
+using PolicyOf = std::function<std::optional<std::optional<crypto::KeyId>>(InodeId)>;
 
 // Finds blocks that no record holds, references that are not what the records count, contexts that
 // are malformed or not the file's, and a key and tweak that stand over two blocks (K1). Pieces lie

@@ -111,7 +111,7 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
 Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::string_view name,
                                     const Fresh& what) {
   LK_TRYV(check_name(name));
-  LK_TRYV(must_be_writable());
+  LK_TRYV(must_be_writable(directory));
   LK_TRY(const Use parent, use(directory));
   const DirectoryLocks locks(directories, {directory});
   LK_TRY(NewName place, place_for_name(*parent, name));
@@ -162,9 +162,13 @@ Result<void> Volume::State::make_orphan(engine::Transaction& transaction, Inode&
 // once if that is this call.
 Result<void> Volume::State::remove_name(InodeId directory, std::string_view name,
                                         bool of_directory) {
-  LK_TRYV(must_be_writable());
+  LK_TRYV(must_be_writable(directory));
   LK_TRY(const Use parent, use(directory));
   LK_TRY(const Entry seen, find_entry(directory, name));
+  if (seen.kind == FileKind::subvolume) {
+    if (!of_directory) return fail(Errc::is_dir, "is a directory");
+    return fail(Errc::not_permitted, "a subvolume goes by a call of its own: snapshot rm");
+  }
   LK_TRY(Use target, use(seen.inode));
   {
     const DirectoryLocks locks(directories, {directory, seen.inode});
@@ -185,6 +189,7 @@ Result<void> Volume::State::remove_name(InodeId directory, std::string_view name
     LK_TRYV(transaction.erase(directory.subvolume, entry.key));
     if (back) LK_TRYV(transaction.erase(directory.subvolume, *back));
     LK_TRYV(touch_directory(transaction, *parent, now));
+    if (entry.inode.number == kEmptyNumber) return {};  // no inode goes with this name
     LK_TRYV(drop_link(transaction, *target, now));
   }
   return target.end();
@@ -200,7 +205,7 @@ Result<void> Volume::unlink(InodeId directory, std::string_view name) {
 
 Result<void> Volume::State::change_attributes(InodeId number,
                                               const std::function<void(Attributes&)>& fn) {
-  LK_TRYV(must_be_writable());
+  LK_TRYV(must_be_writable(number));
   LK_TRY(const Use inode, use(number));
   LK_TRY(auto space, store->reserve({0, 2, 256}));
   const i64 now = static_cast<i64>(env.realtime_ns());
@@ -225,7 +230,7 @@ Result<void> Volume::set_mode(InodeId inode, u32 mode) {
 
 Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id) {
   State& state = *state_;
-  LK_TRYV(state.must_be_writable());
+  LK_TRYV(state.must_be_writable(directory));
   LK_TRY(const State::Use inode, state.use(directory));
   const DirectoryLocks locks(state.directories, {directory});
   const keymgr::KeyStatus key = state.keyring.status(id, caller.uid);

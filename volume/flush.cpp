@@ -125,6 +125,7 @@ void Volume::State::work() {
     if (should_stop()) return;
     const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
     if (!memory.half_used() && !due) {
+      if (const auto stepped = drop_step(); stepped && *stepped) continue;
       memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
       continue;
     }

@@ -96,8 +96,9 @@ Result<Attributes> decode_inode(Bytes value) {
 
 std::vector<std::byte> encode_entry(const Entry& entry) {
   std::vector<std::byte> value(sizeof(EntryDisk) + entry.stored.size());
-  const EntryDisk disk{entry.inode.number, static_cast<u8>(entry.kind),
-                       static_cast<u8>(entry.stored.size())};
+  const bool crosses = entry.kind == FileKind::subvolume;
+  const EntryDisk disk{crosses ? entry.inode.subvolume : entry.inode.number,
+                       static_cast<u8>(entry.kind), static_cast<u8>(entry.stored.size())};
   store_disk(value, disk);
   std::memcpy(value.data() + sizeof disk, entry.stored.data(), entry.stored.size());
   return value;
@@ -107,12 +108,17 @@ Result<Entry> decode_entry(engine::TreeId subvolume, const engine::Key& key, Byt
   if (value.size() < sizeof(EntryDisk))
     return fail(Errc::malformed, "a directory entry is malformed");
   const auto disk = load_disk<EntryDisk>(value);
-  if (!kind_known(disk.kind) || disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
+  const bool leads_somewhere =
+      kind_known(disk.kind) || disk.kind == static_cast<u8>(FileKind::subvolume);
+  if (!leads_somewhere || disk.name_size == 0 || value.size() != sizeof disk + disk.name_size)
     return fail(Errc::malformed, "a directory entry is malformed");
   Entry entry;
   entry.key = key;
-  entry.inode = {subvolume, disk.inode};
   entry.kind = static_cast<FileKind>(disk.kind);
+  if (entry.kind == FileKind::subvolume)
+    entry.inode = {disk.inode, kRootNumber};
+  else
+    entry.inode = {subvolume, disk.inode};
   const Bytes name = value.subspan(sizeof disk);
   entry.stored.assign(reinterpret_cast<const char*>(name.data()), name.size());
   return entry;

@@ -20,7 +20,10 @@ inline constexpr u8 kOrphanType = 11;  // (kOrphanObject, 11, inode): nothing; u
 inline constexpr u64 kCounterObject = 1;
 inline constexpr u64 kOrphanObject = 2;
 inline constexpr std::size_t kTargetPieceBytes = 896;  // of all but the last: fits any node size
-inline constexpr u64 kInodeChunk = 1024;               // inode numbers that the counter is ahead by
+// In a snapshot, of every directory that stands where a subvolume was: it is no record's, always
+// empty, and never changes.
+inline constexpr u64 kEmptyNumber = 2;
+inline constexpr u64 kInodeChunk = 1024;  // inode numbers that the counter is ahead by
 
 // fscrypt's v2 policy in effect: contents AES-256-XTS, names AES-256-CTS, padding 32.
 struct InodeDisk {
@@ -80,7 +83,7 @@ struct Entry {
   std::string stored;  // the name's bytes on disk
 };
 std::vector<std::byte> encode_entry(const Entry& entry);
-// Of a directory in `subvolume`.
+// Of a directory in `subvolume`. An entry of kind subvolume leads to that one's root directory.
 Result<Entry> decode_entry(engine::TreeId subvolume, const engine::Key& key, Bytes value);
 
 // What a back item says: one name that leads to the inode.

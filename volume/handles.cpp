@@ -66,14 +66,15 @@ Result<void> Volume::State::pass_door(Inode& inode) {
 Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string_view name,
                                    OpenFlags flags, u32 mode, std::string path) {
   State& state = *state_;
-  if (flags.write) LK_TRYV(state.must_be_writable());
+  if (flags.write) LK_TRYV(state.must_be_writable(directory));
   for (int races = 0;; ++races) {
     const auto entry = state.find_entry(directory, name);
     InodeId number;
     if (entry) {
       if (flags.create && flags.exclusive)
         return fail(Errc::exists, "there is such a name already");
-      if (entry->kind == FileKind::directory) return fail(Errc::is_dir, "is a directory");
+      if (entry->kind == FileKind::directory || entry->kind == FileKind::subvolume)
+        return fail(Errc::is_dir, "is a directory");
       if (entry->kind == FileKind::symlink) return fail(Errc::is_symlink, "is a symlink");
       if (is_special(entry->kind))
         return fail(Errc::unsupported, "a special file has no data in the store");

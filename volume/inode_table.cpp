@@ -36,6 +36,7 @@ Result<Volume::State::Use> Volume::State::use(InodeId number) {
     u64 seen = 0;
     {
       Lock lock(table_mutex);
+      if (!is_there(number.subvolume)) return fail(Errc::not_found, "there is no such subvolume");
       if (const auto it = inodes.find(number); it != inodes.end()) {
         if (it->second->unlinked) return fail(Errc::not_found, "there is no such file");
         ++it->second->users;
@@ -48,6 +49,7 @@ Result<Volume::State::Use> Volume::State::use(InodeId number) {
     Lock lock(table_mutex);
     // Somebody may have had it in memory, changed it and forgotten it since it was read.
     if (forgotten_count(number) != seen || inodes.contains(number)) continue;
+    if (!is_there(number.subvolume)) continue;
     return Use(*this, add_to_table(number, attributes));
   }
 }
@@ -196,6 +198,11 @@ Result<void> Volume::State::reap(InodeId inode) {
     LK_TRYV(transaction.erase(inode.subvolume, orphan_key(inode)));
     return {};
   }
+}
+
+Result<void> Volume::State::reap_orphans() {
+  for (const engine::TreeId subvolume : all_subvolumes()) LK_TRYV(reap_orphans(subvolume));
+  return {};
 }
 
 Result<void> Volume::State::reap_orphans(engine::TreeId subvolume) {

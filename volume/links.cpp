@@ -32,7 +32,7 @@ Result<void> Volume::State::may_link(const Inode& inode, const Attributes& into)
 }
 
 Result<void> Volume::State::link(Inode& inode, InodeId directory, std::string_view name) {
-  LK_TRYV(must_be_writable());
+  LK_TRYV(must_be_writable(directory));
   if (inode.id().subvolume != directory.subvolume)
     return fail(Errc::cross_key, "a name in one subvolume leads to nothing in another");
   LK_TRYV(must_be_free(directory, name));
@@ -184,7 +184,7 @@ Result<Volume::State::Use> Volume::State::make_unnamed(Caller caller, InodeId di
 Result<HandleId> Volume::open_unnamed(Caller caller, InodeId directory, OpenFlags flags, u32 mode,
                                       std::string path) {
   State& state = *state_;
-  LK_TRYV(state.must_be_writable());
+  LK_TRYV(state.must_be_writable(directory));
   if (!flags.write) return fail(Errc::invalid, "a file without a name is opened for writing");
   LK_TRY(State::Use use, state.make_unnamed(caller, directory, mode));
   use->linkable = !flags.exclusive;

@@ -22,6 +22,12 @@ Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
 }
 
 Result<Attributes> get_inode(const engine::View& view, InodeId inode) {
+  if (inode.number == kEmptyNumber) {
+    Attributes empty;
+    empty.kind = FileKind::directory;
+    empty.mode = 0555;
+    return empty;
+  }
   LK_TRY(const auto record, view.get(inode.subvolume, inode_key(inode.number)));
   if (!record) return fail(Errc::not_found, "there is no such file");
   return decode_inode(record->value);

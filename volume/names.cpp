@@ -43,11 +43,13 @@ Result<std::string> NameAccess::shown_target(std::string_view sealed) const {
 }
 
 Result<Attributes> Volume::State::attributes_of(InodeId id) {
+  LK_TRYV(must_be_there(id.subvolume));
   if (const InodePtr inode = in_memory(id)) return inode->attributes();
   return get_inode(store->view(), id);
 }
 
 Result<Attributes> Volume::State::directory_attributes(InodeId directory) {
+  LK_TRYV(must_be_there(directory.subvolume));
   LK_TRY(const Attributes attributes, get_inode(store->view(), directory));
   if (attributes.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   return attributes;
@@ -116,6 +118,7 @@ Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view
                       found = std::move(*entry);
                       return false;
                     }));
+  if (found) cross(directory, *found);
   return found;
 }
 
@@ -141,7 +144,10 @@ Result<Entry> Volume::State::find_entry(InodeId directory, std::string_view name
                                  return false;
                                }));
   }
-  if (found) return std::move(*found);
+  if (found) {
+    cross(directory, *found);
+    return std::move(*found);
+  }
   if (options.compat_fscrypt) return fail(Errc::not_found, "there is no such name");
   return fail(Errc::no_key, "the directory is locked: its key is not present");
 }
@@ -163,6 +169,7 @@ Result<std::vector<DirEntry>> Volume::State::list(InodeId directory) {
           wrong = std::unexpected(entry.error());
           return false;
         }
+        cross(directory, *entry);
         entries.push_back({std::move(entry->stored), entry->inode, entry->kind});
         return true;
       }));

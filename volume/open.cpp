@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "volume/lock_limit.h"
 #include "volume/state.h"
+#include "volume/subvolumes.h"
 
 namespace latchkey::volume {
 
@@ -24,7 +25,7 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
   format.label = options.label;
   LK_TRYV(engine::Store::format(device, format));
   LK_TRY(auto store, engine::Store::open(device, {}, env));
-  LK_TRY(auto space, store->reserve({0, 2, 256}));
+  LK_TRY(auto space, store->reserve({0, kNewTreeRecords, options.node_bytes}));
   {
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     Attributes root;
@@ -33,6 +34,13 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
     root.links = 1;
     root.mtime_ns = root.ctime_ns = static_cast<i64>(env.realtime_ns());
     LK_TRYV(put_inode(transaction, kRootInode, root));
+    LK_TRYV(transaction.create_tree(kSubvolumeTree));
+    Subvolume first;
+    first.created_ns = root.mtime_ns;
+    LK_TRYV(put_subvolume(transaction, kRootInode.subvolume, first));
+    const Le64 next_subvolume(kRootInode.subvolume + 1);
+    LK_TRYV(transaction.put(kSubvolumeTree, kSubvolumeIdKey,
+                            std::as_bytes(std::span(&next_subvolume, 1))));
     const Le64 counter(kRootNumber + 1);
     LK_TRYV(transaction.put(engine::kFirstSubvolume, {kCounterObject, kCounterType, 0},
                             std::as_bytes(std::span(&counter, 1))));
@@ -96,6 +104,7 @@ Result<void> Volume::State::start() {
                                            lockable_bytes());
   open_options.read_ring_buffer_bytes = kReadRingBytes;
   open_options.register_buffers = pipeline_options.register_buffers = sizes.register_buffers;
+  open_options.runs_of = runs_of;
   LK_TRY(store, engine::Store::open(device, open_options, env));
   LK_TRY(slots, keymgr::SlotTable::create(sizes.key_slots));
   pipeline_options.queue_depth = options.queue_depth;
@@ -108,10 +117,12 @@ Result<void> Volume::State::start() {
   if (writable) {
     LK_TRY(pipeline, writeback::Pipeline::create(*store, env, pipeline_options));
   }
+  LK_TRYV(load_subvolumes());
   LK_TRYV(read_counter(store->view(), kRootInode.subvolume));
   LK_TRYV(get_inode(store->view(), kRootInode));
   if (!writable) return {};
-  LK_TRYV(reap_orphans(kRootInode.subvolume));
+  LK_TRYV(reap_orphans());
+  if (options.inline_writeback) (void)finish_removals({});
   if (!options.inline_writeback)
     for (u32 i = 0; i < options.writeback_workers; ++i) workers.emplace_back([this] { work(); });
   return {};

@@ -64,6 +64,7 @@ Result<void> remove_tree(Volume& volume, std::string_view path) {
   LK_TRY(const InodeId inode, volume.lookup(top.directory, top.name));
   LK_TRY(const Stat stat, volume.stat(inode));
   if (stat.kind != FileKind::directory) return volume.unlink(top.directory, top.name);
+  if (inode.number == kRootNumber) return volume.rmdir(top.directory, top.name);  // refuses
   std::vector<Frame> stack;
   LK_TRY(auto first, volume.read_directory(inode));
   stack.push_back({inode, top.directory, top.name, std::move(first)});
@@ -76,6 +77,7 @@ Result<void> remove_tree(Volume& volume, std::string_view path) {
     }
     DirEntry entry = std::move(frame.entries.back());
     frame.entries.pop_back();
+    if (entry.kind == FileKind::subvolume) return volume.rmdir(frame.directory, entry.name);
     if (entry.kind != FileKind::directory) {
       LK_TRYV(volume.unlink(frame.directory, entry.name));
       continue;

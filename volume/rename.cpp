@@ -24,6 +24,10 @@ Result<bool> is_above(const engine::View& view, InodeId inode, InodeId directory
   return fail(Errc::malformed, "directories that hold each other");
 }
 
+bool item_is_directory(const Entry& entry) {
+  return entry.kind == FileKind::directory || entry.kind == FileKind::subvolume;
+}
+
 }  // namespace
 
 // What a rename is about, looked up without locks first and again under them.
@@ -106,6 +110,9 @@ Result<void> Volume::State::Rename::allowed() {
   if (flags.exchange && !to.entry) return fail(Errc::not_found, "there is no such name");
   if (flags.no_replace && to.entry) return fail(Errc::exists, "there is such a name already");
   if (is_itself()) return {};
+  for (const Side* side : {&from, &to})
+    if (side->leads_to().number == kEmptyNumber)
+      return fail(Errc::not_permitted, "a snapshot has nothing of the subvolumes below");
   LK_TRYV(may_enter(from, to));
   if (flags.exchange) return may_enter(to, from);
   return to.entry ? may_replace() : Result<void>{};
@@ -123,7 +130,9 @@ Result<void> Volume::State::Rename::may_enter(const Side& moved, const Side& int
 }
 
 Result<void> Volume::State::Rename::may_replace() {
-  const bool moves_directory = from.entry->kind == FileKind::directory;
+  if (to.entry->kind == FileKind::subvolume)
+    return fail(Errc::not_permitted, "a subvolume goes by a call of its own: snapshot rm");
+  const bool moves_directory = item_is_directory(*from.entry);
   const bool finds_directory = to.entry->kind == FileKind::directory;
   if (moves_directory && !finds_directory) return fail(Errc::not_dir, "not a directory");
   if (!moves_directory && finds_directory) return fail(Errc::is_dir, "is a directory");
@@ -142,6 +151,7 @@ Result<void> Volume::State::Rename::apply() {
   LK_TRYV(move_names(transaction, places));
   const auto touch = [&](const Side& side, bool directory) -> Result<void> {
     const Use& inode = directory ? side.parent : side.inode;
+    if (!directory && side.entry->kind == FileKind::subvolume) return {};
     const Attributes item = inode->change([&](Attributes& attributes) {
       attributes.ctime_ns = now;
       if (directory) attributes.mtime_ns = now;
@@ -188,6 +198,8 @@ Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction,
                             const Side& into) -> Result<void> {
     const Entry entry{key, moved.entry->inode, moved.entry->kind, into.stored};
     LK_TRYV(transaction.put(tree, key, encode_entry(entry)));
+    if (entry.kind == FileKind::subvolume)
+      return state.move_subvolume(transaction, entry.inode.subvolume, into.directory, into.stored);
     return transaction.put(tree, back, encode_back({into.directory.number, into.stored}));
   };
   if (places.from_back) LK_TRYV(transaction.erase(tree, *places.from_back));
@@ -202,9 +214,12 @@ Result<void> Volume::State::Rename::move_names(engine::Transaction& transaction,
 
 Result<void> Volume::State::rename(InodeId from_directory, std::string_view from,
                                    InodeId to_directory, std::string_view to, RenameFlags flags) {
-  LK_TRYV(must_be_writable());
+  LK_TRYV(must_be_writable(from_directory));
+  LK_TRYV(must_be_writable(to_directory));
   if (flags.no_replace && flags.exchange)
     return fail(Errc::invalid, "no_replace and exchange exclude each other");
+  if (from_directory.subvolume != to_directory.subvolume)
+    return fail(Errc::cross_key, "a name in one subvolume leads to nothing in another");
   for (;;) {
     Rename rename{*this, flags, Rename::Side(from_directory, from), Rename::Side(to_directory, to)};
     LK_TRYV(rename.open(rename.from));

@@ -96,7 +96,9 @@ Result<std::optional<NameOfInode>> name_of(const engine::View& view, InodeId ino
 Result<std::string> Volume::State::path_of(InodeId inode) {
   std::string path;
   for (u32 depth = 0; inode != kRootInode && depth < kDepthMax; ++depth) {
-    LK_TRY(const auto name, name_of(store->view(), inode));
+    const bool crosses = inode.number == kRootNumber;
+    LK_TRY(const auto name, crosses ? Result<std::optional<NameOfInode>>(name_of_subvolume(inode))
+                                    : name_of(store->view(), inode));
     if (!name) return fmt::format("(unlinked, {}){}", to_text(inode), path);
     inode.number = name->directory;
     LK_TRY(const Attributes directory, directory_attributes(inode));
@@ -115,7 +117,7 @@ Result<ScrubReport> Volume::scrub(const engine::ScrubOptions& options) {
   LK_TRY(report.store, engine::scrub_store(*state.store, options));
   if (report.store.bad_blocks.empty()) return report;
   BadPieces pieces(report.store.bad_blocks);
-  LK_TRYV(pieces.look(*state.store, kRootInode.subvolume));
+  for (const engine::TreeId tree : state.all_subvolumes()) LK_TRYV(pieces.look(*state.store, tree));
   report.files = pieces.take();
   std::map<InodeId, std::string> paths;
   for (ScrubFile& file : report.files) {

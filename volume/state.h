@@ -5,6 +5,7 @@
 // -> table_mutex -> an inode's `mutex` -> PageMemory's.
 
 #include <array>
+#include <deque>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -14,6 +15,7 @@
 #include "base/mutex.h"
 #include "keymgr/slots.h"
 #include "volume/inode.h"
+#include "volume/subvolumes.h"
 #include "volume/volume.h"
 #include "writeback/pipeline.h"
 
@@ -108,6 +110,8 @@ struct Volume::State {
   // The same ones by their owner words, which their leases have.
   std::unordered_map<u64, Inode*> owners_by_word LK_GUARDED_BY(table_mutex);
   u64 next_owner_word LK_GUARDED_BY(table_mutex) = kNoOwner + 1;
+  // As the tree of subvolumes has them; a removed one until its own tree is gone.
+  std::unordered_map<engine::TreeId, Subvolume> subvolumes LK_GUARDED_BY(table_mutex);
   u64 next_handle LK_GUARDED_BY(table_mutex) = 1;
   // Inodes that left the table, by their ids' hash: who read one from the tree meanwhile reads it
   // again.
@@ -131,13 +135,18 @@ struct Volume::State {
   std::optional<Error> stuck LK_GUARDED_BY(worker_mutex);
   u64 stuck_round LK_GUARDED_BY(worker_mutex) = 0;
   u64 rounds_begun LK_GUARDED_BY(worker_mutex) = 0;
+  std::deque<engine::TreeId> to_drop LK_GUARDED_BY(worker_mutex);  // removed subvolumes
+  bool dropping LK_GUARDED_BY(worker_mutex) = false;               // somebody takes a step
+  CondVar dropped;                                                 // with worker_mutex
   std::vector<std::thread> workers;
 
   bool writable() const { return pipeline != nullptr; }
   Result<void> must_be_writable() const;
+  Result<void> must_be_writable(InodeId inode);  // nor is its subvolume read-only
 
   // --- open.cpp
   Result<void> start();
+  Result<void> reap_orphans();
   Result<void> reap_orphans(engine::TreeId subvolume);
   void drop_everything();  // handles, pages, leases
 
@@ -264,6 +273,27 @@ struct Volume::State {
   // --- rename.cpp
   Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,
                       std::string_view to, RenameFlags flags);
+
+  // --- subvolumes.cpp
+  Result<void> load_subvolumes();
+  bool is_there(engine::TreeId subvolume) const LK_REQUIRES(table_mutex);
+  Result<void> must_be_there(engine::TreeId subvolume);
+  std::vector<engine::TreeId> all_subvolumes();  // in order, but for removed ones
+  void cross(InodeId directory, Entry& entry);
+  std::optional<NameOfInode> name_of_subvolume(InodeId& root);
+  Result<void> name_subvolume(engine::Transaction& transaction, engine::TreeId id,
+                              const NewName& place, const Subvolume& subvolume);
+  Result<void> move_subvolume(engine::Transaction& transaction, engine::TreeId id,
+                              InodeId directory, const std::string& stored);
+  Result<void> flush_subvolume(engine::TreeId subvolume);
+  Result<InodeId> clone_subvolume(const Inode& source, InodeId directory, std::string_view name,
+                                  bool read_only);
+  Result<void> shut_subvolume(engine::TreeId id, std::vector<Holder>* holders);
+  Result<void> take_name(Inode& parent, const Entry& entry);
+  void forget_subvolume(engine::TreeId id);
+  Result<bool> drop_step();
+  Result<bool> drop_some(engine::TreeId id);
+  Result<void> finish_removals(const std::function<void(u64 steps)>& progress);
 
   // --- keys.cpp
   std::vector<Holder> holders(const crypto::KeyId& id);

@@ -64,6 +64,7 @@ enum class FileKind : u8 {
   socket = 5,
   char_device = 6,
   block_device = 7,
+  subvolume = 8,  // of directory entries only: what they lead to is a directory
 };
 constexpr bool is_device(FileKind kind) {
   return kind == FileKind::char_device || kind == FileKind::block_device;
@@ -93,6 +94,16 @@ struct DirEntry {
   std::string name;  // plain, or no-key form while the directory is locked
   InodeId inode;
   FileKind kind = FileKind::regular;
+};
+
+struct SubvolumeInfo {
+  engine::TreeId id = 0;
+  engine::TreeId parent = 0;  // the subvolume that has its name; 0: the first one, a removed one
+  engine::TreeId origin = 0;  // that it was a snapshot of; 0: none
+  i64 created_ns = 0;
+  bool read_only = false;
+  bool removed = false;  // its blocks are being freed
+  std::string path;      // with no-key names where a directory is locked; of a removed one none
 };
 
 struct OpenFlags {

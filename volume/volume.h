@@ -92,6 +92,25 @@ class Volume {
   // Everything in the directory but "." and "..", in the store's order.
   Result<std::vector<DirEntry>> read_directory(InodeId directory);
 
+  // --- subvolumes (volume/subvolumes.h) --------------------------------------------------------
+  // A subvolume is a tree of inodes of its own with a root directory, which inherits the policy of
+  // the directory that names it. Names and links do not cross its border (cross_key).
+  Result<InodeId> create_subvolume(Caller caller, InodeId directory, std::string_view name,
+                                   u32 mode);
+  // A subvolume like `source`, whose root directory that is, as it is after what was written before
+  // the call; durable on return. Costs metadata alone, whatever the size; needs no key but for the
+  // name. Subvolumes below are empty directories in it. read_only: changes answer read_only.
+  Result<InodeId> snapshot(Caller caller, InodeId source, InodeId directory, std::string_view name,
+                           bool read_only);
+  Result<std::vector<SubvolumeInfo>> list_subvolumes();  // by id; the first is the store's root
+  // Takes the name at once, and frees what only this one has in the background, after a crash at
+  // the next open. busy: somebody is inside, `holders` says who has what open. not_empty: there are
+  // subvolumes below. Needs no key.
+  Result<void> remove_subvolume(InodeId directory, std::string_view name,
+                                std::vector<Holder>* holders = nullptr);
+  // Waits until removed subvolumes are gone, and helps. `progress` hears of each step of its own.
+  Result<void> finish_removals(const std::function<void(u64 steps)>& progress = {});
+
   // --- handles ---------------------------------------------------------------------------------
   // Opens (or creates) a regular file by name. `path` is kept for reports only. is_symlink: it is
   // not followed. unsupported: a special file, which is its opener's to make one of.
