@@ -97,7 +97,7 @@ class Checker {
     const Pointer& first = it->second.pointer;
     if (first.place != pointer.place || first.generation != pointer.generation ||
         first.level != pointer.level || first.checksum != pointer.checksum)
-      found("two pointers to one tree node differ", at(pointer, tree));
+      lost("two pointers to one tree node differ", at(pointer, tree));
     return true;
   }
 
@@ -116,6 +116,7 @@ class Checker {
         good = *node;
     }
     ++result_.nodes;
+    if (tree == kExtentTree) ++extent_nodes_;
     const bool seen = pointer.place[0] < reachable_.size() && reachable_[pointer.place[0]];
     for (const u64 place : pointer.place) claim({place, state_.node_blocks()}, where);
     if (!good) {
@@ -170,6 +171,10 @@ class Checker {
 
   // The counts against the pointers that were met, both ways.
   void check_references() {
+    if (extent_nodes_ != state_.forest->extent_node_count())
+      found(fmt::format("the superblock counts {} nodes of the extent table, which has {}",
+                        state_.forest->extent_node_count(), extent_nodes_),
+            "superblock");
     for (const auto& [place, seen] : nodes_) {
       const auto it = counts_.find(place);
       const u64 counted = it == counts_.end() ? 1 : it->second;
@@ -233,6 +238,7 @@ class Checker {
     TreeId tree = 0;
     u64 references = 0;
   };
+  u64 extent_nodes_ = 0;
   std::map<u64, Seen> nodes_;  // of subvolumes, by first place
   std::map<u64, u64> counts_;  // that the records say, by first place
   CheckResult result_;

@@ -99,6 +99,8 @@ Result<void> StoreState::write_generation(bool force) {
     next.generation = frozen.generation;
     next.root = frozen.root;
     next.node_count = forest->node_count();
+    next.extent_node_count = forest->extent_node_count();
+    note_forest();
     Lock space_lock(space_mutex);
     LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
@@ -173,7 +175,7 @@ void StoreState::unpin() {
   space->unpin_through(through);
   pool->note_unpinned(running.load(std::memory_order_acquire));
   // Before further data can take it. Not enough is no error here: the next reserve() says so.
-  (void)pool->fill(fixed_reserve() + tree_reserved, data_reserved);
+  (void)pool->fill(fixed_reserve() + shared_floor() + tree_reserved, data_reserved);
 }
 
 Result<void> Store::commit() {

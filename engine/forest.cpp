@@ -1,5 +1,7 @@
 #include "engine/forest.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace latchkey::engine {
@@ -8,10 +10,11 @@ Forest::Forest(const Options& options, NodeCache& cache, FreeSpace& space, NodeP
                Mutex& space_mutex)
     : options_(options), cache_(cache), space_(space), pool_(pool), space_mutex_(space_mutex) {}
 
-void Forest::recover(const Pointer& root, u64 generation, u64 node_count) {
+void Forest::recover(const Pointer& root, u64 generation, u64 node_count, u64 extent_node_count) {
   root_tree_ = root;
   running_ = generation + 1;
   node_count_ = node_count;
+  extent_node_count_ = extent_node_count;
 }
 
 Result<void> Forest::format(u64 generation) {
@@ -115,6 +118,8 @@ Result<NodePtr> Forest::make_node(TreeId tree, u8 level, Pointer& pointer) {
   node->init(options_.volume, tree, level, running_, pointer.place[0]);
   cache_.insert_dirty(node);
   ++node_count_;
+  if (tree == kExtentTree) ++extent_node_count_;
+  if (is_subvolume(tree)) height_ = std::max<u32>(height_, level);
   ++dirty_nodes_;
   return node;
 }
@@ -131,7 +136,7 @@ Result<NodePtr> Forest::make_writable(Pointer& pointer, TreeId tree) {
   copy->header().tree = header.tree;
   copy->header().place = header.place;
   if (!shared) {
-    LK_TRYV(free_node(old));
+    LK_TRYV(free_node(old, tree));
     return copy;
   }
   LK_TRYV(share_content(*copy));
@@ -139,7 +144,7 @@ Result<NodePtr> Forest::make_writable(Pointer& pointer, TreeId tree) {
   return copy;
 }
 
-Result<void> Forest::free_node(const Pointer& pointer) {
+Result<void> Forest::free_node(const Pointer& pointer, TreeId tree) {
   {
     Lock lock(space_mutex_);
     if (pointer.generation == running_) {
@@ -153,6 +158,7 @@ Result<void> Forest::free_node(const Pointer& pointer) {
   cache_.drop(pointer.place[0]);
   own_nodes_.erase(pointer.place[0]);
   --node_count_;
+  if (tree == kExtentTree) --extent_node_count_;
   if (pointer.generation == running_) --dirty_nodes_;
   return {};
 }
@@ -260,7 +266,7 @@ Result<bool> Forest::erase(TreeId tree, const Key& key) {
     LK_TRY(const bool shared, is_shared(pointer, tree));
     if (node->count() != 1 || shared) break;
     const Pointer child = node->child(0);
-    LK_TRYV(free_node(pointer));
+    LK_TRYV(free_node(pointer, tree));
     pointer = child;
   }
   (tree == kRootTree ? root_tree_ : changed_roots_[tree]) = pointer;
@@ -289,7 +295,7 @@ Result<void> Forest::tidy_child(Node& node, TreeId tree, u32 index) {
   LK_TRY(NodePtr child, cache_.get(pointer, tree));
   if (child->count() == 0) {
     if (node.count() == 1) return {};  // the level goes with the root
-    LK_TRYV(free_node(pointer));
+    LK_TRYV(free_node(pointer, tree));
     node.erase(index);
     return {};
   }
@@ -315,7 +321,7 @@ Result<void> Forest::try_merge(Node& node, TreeId tree, u32 left) {
   // What lies below the right node's first entry may be smaller than that entry's key, but not than
   // the key by which the parent led there.
   if (target->level() != 0) target->set_key(joined, node.key(left + 1));
-  LK_TRYV(free_node(right_pointer));
+  LK_TRYV(free_node(right_pointer, tree));
   node.set_child(left, left_pointer);
   node.erase(left + 1);
   return {};

@@ -40,14 +40,18 @@ class Forest {
          Mutex& space_mutex);
 
   // The root tree of a recovered store; the running generation is the one after.
-  void recover(const Pointer& root, u64 generation, u64 node_count);
-  // Finds out whether trees of the recovered store share nodes.
-  Result<void> find_shared_trees();
+  void recover(const Pointer& root, u64 generation, u64 node_count, u64 extent_node_count);
+  // Finds out whether trees of the recovered store share nodes. Where the root tree is damaged they
+  // may.
+  void find_shared_trees();
   // An empty root tree in generation `generation`.
   Result<void> format(u64 generation);
 
   u64 running() const { return running_; }
   u64 node_count() const { return node_count_; }
+  u64 extent_node_count() const { return extent_node_count_; }
+  u64 shared_trees() const { return shared_trees_; }
+  u32 height() const { return height_; }  // levels above the leaves, of any subvolume tree so far
   u64 dirty_nodes() const { return dirty_nodes_; }
   // Not the same as dirty nodes: an erase may leave a root that is clean.
   bool changed() const { return dirty_nodes_ != 0 || !changed_roots_.empty(); }
@@ -101,7 +105,7 @@ class Forest {
                            const Visit& visit) const;
   Result<NodePtr> make_node(TreeId tree, u8 level, Pointer& pointer);
   Result<NodePtr> make_writable(Pointer& pointer, TreeId tree);
-  Result<void> free_node(const Pointer& pointer);
+  Result<void> free_node(const Pointer& pointer, TreeId tree);
 
   // The rules of sharing; all above `pointer` is private to `tree`.
   Result<bool> is_shared(const Pointer& pointer, TreeId tree);
@@ -112,6 +116,7 @@ class Forest {
   Result<void> share_content(const Node& node);  // one more node has what it has
   struct Drop {
     u64 nodes_left = 0;
+    u64 dirty_nodes_max = 0;  // of the transaction
     std::vector<BlockRun>& freed;
   };
   Result<bool> drop_below(Pointer& pointer, TreeId tree, Drop& drop);
@@ -145,6 +150,8 @@ class Forest {
   std::map<TreeId, Pointer> changed_roots_;  // of this generation; the rest is in the root tree
   u64 running_ = 0;
   u64 node_count_ = 0;
+  u64 extent_node_count_ = 0;  // of those, in the extent table
+  u32 height_ = 0;
   u64 dirty_nodes_ = 0;
   u64 shared_trees_ = 0;               // with kTreeShares; below two, no node has two references
   std::unordered_set<u64> own_nodes_;  // dirty ones that are known to have one reference

@@ -125,7 +125,8 @@ struct SuperblockDisk {
   std::array<char, 64> label;
   std::array<std::byte, 64> log_head;     // reserved, zero
   std::array<std::byte, 256> volume_key;  // reserved, zero
-  std::array<std::byte, 3512> reserved;
+  Le64 extent_node_count;                 // of the nodes, those of the extent table
+  std::array<std::byte, 3504> reserved;
   Checksum checksum;  // of the block with this field zero
 };
 LK_DISK_STRUCT(SuperblockDisk, 4096);

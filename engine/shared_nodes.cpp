@@ -20,13 +20,17 @@ constexpr u64 kRunsANode = 16;
 
 }  // namespace
 
-Result<void> Forest::find_shared_trees() {
+void Forest::find_shared_trees() {
   shared_trees_ = 0;
-  return scan(kRootTree, {}, kLastKey, [this](const Key& key, Bytes value) {
+  height_ = 0;
+  const auto scanned = scan(kRootTree, {}, kLastKey, [this](const Key& key, Bytes value) {
     if (!is_subvolume(key.object) || value.size() != sizeof(TreeRecordDisk)) return true;
-    if ((load_disk<TreeRecordDisk>(value).flags & kTreeShares) != 0) ++shared_trees_;
+    const auto record = load_disk<TreeRecordDisk>(value);
+    if ((record.flags & kTreeShares) != 0) ++shared_trees_;
+    height_ = std::max<u32>(height_, std::min(record.root.level, kLevelMax));
     return true;
   });
+  if (!scanned) shared_trees_ = std::max<u64>(shared_trees_, 2);
 }
 
 // --- counts ------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ Result<void> Forest::clone_tree(TreeId from, TreeId to) {
 Result<bool> Forest::drop_tree_step(TreeId tree, u32 nodes_max, std::vector<BlockRun>& freed) {
   LK_CHECK(is_subvolume(tree));
   LK_TRY(Pointer pointer, root(tree));
-  Drop drop{std::max(1U, nodes_max), freed};
+  Drop drop{std::max(1U, nodes_max), dirty_nodes_ + u64{2} * nodes_max, freed};
   LK_TRY(const bool gone, drop_below(pointer, tree, drop));
   if (!gone) {
     changed_roots_[tree] = pointer;
@@ -150,12 +154,12 @@ Result<bool> Forest::drop_below(Pointer& pointer, TreeId tree, Drop& drop) {
   if (pointer.level == 0) {
     LK_TRY(const NodePtr leaf, cache_.get(pointer, tree));
     LK_TRYV(drop_leaf(*leaf, drop));
-    LK_TRYV(free_node(pointer));
+    LK_TRYV(free_node(pointer, tree));
     return true;
   }
   LK_TRY(const NodePtr node, make_writable(pointer, tree));
   while (node->count() > 0) {
-    if (drop.nodes_left == 0) return false;
+    if (drop.nodes_left == 0 || dirty_nodes_ > drop.dirty_nodes_max) return false;
     const u32 last = node->count() - 1;
     Pointer child = node->child(last);
     LK_TRY(const bool gone, drop_below(child, tree, drop));
@@ -165,7 +169,7 @@ Result<bool> Forest::drop_below(Pointer& pointer, TreeId tree, Drop& drop) {
     }
     node->erase(last);
   }
-  LK_TRYV(free_node(pointer));
+  LK_TRYV(free_node(pointer, tree));
   return true;
 }
 

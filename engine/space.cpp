@@ -26,13 +26,16 @@ u64 Store::tree_blocks_for(u32 records, u64 record_bytes) const {
 
 // What nodes may need lies in the pool or comes back to it; the rest of what is free is for data.
 // `floor`: what the pool keeps beyond the reservations.
-bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor) {
+bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor, bool use_reserve) {
   const u64 nodes = floor + tree_reserved + tree_blocks;
   const u64 data = data_reserved + data_blocks;
   if (space->blocks_free() < data) pool->trim(nodes);
   const bool filled = pool->fill(nodes, data).has_value();
-  return (filled || pool->blocks() + pool->blocks_coming() >= nodes) &&
-         space->blocks_free() >= data;
+  if (!filled && pool->blocks() + pool->blocks_coming() < nodes) return false;
+  // For copies of shared nodes beyond those of one operation it is enough that blocks are free.
+  const u64 copies = use_reserve ? 0 : shared_reserve() - shared_floor();
+  const u64 beyond = pool->blocks() - std::min(pool->blocks(), nodes);
+  return space->blocks_free() >= data && space->blocks_free() + beyond >= data + copies;
 }
 
 Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
@@ -45,15 +48,26 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
       const u64 fixed = state_->fixed_reserve();
       const u64 floor = use_reserve ? fixed / 4 : fixed;
       Lock lock(state_->space_mutex);
-      if (state_->has_space(need.data_blocks, tree, floor)) {
+      const u64 leaves = need.leaves != 0 ? need.leaves : need.records;
+      const u64 clones = need.clone ? 1 : 0;
+      state_->leaves_reserved += leaves;
+      state_->clones_reserved += clones;
+      // What changes no record copies no shared node: the end of a clone is always possible.
+      const bool frees_only = use_reserve && leaves == 0;
+      const u64 shared = frees_only ? 0 : state_->shared_floor();
+      if (state_->has_space(need.data_blocks, tree, floor + shared, use_reserve)) {
         state_->data_reserved += need.data_blocks;
         state_->tree_reserved += tree;
         Reservation reservation;
         reservation.store_ = this;
         reservation.data_blocks_ = need.data_blocks;
         reservation.tree_blocks_ = tree;
+        reservation.leaves_ = leaves;
+        reservation.clones_ = clones;
         return reservation;
       }
+      state_->leaves_reserved -= leaves;
+      state_->clones_reserved -= clones;
     }
     // What was freed in this generation can be had after two commits.
     if (attempt == 2) return fail(Errc::no_space, "the store is full");
@@ -95,20 +109,23 @@ SpaceFacts Store::space() const {
   facts.blocks_reserved = state_->data_reserved + state_->tree_reserved;
   facts.blocks_discarded = state_->blocks_discarded.load(std::memory_order_relaxed);
   const u64 node = state_->node_blocks();  // what is kept for nodes is kept as whole ones
-  const u64 promised =
-      state_->data_reserved + (state_->tree_reserved + fixed + node - 1) / node * node;
+  const u64 nodes = state_->tree_reserved + fixed + state_->shared_reserve();
+  const u64 promised = state_->data_reserved + (nodes + node - 1) / node * node;
   const u64 free = space.blocks_free() + space.blocks_pinned() + state_->pool->blocks();
   facts.blocks_available = free > promised ? free - promised : 0;
   // Where what is free lies in pieces that are too small for nodes, there is nothing to promise.
   const bool settled = facts.blocks_pinned == 0 && !state_->read_only;
-  if (settled && !state_->has_space(0, 0, fixed)) facts.blocks_available = 0;
+  if (settled && !state_->has_space(0, 0, fixed + state_->shared_floor(), false))
+    facts.blocks_available = 0;
   return facts;
 }
 
 Reservation::Reservation(Reservation&& other) noexcept
     : store_(std::exchange(other.store_, nullptr)),
       data_blocks_(std::exchange(other.data_blocks_, 0)),
-      tree_blocks_(std::exchange(other.tree_blocks_, 0)) {}
+      tree_blocks_(std::exchange(other.tree_blocks_, 0)),
+      leaves_(std::exchange(other.leaves_, 0)),
+      clones_(std::exchange(other.clones_, 0)) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
@@ -116,6 +133,8 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
     store_ = std::exchange(other.store_, nullptr);
     data_blocks_ = std::exchange(other.data_blocks_, 0);
     tree_blocks_ = std::exchange(other.tree_blocks_, 0);
+    leaves_ = std::exchange(other.leaves_, 0);
+    clones_ = std::exchange(other.clones_, 0);
   }
   return *this;
 }
@@ -125,6 +144,8 @@ Reservation::~Reservation() {
   Lock lock(store_->state_->space_mutex);
   store_->state_->data_reserved -= data_blocks_;
   store_->state_->tree_reserved -= tree_blocks_;
+  store_->state_->leaves_reserved -= leaves_;
+  store_->state_->clones_reserved -= clones_;
 }
 
 void Reservation::merge(Reservation&& other) {
@@ -132,6 +153,8 @@ void Reservation::merge(Reservation&& other) {
   LK_CHECK(other.store_ == nullptr || other.store_ == store_);
   data_blocks_ += std::exchange(other.data_blocks_, 0);
   tree_blocks_ += std::exchange(other.tree_blocks_, 0);
+  leaves_ += std::exchange(other.leaves_, 0);
+  clones_ += std::exchange(other.clones_, 0);
 }
 
 Reservation Reservation::take(u64 data_blocks, u64 tree_blocks) {
@@ -139,6 +162,9 @@ Reservation Reservation::take(u64 data_blocks, u64 tree_blocks) {
   part.store_ = store_;
   part.data_blocks_ = std::min(data_blocks, data_blocks_);
   part.tree_blocks_ = std::min(tree_blocks, tree_blocks_);
+  if (tree_blocks_ != 0)  // its share, rounded up, so that the last part takes all
+    part.leaves_ = (leaves_ * part.tree_blocks_ + tree_blocks_ - 1) / tree_blocks_;
+  leaves_ -= part.leaves_;
   data_blocks_ -= part.data_blocks_;
   tree_blocks_ -= part.tree_blocks_;
   return part;

@@ -165,7 +165,8 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     return fail(Errc::format_version, "the store has a feature with which it can only be read");
   build(*state, *superblock);
   state->fixed.stepped_back = scan.stepped_back();
-  state->forest->recover(superblock->root, superblock->generation, superblock->node_count);
+  state->forest->recover(superblock->root, superblock->generation, superblock->node_count,
+                         std::min(superblock->node_count, superblock->extent_node_count));
   const auto recovered = state->space->recover(superblock->generation, superblock->used_blocks);
   if (!recovered && !state->read_only && !options.repair) return std::unexpected(recovered.error());
   state->running = superblock->generation + 1;
@@ -176,7 +177,11 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   }
   LK_TRY(const NodePtr root, state->cache->get(superblock->root, kRootTree));
   (void)root;
-  LK_TRYV(state->forest->find_shared_trees());
+  {
+    ExclusiveLock lock(state->forest_lock);
+    state->forest->find_shared_trees();
+    state->note_forest();
+  }
   return std::unique_ptr<Store>(new Store(std::move(state)));
 }
 

@@ -93,12 +93,15 @@ struct SpaceFacts {
 };
 
 // What an operation will need at most. Tree space is counted in records and their bytes; the store
-// turns it into nodes (both places, splits).
+// turns it into nodes (both places, splits, copies of shared nodes).
 struct SpaceNeed {
   u64 data_blocks = 0;
   u32 records = 0;       // put or split
   u64 record_bytes = 0;  // sum of their values
-  bool clone = false;    // clone_tree: from then on changes of either tree need more
+  // Where trees share nodes: how many leaves of subvolume trees are changed at most; each may have
+  // to be copied with all that leads to it. 0: as many as records.
+  u32 leaves = 0;
+  bool clone = false;  // clone_tree: from then on changes of either tree need more
 };
 
 // A promise of space; gives back in its destructor what was not used. Move-only; not thread-safe.
@@ -114,13 +117,15 @@ class Reservation {
   Reservation take(u64 data_blocks, u64 tree_blocks);
   u64 data_blocks() const { return data_blocks_; }
   u64 tree_blocks() const { return tree_blocks_; }
-  bool empty() const { return data_blocks_ == 0 && tree_blocks_ == 0; }
+  bool empty() const { return data_blocks_ == 0 && tree_blocks_ == 0 && clones_ == 0; }
 
  private:
   friend class Store;
   Store* store_ = nullptr;
   u64 data_blocks_ = 0;
   u64 tree_blocks_ = 0;
+  u64 leaves_ = 0;  // 0 only if there are no tree blocks
+  u64 clones_ = 0;
 };
 
 // Keeps the blocks that were looked up since it was taken from being reused, while I/O reads them.
@@ -275,7 +280,8 @@ class Store {
   void cancel(BlockRun run, Reservation* back = nullptr);
 
   // Joins the running transaction; tree space comes from `space`. Waits while a transaction is too
-  // large (it commits first). read_only or the sticky failure otherwise.
+  // large (it commits first). Errors: read_only, the sticky failure; no_space, before anything is
+  // changed, if trees share nodes and what is free lies in pieces too small for copies of them.
   Result<Transaction> begin(Reservation&& space);
 
   // Everything whose Transaction ended before the call is durable on return. Several callers share

@@ -15,6 +15,14 @@
 
 namespace latchkey::engine {
 
+// What the bounds of shared trees are made of.
+struct ForestSize {
+  u64 nodes = 0;
+  u64 extent_nodes = 0;
+  u64 shared_trees = 0;
+  u32 height = 0;  // of the highest subvolume tree
+};
+
 struct StoreState {
   StoreState(Device& device_in, const OpenOptions& options_in, Env& env_in);
 
@@ -39,6 +47,8 @@ struct StoreState {
   std::unique_ptr<NodePool> pool;    // under space_mutex
   u64 data_reserved LK_GUARDED_BY(space_mutex) = 0;
   u64 tree_reserved LK_GUARDED_BY(space_mutex) = 0;
+  u64 leaves_reserved LK_GUARDED_BY(space_mutex) = 0;
+  u64 clones_reserved LK_GUARDED_BY(space_mutex) = 0;
   u64 dirty_nodes_max = 0;  // of one transaction; begin() commits beyond half of it
   std::multiset<u64> pins LK_GUARDED_BY(space_mutex);
 
@@ -49,7 +59,8 @@ struct StoreState {
   std::optional<Error> failed LK_GUARDED_BY(commit_mutex);
   std::atomic<bool> has_failed{false};
   std::atomic<u64> commits{0};
-  std::atomic<u64> node_count{0};  // copy, for the reserve
+  std::atomic<u64> node_count{0};  // copies, for the reserve
+  ForestSize forest_size LK_GUARDED_BY(space_mutex);
   // Of the thread that commits.
   bool discarding = false;  // wanted, and the device has not refused yet
   std::atomic<u64> blocks_discarded{0};
@@ -67,7 +78,18 @@ struct StoreState {
   void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
   void discard_pinned(u64 through) LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
-  bool has_space(u64 data_blocks, u64 tree_blocks, u64 floor) LK_REQUIRES(space_mutex);
+
+  // Space for trees that share nodes: engine/shared_space.cpp. All answers are in blocks, and 0 as
+  // long as no two trees share. note_forest() is called with the forest lock.
+  void note_forest() LK_EXCLUDES(space_mutex);
+  u64 shared_trees() const LK_REQUIRES(space_mutex);
+  u64 shared_copies(u64 leaves) const LK_REQUIRES(space_mutex);
+  u64 shared_growth(u64 leaves) const LK_REQUIRES(space_mutex);
+  u64 shared_floor() const LK_REQUIRES(space_mutex);
+  u64 shared_reserve() const LK_REQUIRES(space_mutex);
+  bool may_begin(u64 leaves, u64 tree_blocks) LK_EXCLUDES(space_mutex);
+  bool has_space(u64 data_blocks, u64 tree_blocks, u64 floor, bool use_reserve)
+      LK_REQUIRES(space_mutex);
 };
 
 }  // namespace latchkey::engine

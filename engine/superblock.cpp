@@ -46,6 +46,7 @@ Superblock decode(const SuperblockDisk& disk) {
   superblock.root = from_disk(disk.root);
   superblock.used_blocks = disk.used_blocks;
   superblock.node_count = disk.node_count;
+  superblock.extent_node_count = disk.extent_node_count;
   const auto end = std::find(disk.label.begin(), disk.label.end(), '\0');
   superblock.label.assign(disk.label.begin(), end);
   return superblock;
@@ -77,6 +78,7 @@ SuperblockDisk encode_superblock(const Superblock& superblock, u32 place) {
   disk.root = to_disk(superblock.root);
   disk.used_blocks = superblock.used_blocks;
   disk.node_count = superblock.node_count;
+  disk.extent_node_count = superblock.extent_node_count;
   std::copy_n(superblock.label.begin(), std::min(superblock.label.size(), disk.label.size() - 1),
               disk.label.begin());
   disk.checksum = checksum_of(disk);

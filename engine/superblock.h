@@ -21,6 +21,7 @@ struct Superblock {
   Pointer root;
   u64 used_blocks = 0;
   u64 node_count = 0;
+  u64 extent_node_count = 0;
   std::string label;
 };
 

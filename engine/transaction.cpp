@@ -112,7 +112,10 @@ Result<void> Transaction::create_tree(TreeId tree) {
 Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
   LK_TRY(const bool there, tree_exists(from));
   if (!there) return fail(Errc::not_found, "there is no such tree");
-  return sticky(*store_->state_, store_->state_->forest->clone_tree(from, to));
+  StoreState& state = *store_->state_;
+  LK_TRYV(sticky(state, state.forest->clone_tree(from, to)));
+  state.note_forest();
+  return {};
 }
 
 Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
@@ -122,6 +125,7 @@ Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
   std::vector<BlockRun> freed;
   LK_TRY(const bool gone, sticky(state, state.forest->drop_tree_step(tree, nodes_max, freed)));
   LK_TRYV(free_blocks(freed));
+  if (gone) state.note_forest();
   return gone;
 }
 
@@ -172,10 +176,12 @@ Result<Transaction> Store::begin(Reservation&& space) {
   check_may_wait();
   StoreState& state = *state_;
   if (state.read_only) return fail(Errc::read_only, "the store is open read-only");
-  for (;;) {
+  for (int commits = 0;;) {
     if (auto error = state.failure()) return std::unexpected(*error);
     Transaction transaction(*this, Reservation());
-    if (state.forest->dirty_nodes() * 2 <= state.dirty_nodes_max) {
+    const bool small = state.forest->dirty_nodes() * 2 <= state.dirty_nodes_max;
+    const bool room = small && state.may_begin(space.leaves_, space.tree_blocks());
+    if (room) {
       transaction.tree_space_ = std::move(space);
       return transaction;
     }
@@ -183,7 +189,9 @@ Result<Transaction> Store::begin(Reservation&& space) {
     {
       const Transaction ended = std::move(transaction);
     }
-    LK_TRYV(state.commit_through(running, false));
+    // What was freed in this generation can be had after two commits.
+    if (small && ++commits > 3) return fail(Errc::no_space, "no room for copies of shared nodes");
+    LK_TRYV(state.commit_through(running, small));
   }
 }
 

@@ -59,8 +59,7 @@ Result<void> CloneFamily::step() {
   if (what < 9 && model_.size() > 1) {
     TreeId tree = any_tree();
     if (tree == kFirstSubvolume) tree = model_.rbegin()->first;
-    dropping_.push_back(tree);
-    model_.erase(tree);
+    begin_drop(tree);
     return {};
   }
   if (what < 25 && !dropping_.empty()) {
@@ -68,6 +67,7 @@ Result<void> CloneFamily::step() {
     (void)gone;
     return {};
   }
+  if (what < 40) return erase_spread(any_tree(), 6);
   return change(any_tree(), 1 + static_cast<u32>(random_() % options_.changes_max));
 }
 
@@ -100,9 +100,14 @@ Result<void> CloneFamily::put(TreeId tree, u64 name, bool data) {
     run = store_->allocate(space, 1);
     LK_TRYV(write_data(*run, record.tag, checksum));
   }
-  LK_TRY(Transaction transaction, store_->begin(std::move(space)));
-  if (run) LK_TRYV(transaction.insert_extent(*run, 0, {}, std::span(&checksum, 1)));
-  LK_TRYV(put(transaction, tree, name, record, run));
+  auto transaction = store_->begin(std::move(space));
+  if (!transaction) {
+    if (run) store_->cancel(*run);
+    return std::unexpected(transaction.error());
+  }
+  const std::vector<std::byte> context(options_.context_bytes, std::byte{1});
+  if (run) LK_TRYV(transaction->insert_extent(*run, 0, context, std::span(&checksum, 1)));
+  LK_TRYV(put(*transaction, tree, name, record, run));
   model_[tree][name] = record;
   return {};
 }
@@ -127,6 +132,19 @@ Result<void> CloneFamily::erase(TreeId tree, u64 name) {
   return {};
 }
 
+Result<void> CloneFamily::erase_spread(TreeId tree, u32 records) {
+  LK_TRY(Reservation space, store_->reserve({0, 2 * records, records * 300U}, true));
+  LK_TRY(Transaction transaction, store_->begin(std::move(space)));
+  for (u32 i = 0; i < records; ++i) {
+    const auto it = model_[tree].lower_bound(
+        (random_() % options_.names + i * options_.names / records) % options_.names);
+    if (it == model_[tree].end()) continue;
+    LK_TRYV(erase(transaction, tree, it->first));
+    model_[tree].erase(it);
+  }
+  return {};
+}
+
 Result<void> CloneFamily::erase(Transaction& transaction, TreeId tree, u64 name) {
   const Key key{name, kType, 0};
   LK_TRY(const auto old, transaction.get(tree, key));
@@ -147,6 +165,11 @@ Result<void> CloneFamily::clone(TreeId from) {
   model_[next_tree_] = model_[from];
   ++next_tree_;
   return {};
+}
+
+void CloneFamily::begin_drop(TreeId tree) {
+  dropping_.push_back(tree);
+  model_.erase(tree);
 }
 
 Result<bool> CloneFamily::drop_step(TreeId tree) {

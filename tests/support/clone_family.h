@@ -30,8 +30,9 @@ class CloneFamily {
     u64 names = 200;  // keys are below that
     u64 trees_max = 6;
     u32 value_bytes_max = 300;
-    u32 changes_max = 4;  // records that one step changes
-    u32 drop_nodes = 3;   // of a step that drops
+    u32 changes_max = 4;    // records that one step changes
+    u32 context_bytes = 0;  // of extents: makes their table longer
+    u32 drop_nodes = 3;     // of a step that drops
     bool write_data = true;
   };
   CloneFamily(engine::Store& store, u64 seed, const Options& options)
@@ -45,7 +46,10 @@ class CloneFamily {
   Result<void> change(engine::TreeId tree, u32 records);  // puts and erases
   Result<void> put(engine::TreeId tree, u64 name, bool data);
   Result<void> erase(engine::TreeId tree, u64 name);
+  // In one transaction, records that lie far from each other.
+  Result<void> erase_spread(engine::TreeId tree, u32 records);
   Result<void> clone(engine::TreeId from);  // to a new number
+  void begin_drop(engine::TreeId tree);     // the model forgets it, the store has it yet
   Result<bool> drop_step(engine::TreeId tree);
   Result<void> drop(engine::TreeId tree);  // to its end
   // Every tree but the first is dropped, and the first emptied.
