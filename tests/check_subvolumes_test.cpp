@@ -27,6 +27,7 @@ class CheckSubvolumes : public CheckTest {
   void change_subvolume(engine::TreeId id, const std::function<void(Subvolume&)>& fn) {
     damage([&](Transaction& t) -> Result<void> {
       LK_TRY(const auto record, t.get(kSubvolumeTree, subvolume_key(id)));
+      if (!record) return fail(Errc::not_found, "there is no such subvolume");
       LK_TRY(auto subvolume, decode_subvolume(record->value));
       fn(subvolume);
       return put_subvolume(t, id, subvolume);
