@@ -27,7 +27,7 @@ long futex(std::atomic<u32>& word, int operation, u32 value, const timespec* tim
 // The word may lie in memory that its owner has freed since: a Mutex may be destroyed by whoever
 // takes it next. The kernel then finds nobody or wakes somebody for no reason; both are allowed.
 void wake(std::atomic<u32>& word, u32 count_max) {
-  if (Scheduler* scheduler = g_scheduler.load(std::memory_order_acquire)) {
+  if (Scheduler* scheduler = installed_scheduler()) {
     scheduler->wake(word, count_max);
     return;
   }
@@ -40,8 +40,10 @@ void install_scheduler(Scheduler* scheduler) {
   g_scheduler.store(scheduler, std::memory_order_release);
 }
 
+Scheduler* installed_scheduler() { return g_scheduler.load(std::memory_order_acquire); }
+
 bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns) {
-  if (Scheduler* scheduler = g_scheduler.load(std::memory_order_acquire))
+  if (Scheduler* scheduler = installed_scheduler())
     return scheduler->wait_on(word, expected, timeout_ns);
   timespec timeout{};
   timeout.tv_sec = static_cast<time_t>(timeout_ns / 1'000'000'000);

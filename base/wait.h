@@ -3,6 +3,7 @@
 // a futex in production, a scheduling point when a Scheduler is installed (the simulator's fibers).
 
 #include <atomic>
+#include <functional>
 
 #include "base/types.h"
 
@@ -17,10 +18,15 @@ class Scheduler {
   // `word` does not hold `expected`.
   virtual bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns) = 0;
   virtual void wake(std::atomic<u32>& word, u32 count_max) = 0;
+  // For base/thread.h: runs `body` beside the caller; what is returned is joined once.
+  virtual u64 start_thread(std::function<void()> body) = 0;
+  virtual void join_thread(u64 thread) = 0;
 };
 
-// Not thread-safe: set before any thread waits. nullptr is the kernel.
+// Not thread-safe: set before any thread waits. nullptr is the kernel, and costs a wait or a wake
+// one branch beside its system call; a lock that is free asks nobody.
 void install_scheduler(Scheduler* scheduler);
+Scheduler* installed_scheduler();
 
 bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns = kForever);
 // Lets the time pass; for retries of what nobody will announce. A signal may lengthen it.

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/check.h"
 #include "base/env.h"
 #include "base/mutex.h"
 #include "base/wait.h"
@@ -30,9 +31,15 @@ void run_threads(int count, Body body) {
   for (std::thread& thread : threads) thread.join();
 }
 
+class NoThreads : public Scheduler {
+ public:
+  u64 start_thread(std::function<void()>) override { LK_CHECK_MSG(false, "no threads here"); }
+  void join_thread(u64) override { LK_CHECK_MSG(false, "no threads here"); }
+};
+
 // Stands in for the kernel and shows who sleeps, so that a test can wait for "the writer waits"
 // instead of hoping for it. Wakes more threads than asked for, which every caller must bear.
-class WatchedScheduler final : public Scheduler {
+class WatchedScheduler final : public NoThreads {
  public:
   WatchedScheduler() { install_scheduler(this); }
   ~WatchedScheduler() override { install_scheduler(nullptr); }
@@ -357,7 +364,7 @@ TEST(CondVar, HandsItsTimeoutToTheScheduler) {
 
 TEST(CondVar, ANotifyBetweenUnlockAndSleepIsSeen) {
   // The scheduler notifies at the moment that lies between: when the waiter asks to sleep.
-  class Notifier final : public Scheduler {
+  class Notifier final : public NoThreads {
    public:
     explicit Notifier(CondVar& target) : target_(target) { install_scheduler(this); }
     ~Notifier() override { install_scheduler(nullptr); }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/check.h"
 #include "base/wait.h"
 #include "engine/superblock.h"
 #include "tests/support/volume_fixture.h"
@@ -220,6 +221,8 @@ class PausedClock final : public Env, public Scheduler {
     return false;
   }
   void wake(std::atomic<u32>&, u32) override {}
+  u64 start_thread(std::function<void()>) override { LK_CHECK_MSG(false, "no threads here"); }
+  void join_thread(u64) override { LK_CHECK_MSG(false, "no threads here"); }
   u64 now() const { return now_; }
 
  private:

@@ -367,5 +367,78 @@ TEST_F(SimDeviceTest, several_threads_share_a_device) {
   for (u64 block = 0; block < 400; ++block) EXPECT_EQ(seen(block * kIoAlign), block / 100 + 1);
 }
 
+TEST_F(SimDeviceTest, a_lost_write_is_acknowledged_and_never_there) {
+  EXPECT_EQ(write(0, 1), i64{kIoAlign});
+  device_->inject({.kind = OpKind::write, .mishap = SimMishap::lost});
+  EXPECT_EQ(write(0, 2), i64{kIoAlign});
+  EXPECT_EQ(seen(0), 1);
+  EXPECT_EQ(device_->faults_met(), 1U);
+  EXPECT_EQ(write(0, 3), i64{kIoAlign});
+  EXPECT_EQ(seen(0), 3);
+}
+
+TEST_F(SimDeviceTest, a_misplaced_write_leaves_both_places_wrong) {
+  EXPECT_EQ(write(kIoAlign, 1), i64{kIoAlign});
+  device_->inject({.kind = OpKind::write, .mishap = SimMishap::misplaced});
+  EXPECT_EQ(write(kIoAlign, 2), i64{kIoAlign});
+  u64 there = 0;
+  for (u64 offset = 0; offset < 4 * kMiB; offset += kIoAlign) there += seen(offset) == 2 ? 1 : 0;
+  EXPECT_EQ(there, 1U);
+  EXPECT_EQ(seen(kIoAlign), 1);  // under this seed it lands elsewhere
+}
+
+TEST_F(SimDeviceTest, a_stale_read_shows_what_was_there_before_the_last_flush) {
+  EXPECT_EQ(write(0, 1), i64{kIoAlign});
+  EXPECT_EQ(flush(), 0);
+  EXPECT_EQ(write(0, 2), i64{kIoAlign});
+  EXPECT_EQ(flush(), 0);
+  device_->inject({.kind = OpKind::read, .mishap = SimMishap::stale});
+  const auto read = [&] {
+    EXPECT_EQ(run({.kind = OpKind::read, .data = filled(9, kIoAlign)}), i64{kIoAlign});
+    return static_cast<u8>(io_->buffer()[0]);
+  };
+  EXPECT_EQ(read(), 1);
+  EXPECT_EQ(read(), 2);
+}
+
+// A clock that goes where a sleeper wants it.
+class TestClock final : public SimClock {
+ public:
+  u64 now_ns() override { return now_; }
+  void sleep(std::atomic<u32>&, u32, u64 ns) override { now_ = std::max(now_, ns); }
+
+ private:
+  u64 now_ = 0;
+};
+
+TEST_F(SimDeviceTest, with_a_clock_each_op_takes_its_time) {
+  TestClock clock;
+  make({.size_bytes = 4 * kMiB,
+        .seed = 3,
+        .clock = &clock,
+        .latency = {.least_ns = 1000, .most_ns = 2000, .flush_ns = 50'000}});
+  EXPECT_EQ(write(0, 1), i64{kIoAlign});
+  const u64 written = clock.now_ns();
+  EXPECT_GE(written, 1000U);
+  EXPECT_EQ(flush(), 0);
+  EXPECT_GE(clock.now_ns(), written + 51'000);
+
+  const u64 before = clock.now_ns();
+  device_->inject({.kind = OpKind::write, .mishap = SimMishap::slow, .slow_ns = 1'000'000'000});
+  EXPECT_EQ(write(0, 2), i64{kIoAlign});
+  EXPECT_GE(clock.now_ns(), before + 1'000'000'000);
+
+  // What is under way when the power goes answers at once.
+  Op op{.kind = OpKind::write, .data = filled(3, kIoAlign), .done = [](Op&) {}};
+  device_->inject({.kind = OpKind::write, .mishap = SimMishap::slow, .slow_ns = 1'000'000'000});
+  io_->submit(op);
+  EXPECT_EQ(io_->tick(0).value(), 0U);
+  device_->vanish();
+  const u64 gone = clock.now_ns();
+  EXPECT_EQ(io_->tick(1).value(), 1U);
+  EXPECT_EQ(op.result, -EIO);
+  EXPECT_EQ(clock.now_ns(), gone);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

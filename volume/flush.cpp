@@ -112,7 +112,7 @@ void Volume::State::stop_workers() {
     stopping = true;
   }
   memory.kick();
-  for (std::thread& worker : workers) worker.join();
+  for (Thread& worker : workers) worker.join();
   workers.clear();
 }
 

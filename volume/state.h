@@ -7,12 +7,12 @@
 #include <array>
 #include <deque>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 
 #include "base/env.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 #include "keymgr/slots.h"
 #include "volume/inode.h"
 #include "volume/subvolumes.h"
@@ -138,7 +138,7 @@ struct Volume::State {
   std::deque<engine::TreeId> to_drop LK_GUARDED_BY(worker_mutex);  // removed subvolumes
   bool dropping LK_GUARDED_BY(worker_mutex) = false;               // somebody takes a step
   CondVar dropped;                                                 // with worker_mutex
-  std::vector<std::thread> workers;
+  std::vector<Thread> workers;
 
   bool writable() const { return pipeline != nullptr; }
   Result<void> must_be_writable() const;

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # soak.sh MINUTES: a million random cases of each cipher kernel against OpenSSL; every test again
-# and again with new seeds, with torture of every mode after each round; then the fuzz target with
-# the last third of the time. `./run soak` builds first. A failure prints the command that repeats
-# it and does not end the soak; at the end comes a summary, and 1 if anything failed.
+# and again with new seeds, with torture of every mode and some thousand schedules of the simulator
+# after each round; then the fuzz target with the last third of the time. `./run soak` builds
+# first. A failure prints the command that repeats it and does not end the soak; at the end comes a
+# summary, and 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -21,7 +22,8 @@ mkdir -p "$out"
 rm -f "$out"/*.log "$out"/crash-* "$out"/timeout-* "$out"/oom-* "$out"/leak-*
 total=$((minutes * 60))
 random_cases=1000000
-rounds=0 tests=0 tortures=0 images=0 compared=0 kernels=
+schedules_a_round=20000  # of the simulator, in each core
+rounds=0 tests=0 tortures=0 images=0 compared=0 kernels= schedules=0
 failures=()
 
 say() { echo "soak: $(printf '%4d' $((SECONDS / 60))) min  $*"; }
@@ -81,6 +83,28 @@ torture_round() {
   fi
 }
 
+# Schedules by seed, as many processes as cores; sim_run itself makes a failure shorter and prints
+# the line that repeats it.
+sim_round() {
+  local seed=$1 core count log code pids=()
+  for ((core = 0; core < jobs; core++)); do
+    build/release/tests/sim_run --schedules $schedules_a_round \
+      --seed $((seed + core * schedules_a_round)) >"$out/sim-$seed-$core.log" 2>&1 &
+    pids+=($!)
+  done
+  for ((core = 0; core < jobs; core++)); do
+    log=$out/sim-$seed-$core.log
+    wait "${pids[$core]}" && code=0 || code=$?
+    count=$(grep -oE '^[0-9]+ schedules' "$log" | tail -1)
+    schedules=$((schedules + ${count%% *}))
+    if [ $code -ne 0 ]; then
+      failed simulator "$(grep -E '^build/release/tests/sim_run ' "$log" | head -1)" "$log"
+    else
+      rm -f "$log"
+    fi
+  done
+}
+
 # fuzz_round SECONDS
 fuzz_round() {
   local seed=$((RANDOM * 32768 + RANDOM + 1))
@@ -104,11 +128,12 @@ summary() {
   rm -f "$image"
   rm -rf "$out/corpus"
   echo "soak: $((SECONDS / 60)) of $minutes minutes, $rounds rounds: $tests tests," \
-    "$compared random cases (${kernels:-none}), $tortures tortures, $images fuzzed images;" \
+    "$compared random cases (${kernels:-none}), $tortures tortures, $schedules schedules," \
+    "$images fuzzed images;" \
     "${#failures[@]} failed"
   [ ${#failures[@]} -eq 0 ] || printf '  %s\n' "${failures[@]}"
   [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ] &&
-    [ "$compared" -gt 0 ]
+    [ "$compared" -gt 0 ] && [ "$schedules" -gt 0 ]
   exit
 }
 trap summary EXIT
@@ -123,6 +148,7 @@ while [ "$rounds" -eq 0 ] || [ "$SECONDS" -lt $((total * 2 / 3)) ]; do
   say "round $((rounds + 1)), LATCHKEY_SEED=$seed"
   test_round "$seed"
   for mode in $modes; do torture_round "$mode" "$seed"; done
+  sim_round "$seed"
   rounds=$((rounds + 1))
 done
 while [ "$images" -eq 0 ] || [ $((total - SECONDS)) -gt 30 ]; do

@@ -76,10 +76,38 @@ void FileHistory::acknowledge() {
   epochs_.erase(epochs_.begin(), epochs_.end() - 1);
   Epoch& epoch = epochs_.back();
   epoch.sizes = {epoch.size};
+  std::erase_if(epoch.blocks,
+                [&](const auto& entry) { return inside(epoch.size, entry.first) == 0; });
   for (auto& [block, versions] : epoch.blocks) {
     versions.erase(versions.begin(), versions.end() - 1);
     versions.back().size = inside(epoch.size, block);
   }
+}
+
+// One epoch that holds all versions of all epochs, and these contents as the newest.
+void FileHistory::settle(Bytes contents) {
+  Epoch all;
+  all.size = contents.size();
+  all.sizes = {contents.size()};
+  u64 blocks = (contents.size() + kBlock - 1) / kBlock;
+  for (const Epoch& epoch : epochs_) {
+    all.sizes.insert(epoch.sizes.begin(), epoch.sizes.end());
+    for (const auto& [block, versions] : epoch.blocks) blocks = std::max(blocks, block + 1);
+  }
+  for (u64 block = 0; block < blocks; ++block) {
+    std::vector<Version>& into = all.blocks[block];
+    for (const Epoch& epoch : epochs_) {
+      const auto it = epoch.blocks.find(block);
+      if (it == epoch.blocks.end())
+        into.push_back({nullptr, kBlock});
+      else
+        into.insert(into.end(), it->second.begin(), it->second.end());
+    }
+    const u64 size = inside(contents.size(), block);
+    into.push_back(size == 0 ? Version{nullptr, kBlock}
+                             : written({}, 0, contents.subspan(block * kBlock, size)));
+  }
+  epochs_.push_back(std::move(all));
 }
 
 std::vector<std::byte> FileHistory::latest() const {
@@ -120,10 +148,12 @@ std::optional<std::string> FileHistory::explain_in(const Epoch& epoch, Bytes con
 }
 
 std::optional<std::string> FileHistory::explain(Bytes contents) const {
-  std::optional<std::string> wrong;
+  std::string wrong;
   for (const Epoch& epoch : epochs_) {
-    wrong = explain_in(epoch, contents);
-    if (!wrong) break;
+    const auto in_epoch = explain_in(epoch, contents);
+    if (!in_epoch) return std::nullopt;
+    if (wrong.find(*in_epoch) == std::string::npos)
+      wrong += (wrong.empty() ? "" : "; after a truncate: ") + *in_epoch;
   }
   return wrong;
 }

@@ -29,6 +29,9 @@ class FileHistory {
   void write(u64 offset, Bytes bytes);
   void truncate(u64 size);
   void acknowledge();  // what it holds now is durable
+  // What it holds was unknown (a call failed half way, dirty pages were dropped) and has been read:
+  // nothing of that is durable, so a crash may still leave whatever it might have left before.
+  void settle(Bytes contents);
 
   u64 size() const { return epochs_.back().size; }
   std::vector<std::byte> latest() const;

@@ -86,11 +86,41 @@ void Model::fsync(const std::string& path) {
   durable_through(call);
 }
 
-void Model::sync() {
+void Model::sync(const std::set<std::string>& except) {
   durable_through(first_call_ + trees_.size() - 1);
   for (auto& [path, node] : trees_.back())
-    if (node.file) node.file->acknowledge();
+    if (node.file && !except.contains(path)) node.file->acknowledge();
 }
+
+// One call on names: whatever moves is named by it.
+void Model::rename(const std::string& from, const std::string& to) {
+  LK_CHECK(exists(from) && from != to && !to.starts_with(from + "/"));
+  Tree& tree = next_tree();
+  const u64 call = first_call_ + trees_.size() - 1;
+  tree.erase(to);
+  Tree moved;
+  for (auto it = tree.begin(); it != tree.end();) {
+    if (it->first != from && !it->first.starts_with(from + "/")) {
+      ++it;
+      continue;
+    }
+    Node node = std::move(it->second);
+    if (it->first == from) node.named_at = call;
+    moved.emplace(to + it->first.substr(from.size()), std::move(node));
+    it = tree.erase(it);
+  }
+  tree.merge(moved);
+}
+
+std::vector<std::byte> Model::latest(const std::string& path) const {
+  return trees_.back().at(path).file->latest();
+}
+
+std::optional<std::string> Model::explain(const std::string& path, Bytes contents) const {
+  return trees_.back().at(path).file->explain(contents);
+}
+
+void Model::settle(const std::string& path, Bytes contents) { file(path).settle(contents); }
 
 void Model::durable_through(u64 call) {
   if (call <= first_call_) return;

@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -50,13 +51,19 @@ class Model {
   void write(const std::string& path, u64 offset, Bytes bytes);
   void append(const std::string& path, Bytes bytes);
   void truncate(const std::string& path, u64 size);
+  void rename(const std::string& from, const std::string& to);  // what has the new name goes
   void fsync(const std::string& path);
-  void sync();
+  void sync(const std::set<std::string>& except = {});  // files of which nothing is acknowledged
 
   bool exists(const std::string& path) const { return trees_.back().contains(path); }
   bool is_directory(const std::string& path) const;
   bool is_empty(const std::string& path) const;  // a directory
   u64 size(const std::string& path) const;
+  // What it should read; whether a crash, or a call that failed half way, may have left `contents`.
+  std::vector<std::byte> latest(const std::string& path) const;
+  std::optional<std::string> explain(const std::string& path, Bytes contents) const;
+  // It was found to hold that, which explain() allows: so it goes on from there.
+  void settle(const std::string& path, Bytes contents);
   std::vector<std::string> files() const;
   std::vector<std::string> directories() const;  // without the root
 

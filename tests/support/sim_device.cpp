@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/wait.h"
 #include "tests/support/sim_io.h"
 
 namespace latchkey::tests {
@@ -48,7 +49,7 @@ Result<std::unique_ptr<engine::Io>> SimDevice::make_io(const engine::IoOptions& 
     }
     seed = next_io_seed();
   }
-  LK_TRY(engine::IoBuffer buffer, engine::IoBuffer::create(options.buffer_bytes));
+  LK_TRY(engine::IoBuffer buffer, take_sim_buffer(options.buffer_bytes));
   return std::make_unique<SimIo>(*this, std::move(buffer), seed);
 }
 
@@ -63,11 +64,45 @@ SimDevice::Stamp SimDevice::stamp() {
 }
 
 i64 SimDevice::execute(const Op& op, const Stamp& stamp, Random& random) {
-  Lock lock(mu_);
-  if (stamp.life != life_) return -EIO;
-  const i64 result = execute_powered(op, stamp, random);
-  if (config_.trace) trace_.push_back({op.kind, op.offset, size_of(op), result});
+  i64 result = -EIO;
+  bool went_off = false;
+  {
+    Lock lock(mu_);
+    if (stamp.life != life_) return -EIO;
+    const bool powered = until_cut_ != 0;
+    result = execute_powered(op, stamp, random);
+    went_off = powered && until_cut_ == 0;
+    if (config_.trace) trace_.push_back({op.kind, op.offset, size_of(op), result});
+  }
+  if (went_off) announce_power();
   return result;
+}
+
+void SimDevice::announce_power() {
+  power_changes_.fetch_add(1);
+  wake_all(power_changes_);
+}
+
+// When an op that is submitted now takes effect.
+u64 SimDevice::moment_of(const Op& op, Random& random) {
+  const SimLatency& latency = config_.latency;
+  u64 span = random() % (latency.most_ns - latency.least_ns + 1);
+  if (random() % 64 == 0) span *= random() % 10 + 1;
+  u64 moment = config_.clock->now_ns() + latency.least_ns + span;
+  if (op.kind == OpKind::flush) moment += latency.flush_ns;
+  Lock lock(mu_);
+  for (ActiveFault& active : faults_) {
+    if (active.fault.kind != op.kind || active.spent || active.fault.mishap != SimMishap::slow)
+      continue;
+    if (active.fault.after > 0) {
+      --active.fault.after;
+      continue;
+    }
+    active.spent = !active.fault.sticky;
+    ++faults_met_;
+    moment += active.fault.slow_ns;
+  }
+  return moment;
 }
 
 i64 SimDevice::execute_powered(const Op& op, const Stamp& stamp, Random& random) {
@@ -82,16 +117,17 @@ i64 SimDevice::execute_powered(const Op& op, const Stamp& stamp, Random& random)
   }
   if (op.kind != OpKind::read && until_cut_ != kNever) --until_cut_;
   count(op);
-  const i32 fault = injected(op.kind);
+  const SimFault* fault = injected(op.kind);
+  const bool fails = fault != nullptr && fault->mishap == SimMishap::fails;
   switch (op.kind) {
     case OpKind::read:
-      return fault != 0 ? -fault : read(op);
+      return fails ? -fault->os_errno : read(op, fault, random);
     case OpKind::write:
       return write(op, fault, random);
     case OpKind::discard:
-      return fault != 0 ? -fault : discard(op, random);
+      return fails ? -fault->os_errno : discard(op, random);
     case OpKind::flush:
-      return flush(stamp.sequence, fault, random);
+      return flush(stamp.sequence, fails ? fault->os_errno : 0, random);
   }
   return -EINVAL;
 }
@@ -116,25 +152,35 @@ void SimDevice::count(const Op& op) {
 }
 
 // Every fault of this kind sees the op; the first that is due decides.
-i32 SimDevice::injected(OpKind kind) {
-  i32 os_errno = 0;
+const SimFault* SimDevice::injected(OpKind kind) {
+  const SimFault* met = nullptr;
   for (ActiveFault& active : faults_) {
-    if (active.fault.kind != kind || active.spent) continue;
+    if (active.fault.kind != kind || active.spent || active.fault.mishap == SimMishap::slow)
+      continue;
     if (active.fault.after > 0) {
       --active.fault.after;
       continue;
     }
-    if (os_errno == 0) os_errno = active.fault.os_errno;
+    if (met == nullptr) met = &active.fault;
     active.spent = !active.fault.sticky;
   }
-  return os_errno;
+  faults_met_ += met != nullptr ? 1 : 0;
+  return met;
 }
 
-i64 SimDevice::read(const Op& op) {
+// Another place of the device for an op of that size.
+u64 SimDevice::elsewhere(const Op& op, Random& random) const {
+  const u64 places = (info_.size_bytes - op.data.size()) / kSimPage + 1;
+  return random() % places * kSimPage;
+}
+
+i64 SimDevice::read(const Op& op, const SimFault* fault, Random& random) {
   for (const Range& bad : bad_ranges_) {
     if (overlap(bad.offset, bad.size, op.offset, op.data.size())) return -EIO;
   }
-  current_.read(op.offset, op.data);
+  const bool misplaced = fault != nullptr && fault->mishap == SimMishap::misplaced;
+  const bool stale = fault != nullptr && fault->mishap == SimMishap::stale;
+  (stale ? older_ : current_).read(misplaced ? elsewhere(op, random) : op.offset, op.data);
   return static_cast<i64>(op.data.size());
 }
 
@@ -151,12 +197,19 @@ SimDevice::Record SimDevice::record_of(const Op& op) {
   return record;
 }
 
-i64 SimDevice::write(const Op& op, i32 fault, Random& random) {
-  if (fault == 0 && !fits(op)) return -ENOSPC;
+void SimDevice::keep(Record record) {
+  apply(record, current_);
+  unflushed_.push_back(std::move(record));
+}
+
+i64 SimDevice::write(const Op& op, const SimFault* fault, Random& random) {
+  if (fault == nullptr && !fits(op)) return -ENOSPC;
   Record record = record_of(op);
-  if (fault == 0) {
-    apply(record, current_);
-    unflushed_.push_back(std::move(record));
+  if (fault == nullptr || fault->mishap != SimMishap::fails) {
+    const bool lost = fault != nullptr && fault->mishap == SimMishap::lost;
+    if (fault != nullptr && fault->mishap == SimMishap::misplaced)
+      record.first_page = elsewhere(op, random) / kSimPage;
+    if (!lost) keep(std::move(record));
     return static_cast<i64>(op.data.size());
   }
   // Old, new or torn: what is there now is unflushed like any other write.
@@ -169,7 +222,7 @@ i64 SimDevice::write(const Op& op, i32 fault, Random& random) {
   }
   current_ = std::move(touched);
   unflushed_.push_back(std::move(record));
-  return -fault;
+  return -fault->os_errno;
 }
 
 bool SimDevice::fits(const Op& op) const {
@@ -191,8 +244,7 @@ i64 SimDevice::discard(const Op& op, Random& random) {
       record.pages.push_back(make_sim_page(garbage));
     }
   }
-  apply(record, current_);
-  unflushed_.push_back(std::move(record));
+  keep(std::move(record));
   return 0;
 }
 
@@ -205,6 +257,7 @@ i64 SimDevice::flush(u64 sequence, i32 fault, Random& random) {
     }
     return -fault;
   }
+  older_ = durable_;
   for (auto record = unflushed_.begin(); record != covered; ++record) {
     if (!record->doomed) apply(*record, durable_);
   }
@@ -268,7 +321,7 @@ void SimDevice::crash(u64 seed) {
 
 void SimDevice::replace(SimImage image) {
   durable_ = std::move(image);
-  current_ = durable_;
+  older_ = current_ = durable_;
   unflushed_.clear();
   until_cut_ = kNever;
   ++life_;
@@ -324,9 +377,17 @@ void SimDevice::clear_faults() {
   if (until_cut_ != 0) until_cut_ = kNever;
 }
 
-void SimDevice::cut_after(u64 n) {
+u64 SimDevice::faults_met() const {
   Lock lock(mu_);
-  until_cut_ = n;
+  return faults_met_;
+}
+
+void SimDevice::cut_after(u64 n) {
+  {
+    Lock lock(mu_);
+    until_cut_ = n;
+  }
+  if (n == 0) announce_power();
 }
 
 bool SimDevice::power_off() const {

@@ -13,11 +13,17 @@
 //     loses each write it should have covered with a chance of one in three, as the kernel's page
 //     cache does: it still reads back, and no later flush saves it.
 //   - Bits rot only where flip_bit() or rot() says so, EIO on read only where bad_range() does.
-//   - Never: a flushed write lost, a write at a wrong place, a stale read.
+//   - Only where inject() says so: a write that is acknowledged and lost or lands elsewhere, a read
+//     of another place or of an older state, an op that takes its time (SimMishap).
+//   - Never otherwise: a flushed write lost, a write at a wrong place, a stale read.
+//
+// With a clock each op takes time by seed: it takes effect and completes at the first tick() after
+// its moment. Without one an op may complete at any tick().
 //
 // All of it follows from the seeds: one thread, same calls, same results. Thread-safe; with several
 // threads the order of their ticks counts too. Lock: mu_ is a leaf; no done() runs under it.
 
+#include <atomic>
 #include <memory>
 #include <random>
 #include <vector>
@@ -28,6 +34,22 @@
 
 namespace latchkey::tests {
 
+// The time that a device lives in; the simulator's scheduler is one.
+class SimClock {
+ public:
+  virtual ~SimClock() = default;
+  virtual u64 now_ns() = 0;
+  // Until `ns`, or until `word` is changed from `seen` and woken.
+  virtual void sleep(std::atomic<u32>& word, u32 seen, u64 ns) = 0;
+};
+
+// How long ops take: at least, and at most of 63 in 64; the others take up to ten times as long.
+struct SimLatency {
+  u64 least_ns = 5'000;
+  u64 most_ns = 100'000;
+  u64 flush_ns = 400'000;  // more, for a flush
+};
+
 struct SimConfig {
   u64 size_bytes = 64 * kMiB;
   u64 seed = 1;
@@ -36,6 +58,17 @@ struct SimConfig {
   bool discard = true;
   bool garbage_after_discard = false;  // what was discarded reads as random bytes, not as zeros
   bool trace = false;
+  SimClock* clock = nullptr;  // outlives the device
+  SimLatency latency = {};
+};
+
+// What happens to an op that a fault meets.
+enum class SimMishap : u8 {
+  fails,      // with os_errno
+  lost,       // write: acknowledged, the medium keeps what it had
+  misplaced,  // write: acknowledged, lands elsewhere; read: the bytes of another place
+  stale,      // read: what was durable before the last flush
+  slow,       // takes slow_ns more; needs a clock
 };
 
 // From the `after`-th op of `kind` on that comes after inject() (0: the very next), once or for
@@ -45,6 +78,8 @@ struct SimFault {
   u64 after = 0;
   i32 os_errno = 5;  // EIO
   bool sticky = false;
+  SimMishap mishap = SimMishap::fails;
+  u64 slow_ns = 0;
 };
 
 // Ops that met a device with power, the failed ones included.
@@ -78,6 +113,7 @@ class SimDevice final : public engine::Device {
   void bad_range(u64 offset, u64 size) LK_EXCLUDES(mu_);  // reads that touch it are -EIO
   // These, the bad ranges, and a cut that has not come. Lost power returns by crash() or restore().
   void clear_faults() LK_EXCLUDES(mu_);
+  u64 faults_met() const LK_EXCLUDES(mu_);  // ops that an injected fault has met
   // `n` more writes, flushes and discards take effect; then the power is off: everything is -EIO.
   void cut_after(u64 n) LK_EXCLUDES(mu_);
   void vanish() LK_EXCLUDES(mu_) { cut_after(0); }
@@ -138,11 +174,15 @@ class SimDevice final : public engine::Device {
   i64 execute(const engine::Op& op, const Stamp& stamp, Random& random) LK_EXCLUDES(mu_);
   i64 execute_powered(const engine::Op& op, const Stamp& stamp, Random& random) LK_REQUIRES(mu_);
   void count(const engine::Op& op) LK_REQUIRES(mu_);
-  i32 injected(engine::OpKind kind) LK_REQUIRES(mu_);
-  i64 read(const engine::Op& op) LK_REQUIRES(mu_);
-  i64 write(const engine::Op& op, i32 fault, Random& random) LK_REQUIRES(mu_);
+  const SimFault* injected(engine::OpKind kind) LK_REQUIRES(mu_);
+  u64 elsewhere(const engine::Op& op, Random& random) const;
+  i64 read(const engine::Op& op, const SimFault* fault, Random& random) LK_REQUIRES(mu_);
+  i64 write(const engine::Op& op, const SimFault* fault, Random& random) LK_REQUIRES(mu_);
+  void keep(Record record) LK_REQUIRES(mu_);
   i64 discard(const engine::Op& op, Random& random) LK_REQUIRES(mu_);
   i64 flush(u64 sequence, i32 fault, Random& random) LK_REQUIRES(mu_);
+  u64 moment_of(const engine::Op& op, Random& random) LK_EXCLUDES(mu_);
+  void announce_power() LK_EXCLUDES(mu_);
   void leave_in_cache(const engine::Op& op) LK_REQUIRES(mu_);
   bool fits(const engine::Op& op) const LK_REQUIRES(mu_);
   Record record_of(const engine::Op& op) LK_REQUIRES(mu_);
@@ -157,6 +197,7 @@ class SimDevice final : public engine::Device {
   mutable Mutex mu_;
   SimImage current_ LK_GUARDED_BY(mu_);  // what reads see
   SimImage durable_ LK_GUARDED_BY(mu_);  // what is flushed
+  SimImage older_ LK_GUARDED_BY(mu_);    // and what was before the last flush
   std::vector<Record> unflushed_ LK_GUARDED_BY(mu_);
   u64 sequence_ LK_GUARDED_BY(mu_) = 0;
   u64 life_ LK_GUARDED_BY(mu_) = 0;
@@ -168,6 +209,8 @@ class SimDevice final : public engine::Device {
   std::vector<Range> bad_ranges_ LK_GUARDED_BY(mu_);
   SimCounters counters_ LK_GUARDED_BY(mu_);
   std::vector<SimTraceEntry> trace_ LK_GUARDED_BY(mu_);
+  u64 faults_met_ LK_GUARDED_BY(mu_) = 0;
+  std::atomic<u32> power_changes_{0};  // who waits for an op's moment waits here too
 };
 
 }  // namespace latchkey::tests

@@ -1,5 +1,6 @@
 #pragma once
-// One Io of a SimDevice. Ops take effect and complete in tick(), one after the other.
+// One Io of a SimDevice. Ops take effect and complete in tick(), one after the other; with a clock
+// in the order of their moments.
 
 #include <random>
 #include <vector>
@@ -8,6 +9,10 @@
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
+
+// Memory for buffer(): kept when an Io goes, since a simulation opens a store thousands of times.
+// Holds whatever it held.
+Result<engine::IoBuffer> take_sim_buffer(u64 size_bytes);
 
 class SimIo final : public engine::Io {
  public:
@@ -25,9 +30,13 @@ class SimIo final : public engine::Io {
   struct Queued {
     engine::Op* op;
     SimDevice::Stamp stamp;
+    u64 moment_ns = 0;  // with a clock: when it takes effect
   };
   u64 choose_count(u32 wait_min);
   Queued take_one();
+  void complete(const Queued& taken);
+  u32 tick_without_clock(u32 wait_min);
+  u32 tick_by_clock(u32 wait_min);
 
   SimDevice& device_;
   engine::IoBuffer buffer_;
