@@ -148,7 +148,10 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     return fail(Errc::wrong_device, "not a latchkey store: too small");
   LK_TRYV(make_rings(*state));
   LK_TRY(const SuperblockScan scan, scan_superblocks(*state->commit_io, device.info().size_bytes));
-  const auto superblock = scan.newest(options.previous_generation);
+  const bool unread = scan.newest_may_be_unread();
+  if (unread && !options.previous_generation)
+    return fail(Errc::io, "a superblock set cannot be read, and it may be the newest");
+  const auto superblock = scan.newest(options.previous_generation && !unread);
   if (!superblock) return fail(Errc::wrong_device, "the store has no previous generation");
   if (superblock->size_bytes > device.info().size_bytes)
     return fail(Errc::wrong_device, "the device is shorter than the store on it: it was truncated",

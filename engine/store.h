@@ -55,10 +55,11 @@ using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 
 struct OpenOptions {
   bool read_only = false;
-  bool previous_generation = false;  // read-only: the older superblock set, for rescue
-  bool repair = false;               // damaged free space is no reason to refuse: engine/repair.h
-  u64 cache_bytes = 64 * kMiB;       // clean nodes kept in memory
-  u32 read_rings = 4;                // rings that readers borrow
+  // Read-only, for rescue: the older superblock set, or the one that can be read.
+  bool previous_generation = false;
+  bool repair = false;          // damaged free space is no reason to refuse: engine/repair.h
+  u64 cache_bytes = 64 * kMiB;  // clean nodes kept in memory
+  u32 read_rings = 4;           // rings that readers borrow
   u64 read_ring_buffer_bytes = 1 * kMiB;
   bool register_buffers = true;  // of those rings
   RunsOf runs_of = {};
@@ -251,8 +252,8 @@ class Store {
   // generation 1. Errors: wrong_device (too small: less than 16 MiB), read_only, io.
   static Result<void> format(Device& device, const FormatOptions& options);
   // Errors: wrong_device (no superblock; device shorter than the store), format_version, damaged
-  // (no superblock copy verifies, or a root does not), read_only, io, unavailable. The device
-  // outlives it.
+  // (no superblock copy verifies, or a root does not), read_only, io (also where the newest
+  // superblock set may be one that cannot be read), unavailable. The device outlives it.
   static Result<std::unique_ptr<Store>> open(Device& device, const OpenOptions& options, Env& env);
   ~Store();              // does not commit: call commit() or close()
   Result<void> close();  // commits; the store accepts nothing afterwards

@@ -99,14 +99,24 @@ std::optional<Superblock> SuperblockScan::newest(bool previous) const {
   return older;
 }
 
+std::array<const SuperblockCopy*, 2> SuperblockScan::others_of(const Superblock& newest) const {
+  const u32 set = 1 - static_cast<u32>(newest.generation % 2);
+  return {&copies[set], &copies[set + 2]};
+}
+
 bool SuperblockScan::stepped_back() const {
   const auto best = newest(false);
   if (!best) return false;
-  const u32 other = 1 - static_cast<u32>(best->generation % 2);
-  const SuperblockCopy& a = copies[other];
-  const SuperblockCopy& b = copies[other + 2];
-  const bool never_written = best->generation == 1 && a.blank && b.blank;
-  return a.wrong != nullptr && b.wrong != nullptr && !never_written;
+  const auto [a, b] = others_of(*best);
+  const bool never_written = best->generation == 1 && a->blank && b->blank;
+  return a->wrong != nullptr && b->wrong != nullptr && !never_written;
+}
+
+bool SuperblockScan::newest_may_be_unread() const {
+  const auto best = newest(false);
+  if (!best) return false;
+  const auto [a, b] = others_of(*best);
+  return !a->superblock && !b->superblock && (a->unreadable || b->unreadable);
 }
 
 Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
@@ -122,6 +132,7 @@ Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
     if (auto read = read_sync(io, block * kBlockBytes, page.bytes()); !read) {
       unreadable = read.error();
       copy.wrong = "cannot be read";
+      copy.unreadable = true;
       continue;
     }
     const auto disk = load_disk<SuperblockDisk>(page.bytes());

@@ -33,6 +33,7 @@ SuperblockDisk encode_superblock(const Superblock& superblock, u32 place);
 struct SuperblockCopy {
   std::optional<Superblock> superblock;
   const char* wrong = nullptr;  // why it is not believed
+  bool unreadable = false;      // the device refused, so what it says is not known
   bool blank = false;           // all zeros: as mkfs leaves the set that no commit wrote yet
 };
 
@@ -44,6 +45,13 @@ struct SuperblockScan {
   // nobody was told is durable, or the newest generation is gone with its acknowledged writes. The
   // device cannot tell which.
   bool stepped_back() const;
+  // No copy of the other set verifies, and one was not read: what it says may be newer and
+  // acknowledged. No crash looks like that, so nobody steps back for it but on request (D2).
+  bool newest_may_be_unread() const;
+
+ private:
+  // Copies of the set that `newest` is not in.
+  std::array<const SuperblockCopy*, 2> others_of(const Superblock& newest) const;
 };
 
 // Reads all four. Errors: io when none can be read; wrong_device when no copy has our magic number;

@@ -151,22 +151,11 @@ TEST_F(FormatTest, a_sound_store_did_not_step_back) {
 }
 
 TEST_F(FormatTest, a_store_whose_newest_set_is_lost_says_so_until_it_is_written_again) {
-  const SimImage image = device_->snapshot();
-  for (const bool unreadable : {false, true}) {
-    for (const u32 place : {1U, 3U}) {
-      if (unreadable)
-        device_->bad_range(at(place), kBlockBytes);
-      else
-        device_->rot(at(place), kBlockBytes, place);
-    }
-    open({.read_only = true});
-    EXPECT_TRUE(store_->facts().stepped_back);
-    EXPECT_EQ(store_->facts().generation, 2U);
-    EXPECT_TRUE(has(2) && !has(3));
-    device_->clear_faults();
-    device_->restore(image);
-  }
   for (const u32 place : {1U, 3U}) device_->rot(at(place), kBlockBytes, place);
+  open({.read_only = true});
+  EXPECT_TRUE(store_->facts().stepped_back);
+  EXPECT_EQ(store_->facts().generation, 2U);
+  EXPECT_TRUE(has(2) && !has(3));
   open();
   EXPECT_TRUE(store_->facts().stepped_back);
   ASSERT_TRUE(put({1, 1, 9}, seeded_bytes(9, 100)));
@@ -174,6 +163,41 @@ TEST_F(FormatTest, a_store_whose_newest_set_is_lost_says_so_until_it_is_written_
   open();
   EXPECT_FALSE(store_->facts().stepped_back);
   EXPECT_EQ(store_->facts().generation, 3U);
+}
+
+// What the device does not give may be the newest generation with its acknowledged writes: no crash
+// makes a copy unreadable.
+TEST_F(FormatTest, nobody_steps_back_behind_a_set_that_cannot_be_read) {
+  const SimImage image = device_->snapshot();
+  for (const bool both_unreadable : {true, false}) {
+    device_->bad_range(at(1), kBlockBytes);
+    if (both_unreadable)
+      device_->bad_range(at(3), kBlockBytes);
+    else
+      device_->rot(at(3), kBlockBytes, 3);
+    const u64 writes = device_->counters().writes;
+    for (const bool read_only : {false, true}) {
+      const auto opened = try_open(read_only);
+      ASSERT_FALSE(opened);
+      EXPECT_EQ(opened.error().code, Errc::io);
+    }
+    EXPECT_EQ(device_->counters().writes, writes);
+    open({.previous_generation = true});  // on request
+    EXPECT_TRUE(store_->facts().stepped_back);
+    EXPECT_EQ(store_->facts().generation, 2U);
+    EXPECT_TRUE(has(2) && !has(3));
+    store_.reset();
+    device_->clear_faults();
+    device_->restore(image);
+    open();
+    EXPECT_TRUE(has(3));
+    store_.reset();
+  }
+  // One copy of each set is enough.
+  for (const u32 place : {0U, 3U}) device_->bad_range(at(place), kBlockBytes);
+  open();
+  EXPECT_EQ(store_->facts().generation, 3U);
+  EXPECT_FALSE(store_->facts().stepped_back);
 }
 
 // Of a store with one generation the other set is blank; anything else in it was a commit.
