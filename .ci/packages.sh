@@ -7,7 +7,7 @@ packages_test="python3 python3-cryptography util-linux e2fsprogs gdb valgrind"
 packages_lint="clang-19 clang-tidy-19 clang-format-19"
 packages_fuzz="clang-19 libclang-rt-19-dev"
 packages_guest="qemu-system-x86 busybox-static cpio kmod python3"
-packages_performance="libgcrypt20-dev python3 git"
+packages_performance="libgcrypt20-dev python3 git e2fsprogs python3-matplotlib"
 packages_ci="git"  # the seeded bugs are patches
 
 # packages_need PACKAGE...: prints and installs what is missing, as root or through sudo; without

@@ -36,18 +36,26 @@ class Disk {
   // A new store of `size` bytes for extents up to 1 MiB. A file is written once from front to back,
   // so that no benchmark pays for the first write of a block.
   static Result<std::unique_ptr<Disk>> create(u64 size) {
-    std::unique_ptr<Disk> disk(new Disk);
     const std::string device = setting("LATCHKEY_BENCH_DEVICE");
-    if (device.empty()) {
-      disk->folder_ = std::make_unique<tests::TempFolder>(folder());
-      const std::string image = disk->folder_->file("image");
-      fill(image, size);
-      LK_TRY(disk->device_, engine::open_device(image, {.create_size = size}));
-    } else {
-      LK_TRY(const std::string foreign, engine::foreign_signature(device));
-      if (!foreign.empty()) return fail(Errc::exists, "something else is on the device");
-      LK_TRY(disk->device_, engine::open_device(device, {}));
-    }
+    if (!device.empty()) return create_on(device);
+    std::unique_ptr<Disk> disk(new Disk);
+    disk->folder_ = std::make_unique<tests::TempFolder>(folder());
+    const std::string image = disk->folder_->file("image");
+    fill(image, size);
+    LK_TRY(disk->device_, engine::open_device(image, {.create_size = size}));
+    LK_TRYV(disk->format());
+    return disk;
+  }
+  // On this device; exists: there is something else on it.
+  static Result<std::unique_ptr<Disk>> create_on(const std::string& device) {
+    LK_TRY(const std::string foreign, engine::foreign_signature(device));
+    if (!foreign.empty()) return fail(Errc::exists, "something else is on the device");
+    LK_TRY(auto opened, engine::open_device(device, {}));
+    return create_on(std::move(opened));
+  }
+  static Result<std::unique_ptr<Disk>> create_on(std::unique_ptr<engine::Device> device) {
+    std::unique_ptr<Disk> disk(new Disk);
+    disk->device_ = std::move(device);
     LK_TRYV(disk->format());
     return disk;
   }
@@ -72,18 +80,19 @@ class Disk {
     return {};
   }
 
-  const crypto::KeyId& key_id() const { return id_; }
-  bool direct() const { return device_->info().direct; }
-
- private:
-  Disk() = default;
-
+  // Writes a file once from front to back.
   static void fill(const std::string& image, u64 size) {
     const std::vector<char> zeros(kMiB);
     std::ofstream out(image, std::ios::binary);
     for (u64 done = 0; done < size; done += zeros.size())
       out.write(zeros.data(), static_cast<std::streamsize>(zeros.size()));
   }
+
+  const crypto::KeyId& key_id() const { return id_; }
+  bool direct() const { return device_->info().direct; }
+
+ private:
+  Disk() = default;
 
   const tests::Heap raw_ = tests::raw_key(1);
   crypto::KeyId id_;

@@ -3,9 +3,11 @@
 
     build/release/bench/crypto_bench --benchmark_out=crypto.json --benchmark_out_format=json
     build/release/latchkey bench --json --extent 4K,128K IMG >bench.json
-    python3 bench/performance.py crypto.json bench.json
+    build/release/bench/ext4_bench --benchmark_out=ext4.json --benchmark_out_format=json
+    build/release/bench/tree_bench --benchmark_out=tree.json --benchmark_out_format=json
+    python3 bench/performance.py FOLDER_OF_THE_FOUR
 
-Only what lies between "<!-- NAME -->" and "<!-- end -->" is replaced. A kernel that could not run
+A table whose file is missing stays as it was. Only what lies between "<!-- NAME -->" and "<!-- end -->" is replaced. A kernel that could not run
 is a row by name. Nothing here is computed but ratios and units."""
 import json
 import pathlib
@@ -146,6 +148,62 @@ def writeback(rows):
          for row in rows])
 
 
+def beside_ext4(benchmarks):
+    what = {"sequential": "new file, 1 MiB a write, one fsync (MiB/s)",
+            "random": "4 KiB at random places, one fsync (writes/s)",
+            "each": "4 KiB at random places, fsync after each (writes/s)",
+            "create": "new file of 4 KiB, fsync, each (files/s)"}
+    rows = []
+    for entry in benchmarks:
+        unit = "mib_s" if "latchkey_mib_s" in entry else "op_s"
+        rows.append([what[entry["name"].split("/")[1]],
+                     *(number(entry[f"{side}_{unit}"], 0) for side in ("latchkey", "ext4")),
+                     number(entry["ratio"]),
+                     *(number(entry[f"{side}_bytes_a_byte"]) for side in ("latchkey", "ext4"))])
+    return table(["", "latchkey, encrypted", "ext4, plain", "ratio", "bytes a byte, latchkey",
+                  "ext4"], rows)
+
+
+GROWN = {"files_in_a_directory": ("grow_us", "lookup_us", "list_us", "remove_us", "commit_us"),
+         "extents_in_a_file": ("grow_us", "read_us", "overwrite_us", "commit_us")}
+
+
+def grown(benchmarks, kind):
+    """One row for each device and size, in the order of the run."""
+    for entry in benchmarks:
+        name, device, count = entry["name"].split("/")[:3]
+        if name == kind:
+            yield device, int(count.split(":")[1]), entry
+
+
+def tree(benchmarks, kind):
+    columns = GROWN[kind]
+    return table(["device", "size", *(c.replace("_us", ", us") for c in columns),
+                  "bytes a commit"],
+                 [[device, f"{count:,}", *(number(entry[c], 1) for c in columns),
+                   number(entry["commit_bytes"], 0)]
+                  for device, count, entry in grown(benchmarks, kind)])
+
+
+def chart(benchmarks, kind, path):
+    import matplotlib
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "latchkey"
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for column, colour in zip(GROWN[kind], ("C0", "C1", "C2", "C3", "C4")):
+        for device, style in (("loop", "-"), ("memory", ":")):
+            points = [(count, entry[column]) for at, count, entry in grown(benchmarks, kind)
+                      if at == device]
+            if points:
+                axes.plot(*zip(*points), style, color=colour, marker="o", markersize=3,
+                          label=f"{column.removesuffix('_us')}, {device}")
+    axes.set(xscale="log", yscale="log", xlabel=kind.replace("_", " "), ylabel="us each")
+    axes.grid(True, alpha=0.3)
+    axes.legend(fontsize=7, ncol=2)
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+
+
 def replace(text, name, lines):
     block = re.compile(rf"<!-- {name} -->\n.*?<!-- end -->", re.S)
     if not block.search(text):
@@ -154,24 +212,44 @@ def replace(text, name, lines):
     return block.sub(lambda _: f"<!-- {name} -->\n{body}\n<!-- end -->", text)
 
 
-def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    benchmarks = list(merged(json.loads(pathlib.Path(sys.argv[1]).read_text())["benchmarks"]))
-    rows = json.loads(pathlib.Path(sys.argv[2]).read_text())["bench"]["rows"]
+def load(folder, name):
+    path = folder / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def ciphers_and_writeback(text, crypto, bench):
+    benchmarks = list(merged(crypto["benchmarks"]))
     done = subprocess.run([ROOT / "build/release/latchkey", "info", "--json"], check=True,
                           capture_output=True)
     info = json.loads(done.stdout)["info"]
     absent = absent_kernels(info)
     xts = Xts(benchmarks, [kernel["name"] for kernel in info["backends"][0]["kernels"]])
-    text = PAGE.read_text()
     text = replace(text, "machine", [machine() + "."])
     text = replace(text, "cache", xts.by_unit("cache", "bytes_cycle", 1, 2, absent))
     text = replace(text, "cache rate", xts.by_unit("cache", "mib_s", 1048576 / 1e9, 1, []))
     text = replace(text, "dram", xts.by_unit("dram", "mib_s", 1048576 / 1e9, 1, []))
     text = replace(text, "keys", keys(benchmarks))
     text = replace(text, "stored", stored(benchmarks))
-    text = replace(text, "writeback", writeback(rows))
+    return replace(text, "writeback", writeback(bench["bench"]["rows"]))
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folder = pathlib.Path(sys.argv[1])
+    crypto, bench, ext4, trees = (load(folder, name + ".json")
+                                  for name in ("crypto", "bench", "ext4", "tree"))
+    text = PAGE.read_text()
+    if crypto and bench:
+        text = ciphers_and_writeback(text, crypto, bench)
+    if ext4:
+        text = replace(text, "ext4", [machine() + ".", "", *beside_ext4(ext4["benchmarks"])])
+    if trees:
+        lines = [machine() + "."]
+        for kind in GROWN:
+            chart(trees["benchmarks"], kind, PAGE.parent / "results" / f"{kind}.svg")
+            lines += ["", f"![{kind}](results/{kind}.svg)", "", *tree(trees["benchmarks"], kind)]
+        text = replace(text, "tree", lines)
     PAGE.write_text(text)
 
 
