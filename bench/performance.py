@@ -7,8 +7,9 @@
     build/release/bench/tree_bench --benchmark_out=tree.json --benchmark_out_format=json
     python3 bench/performance.py FOLDER_OF_THE_FOUR
 
-A table whose file is missing stays as it was. Only what lies between "<!-- NAME -->" and "<!-- end -->" is replaced. A kernel that could not run
-is a row by name. Nothing here is computed but ratios and units."""
+A table whose file is missing stays as it was. Only what lies between "<!-- NAME -->" and
+"<!-- end -->" is replaced. A kernel that could not run is a row by name. Nothing here is computed
+but ratios and units."""
 import json
 import pathlib
 import platform
