@@ -1,80 +1,64 @@
 #include "base/result.h"
 
 #include <cerrno>
+#include <iterator>
 
 namespace latchkey {
 namespace {
 
 struct Names {
+  Errc code;
   const char* name;
   int posix_errno;
 };
 
-// No default: the compiler names a code that is missing here.
+// Row n - 1 is that of code n.
+constexpr Names kNames[] = {
+    {Errc::io, "io", EIO},
+    {Errc::damaged, "damaged", EIO},
+    {Errc::malformed, "malformed", EUCLEAN},
+    {Errc::wrong_device, "wrong_device", EINVAL},
+    {Errc::format_version, "format_version", EINVAL},
+    {Errc::no_key, "no_key", ENOKEY},
+    {Errc::no_space, "no_space", ENOSPC},
+    {Errc::no_memory, "no_memory", ENOMEM},
+    {Errc::not_found, "not_found", ENOENT},
+    {Errc::exists, "exists", EEXIST},
+    {Errc::not_dir, "not_dir", ENOTDIR},
+    {Errc::is_dir, "is_dir", EISDIR},
+    {Errc::not_empty, "not_empty", ENOTEMPTY},
+    {Errc::name_too_long, "name_too_long", ENAMETOOLONG},
+    {Errc::invalid, "invalid", EINVAL},
+    {Errc::bad_handle, "bad_handle", EBADF},
+    {Errc::too_big, "too_big", EFBIG},
+    {Errc::busy, "busy", EBUSY},
+    {Errc::permission, "permission", EACCES},
+    {Errc::cross_key, "cross_key", EXDEV},
+    {Errc::quota, "quota", EDQUOT},
+    {Errc::read_only, "read_only", EROFS},
+    {Errc::unsupported, "unsupported", EOPNOTSUPP},
+    {Errc::unavailable, "unavailable", ENOSYS},
+    {Errc::canceled, "canceled", ECANCELED},
+    {Errc::timed_out, "timed_out", ETIMEDOUT},
+    {Errc::no_attribute, "no_attribute", ENODATA},
+    {Errc::list_too_big, "list_too_big", E2BIG},
+    {Errc::out_of_range, "out_of_range", ERANGE},
+    {Errc::wrong_key, "wrong_key", EKEYREJECTED},
+    {Errc::not_permitted, "not_permitted", EPERM},
+    {Errc::too_many_links, "too_many_links", EMLINK},
+    {Errc::is_symlink, "is_symlink", ELOOP},
+};
+
+constexpr bool in_order() {
+  for (std::size_t i = 0; i < std::size(kNames); ++i)
+    if (static_cast<std::size_t>(kNames[i].code) != i + 1) return false;
+  return true;
+}
+static_assert(in_order(), "a code is missing, or not in its place");
+
 constexpr Names names(Errc code) {
-  switch (code) {
-    case Errc::io:
-      return {"io", EIO};
-    case Errc::damaged:
-      return {"damaged", EIO};
-    case Errc::malformed:
-      return {"malformed", EUCLEAN};
-    case Errc::wrong_device:
-      return {"wrong_device", EINVAL};
-    case Errc::format_version:
-      return {"format_version", EINVAL};
-    case Errc::no_key:
-      return {"no_key", ENOKEY};
-    case Errc::no_space:
-      return {"no_space", ENOSPC};
-    case Errc::no_memory:
-      return {"no_memory", ENOMEM};
-    case Errc::not_found:
-      return {"not_found", ENOENT};
-    case Errc::exists:
-      return {"exists", EEXIST};
-    case Errc::not_dir:
-      return {"not_dir", ENOTDIR};
-    case Errc::is_dir:
-      return {"is_dir", EISDIR};
-    case Errc::not_empty:
-      return {"not_empty", ENOTEMPTY};
-    case Errc::name_too_long:
-      return {"name_too_long", ENAMETOOLONG};
-    case Errc::invalid:
-      return {"invalid", EINVAL};
-    case Errc::bad_handle:
-      return {"bad_handle", EBADF};
-    case Errc::too_big:
-      return {"too_big", EFBIG};
-    case Errc::busy:
-      return {"busy", EBUSY};
-    case Errc::permission:
-      return {"permission", EACCES};
-    case Errc::cross_key:
-      return {"cross_key", EXDEV};
-    case Errc::quota:
-      return {"quota", EDQUOT};
-    case Errc::read_only:
-      return {"read_only", EROFS};
-    case Errc::unsupported:
-      return {"unsupported", EOPNOTSUPP};
-    case Errc::unavailable:
-      return {"unavailable", ENOSYS};
-    case Errc::canceled:
-      return {"canceled", ECANCELED};
-    case Errc::timed_out:
-      return {"timed_out", ETIMEDOUT};
-    case Errc::wrong_key:
-      return {"wrong_key", EKEYREJECTED};
-    case Errc::not_permitted:
-      return {"not_permitted", EPERM};
-    case Errc::too_many_links:
-      return {"too_many_links", EMLINK};
-    case Errc::is_symlink:
-      return {"is_symlink", ELOOP};
-  }
-  return {"unknown", EIO};
+  const std::size_t row = static_cast<std::size_t>(code) - 1;
+  return row < std::size(kNames) ? kNames[row] : Names{code, "unknown", EIO};
 }
 
 }  // namespace

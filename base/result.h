@@ -38,6 +38,9 @@ enum class Errc : u8 {
   unavailable,     // a kernel facility is missing or forbidden (io_uring in a container)
   canceled,        // ECANCELED
   timed_out,       // ETIMEDOUT
+  no_attribute,    // ENODATA
+  list_too_big,    // E2BIG
+  out_of_range,    // ERANGE
   wrong_key,       // a key that does not fit the policy it was offered for
   not_permitted,   // EPERM: nobody may, as a hard link to a directory
   too_many_links,  // EMLINK

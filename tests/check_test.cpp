@@ -89,7 +89,7 @@ TEST_F(CheckTest, inode_item_must_be_what_we_write) {
       [](InodeDisk& d) { d.size = (u64{1} << 62) + 1; },
       [](InodeDisk& d) { d.key_id[0] = std::byte{1}; },
       [](InodeDisk& d) { d.nonce[15] = std::byte{1}; },
-      [](InodeDisk& d) { d.reserved1[15] = 1; },
+      [](InodeDisk& d) { d.reserved0 = 2; },
   };
   const SimImage whole = device_.durable();
   for (const auto& one : damages) {

@@ -20,18 +20,20 @@ import unittest
 try:
     from cryptography.hazmat.backends import default_backend
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 except ImportError:
     Cipher = None
 
 LATCHKEY = os.environ.get("LATCHKEY_BINARY", "build/release/latchkey")
+TOOLS = pathlib.Path(os.environ.get("LATCHKEY_TOOLS", pathlib.Path(LATCHKEY).parent / "tests"))
 UNIT = 4096
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def hkdf(master, context, info, size):
+def hkdf(master, context, info, size, label=b"fscrypt\0"):
     """HKDF-SHA512 with no salt and one block of output; info = label, context, bytes."""
     prk = hmac.new(bytes(64), master, hashlib.sha512).digest()
-    message = b"fscrypt\0" + bytes([context]) + info + b"\x01"
+    message = label + bytes([context]) + info + b"\x01"
     return hmac.new(prk, message, hashlib.sha512).digest()[:size]
 
 
@@ -233,7 +235,7 @@ class Store:
         value = self.trees[256][inode, 1, 0]
         assert len(value) == size_of("InodeDisk")
         item = fields("InodeDisk", value)
-        assert item["version"] == 1 and item["reserved0"] == 0 and not any(item["reserved1"])
+        assert item["version"] == 1 and item["reserved0"] == 0
         policy = (item["contents_mode"], item["names_mode"], item["policy_flags"])
         assert policy == ((1, 4, 3) if item["encrypted"] else (0, 0, 0))
         return item
@@ -271,6 +273,31 @@ class Store:
         assert int.from_bytes(stored[:2], "little") == len(stored) - 2
         assert len(stored) == 2 + 4093 or len(stored) % 32 == 2
         return open_name(hkdf(self.master, 2, item["nonce"], 32), stored[2:])
+
+    def attributes(self, path):
+        inode = self.find(path)
+        item, found, left = self.item(inode), {}, 0
+        key = hkdf(self.master, 1, item["nonce"], 32, b"latchkey\0")
+        for offset, value in self.of(inode, 6).items():
+            if offset & 255 == 0:
+                assert left == 0
+                head = fields("XattrDisk", value)
+                value = value[size_of("XattrDisk"):]
+                name, value = value[:head["name_size"]], value[head["name_size"]:]
+                left, stored, first = head["stored_bytes"], b"", offset
+                assert head["reserved"] == 0
+                assert head["sealed"] == (item["encrypted"] and name.startswith(b"user."))
+            else:
+                assert offset == first + 1 and left > 0
+                first = offset
+            stored += value
+            left -= len(value)
+            if left == 0:
+                if head["sealed"]:
+                    stored = AESGCM(key).decrypt(stored[:12], stored[12:], name)
+                found[name.decode()] = stored
+        assert left == 0
+        return found
 
     def read(self, path):
         inode = self.find(path)
@@ -388,6 +415,30 @@ class Reader(WithStore):
             self.assertEqual((store.item(pipe)["kind"], store.item(pipe)["encrypted"]), (4, 0))
         self.assertEqual(store.bitmap(), store.used)
         self.assertEqual(len(store.used), store.superblock["used_blocks"])
+
+
+@unittest.skipIf(Cipher is None, "python3-cryptography is not installed")
+class Attributes(unittest.TestCase):
+    def test_extended_attributes_from_the_raw_device(self):
+        with tempfile.TemporaryDirectory() as folder:
+            image = pathlib.Path(folder) / "img"
+            subprocess.run([TOOLS / "attribute_tool", image], check=True)
+            store = Store(image, bytes(range(64)))
+            wanted = {"user.name": b"a value", "user.empty": b"",
+                      "user.long": bytes(i % 251 for i in range(60_000)),
+                      "trusted.plain": b"for all to see"}
+            for path in ("/vault/file", "/file"):
+                self.assertEqual(store.attributes(path), wanted)
+                item = store.item(store.find(path))
+                self.assertEqual((item["atime_ns"], item["mtime_ns"]), (2**64 - 1, 1_000_000_001))
+                self.assertGreater(item["btime_ns"], 0)
+            counted = store.trees[256][1, 9, 0]
+            self.assertEqual(int.from_bytes(counted, "little"), 4)
+            self.assertNotIn(wanted["user.long"][:64], b"".join(
+                value for key, value in store.trees[256].items()
+                if key[:2] == (store.find("/vault/file"), 6)))
+            with self.assertRaises(Exception):
+                Store(image, bytes(64)).attributes("/vault/file")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "base/checksum.h"
@@ -13,6 +14,7 @@
 #include "volume/check_data.h"
 #include "volume/check_subvolumes.h"
 #include "volume/state.h"
+#include "volume/xattr_records.h"
 
 namespace latchkey::volume {
 
@@ -84,10 +86,14 @@ class VolumeChecker {
     inodes_.clear();
     names_.clear();
     backs_.clear();
+    inode_count_ = 1;
+    const std::size_t findings_before = result_.findings.size();
+    const u64 inodes_before = result_.inodes;
     LK_TRYV(view.scan(id, {}, kLastKey, [&](const engine::Key& key, Bytes value) {
       record(key, value);
       return true;
     }));
+    if (xattrs_of_ != 0) end_xattrs();
     if (!counter_) found("the counter of inode numbers is missing", "inode counter");
     check_links();
     check_reachability();
@@ -97,6 +103,11 @@ class VolumeChecker {
       policies_[{id, number}] =
           known.item->encrypted ? std::optional(known.item->key_id) : std::nullopt;
     }
+    // Where anything else is wrong this follows from it.
+    const u64 inodes = result_.inodes - inodes_before;
+    if (result_.findings.size() == findings_before && inode_count_ != inodes)
+      found(fmt::format("{} inodes are counted, {} are there", inode_count_, inodes),
+            "count of inodes");
     return {};
   }
 
@@ -133,6 +144,7 @@ class VolumeChecker {
   // --- each record by itself --------------------------------------------------------------------
 
   void record(const engine::Key& key, Bytes value) {
+    if (xattrs_of_ != 0 && (key.object != xattrs_of_ || key.type != kXattrType)) end_xattrs();
     if (key.object >= kRootNumber) {
       switch (key.type) {
         case kInodeType:
@@ -145,6 +157,8 @@ class VolumeChecker {
           return map(key, value);
         case kTargetType:
           return target(key, value);
+        case kXattrType:
+          return xattr(key, value);
         default:
           break;
       }
@@ -152,6 +166,11 @@ class VolumeChecker {
       if (value.size() != sizeof(Le64))
         return found("the counter of inode numbers is malformed", key_text(key));
       counter_ = load_disk<Le64>(value);
+      return;
+    } else if (key == inode_count_key()) {
+      if (value.size() != sizeof(Le64))
+        return found("the count of inodes is malformed", key_text(key));
+      inode_count_ = load_disk<Le64>(value);
       return;
     } else if (key.object == kOrphanObject && key.type == kOrphanType) {
       if (!value.empty()) found("an orphan record is malformed", text(key.offset));
@@ -221,6 +240,35 @@ class VolumeChecker {
     if (key.offset != known.target.size() || key.offset % kTargetPieceBytes != 0 || value.empty())
       return found("a piece of a symlink's target lies at a wrong place", key_text(key));
     known.target.append(reinterpret_cast<const char*>(value.data()), value.size());
+  }
+
+  // The inode's own item has been seen. Whole attributes are looked at as they come.
+  void xattr(const engine::Key& key, Bytes value) {
+    inodes_.try_emplace(key.object);
+    xattrs_of_ = key.object;
+    if (const auto added = xattrs_.add(key, value); !added)
+      found(added.error().what, text(key.object));
+    check_xattrs();
+  }
+
+  void end_xattrs() {
+    if (const auto ended = xattrs_.end(); !ended) found(ended.error().what, text(xattrs_of_));
+    check_xattrs();
+    xattrs_of_ = 0;
+    xattr_names_.clear();
+  }
+
+  void check_xattrs() {
+    const Known& owner = inodes_[xattrs_of_];
+    for (const Xattr& xattr : xattrs_.take()) {
+      const std::string where = text(xattrs_of_);
+      if (!check_xattr_name(xattr.name)) found("an attribute has an impossible name", where);
+      if (xattr_offset(xattr.name) != xattr.offset / kXattrHashStep * kXattrHashStep)
+        found("an attribute lies at the wrong hash", where);
+      if (owner.item && xattr.sealed != (owner.item->encrypted && is_user_xattr(xattr.name)))
+        found("an attribute is not encrypted as its inode is", where);
+      if (!xattr_names_.insert(xattr.name).second) found("an inode has an attribute twice", where);
+    }
   }
 
   // --- records against each other ---------------------------------------------------------------
@@ -324,6 +372,10 @@ class VolumeChecker {
   engine::TreeId subvolume_ = kRootInode.subvolume;  // that is looked at
   SubvolumeChecker* subvolumes_ = nullptr;
   std::optional<u64> counter_;
+  u64 inode_count_ = 1;  // where nobody counted yet: the root directory
+  XattrReader xattrs_{false};
+  u64 xattrs_of_ = 0;  // the inode whose attributes come now; 0: none
+  std::set<std::string> xattr_names_;
   std::map<u64, Known> inodes_;
   std::vector<Link> names_, backs_;
   std::vector<MapPiece> pieces_;

@@ -6,6 +6,7 @@
 #include "crypto/names.h"
 #include "volume/back_items.h"
 #include "volume/state.h"
+#include "volume/xattr_records.h"
 
 namespace latchkey::volume {
 
@@ -95,7 +96,7 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
   fresh.mode = what.mode & 07777;
   fresh.uid = caller.uid;
   fresh.gid = caller.uid;
-  fresh.mtime_ns = fresh.ctime_ns = static_cast<i64>(env.realtime_ns());
+  set_all_times(fresh, static_cast<i64>(env.realtime_ns()));
   fresh.size = what.device;
   if (!above.encrypted || is_special(what.kind)) return fresh;
   // It needs the key itself, not the names of a directory that is still open.
@@ -129,6 +130,7 @@ Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::strin
   place.back = {made.number, kBackType, back_offset(place.name)};
   LK_TRYV(put_name(transaction, place, made, what.kind));
   LK_TRYV(put_inode(transaction, made, fresh));
+  LK_TRYV(count_inodes(transaction, directory.subvolume, +1));
   LK_TRYV(put_target(transaction, made, target));
   LK_TRYV(touch_directory(transaction, *parent, fresh.mtime_ns));
   return made;
@@ -203,31 +205,6 @@ Result<void> Volume::unlink(InodeId directory, std::string_view name) {
   return state_->remove_name(directory, name, false);
 }
 
-Result<void> Volume::State::change_attributes(InodeId number,
-                                              const std::function<void(Attributes&)>& fn) {
-  LK_TRYV(must_be_writable(number));
-  LK_TRY(const Use inode, use(number));
-  LK_TRY(auto space, store->reserve({0, 2, 256}));
-  const i64 now = static_cast<i64>(env.realtime_ns());
-  LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-  const Attributes item = inode->change([&](Attributes& attributes) {
-    fn(attributes);
-    attributes.ctime_ns = now;
-  });
-  inode->last_transaction = transaction.id();
-  return put_inode(transaction, number, item);
-}
-
-Result<void> Volume::set_times(InodeId inode, i64 mtime_ns) {
-  return state_->change_attributes(inode,
-                                   [&](Attributes& attributes) { attributes.mtime_ns = mtime_ns; });
-}
-
-Result<void> Volume::set_mode(InodeId inode, u32 mode) {
-  return state_->change_attributes(inode,
-                                   [&](Attributes& attributes) { attributes.mode = mode & 07777; });
-}
-
 Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id) {
   State& state = *state_;
   LK_TRYV(state.must_be_writable(directory));
@@ -244,9 +221,12 @@ Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::
   }
   LK_TRY(const auto entries, state.list(directory));
   if (!entries.empty()) return fail(Errc::not_empty, "the directory is not empty");
+  LK_TRY(const auto names, xattr_names(state.store->view(), directory));
+  if (std::ranges::any_of(names, is_user_xattr))
+    return fail(Errc::not_empty, "the directory has user attributes, which are not encrypted");
   crypto::Nonce nonce;
   state.env.random(nonce.bytes);
-  return state.change_attributes(directory, [&](Attributes& attributes) {
+  return state.change_attributes(*inode, [&](Attributes& attributes) {
     attributes.encrypted = true;
     attributes.key_id = id;
     attributes.nonce = nonce;

@@ -207,7 +207,9 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   if (!handle->flags.read) return fail(Errc::bad_handle, "the handle is not open for reading");
   LK_TRYV(state_->ready(*handle));
-  return state_->read(*handle->inode, offset, into);
+  auto read = state_->read(*handle->inode, offset, into);
+  if (read) state_->note_read(*handle->inode);
+  return read;
 }
 
 }  // namespace latchkey::volume

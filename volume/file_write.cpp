@@ -113,6 +113,7 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
   if (!offset || handle.flags.append) offset = inode.size();
   if (*offset > kFileBytesMax || from.size() > kFileBytesMax - *offset)
     return fail(Errc::too_big, "a file is too big");
+  LK_TRYV(drop_privileges(inode, handle.uid));
   const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);
   for (u64 done = 0; done < from.size();) {
     const u64 size = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
@@ -136,6 +137,7 @@ Result<void> Volume::truncate(HandleId id, u64 size) {
   LK_TRYV(state.must_be_writable());
   LK_TRYV(state.ready(*handle));
   if (size > kFileBytesMax) return fail(Errc::too_big, "a file is too big");
+  LK_TRYV(state.drop_privileges(*handle->inode, handle->uid));
   return state.truncate(handle->inode, size);
 }
 

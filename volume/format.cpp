@@ -49,6 +49,8 @@ InodeDisk encode(const Attributes& attributes) {
   disk.size = attributes.size;
   disk.mtime_ns = static_cast<u64>(attributes.mtime_ns);
   disk.ctime_ns = static_cast<u64>(attributes.ctime_ns);
+  disk.atime_ns = static_cast<u64>(attributes.atime_ns);
+  disk.btime_ns = static_cast<u64>(attributes.btime_ns);
   if (attributes.encrypted) {
     disk.encrypted = 1;
     disk.contents_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
@@ -84,6 +86,8 @@ Result<Attributes> decode_inode(Bytes value) {
   attributes.size = disk.size;
   attributes.mtime_ns = static_cast<i64>(disk.mtime_ns.get());
   attributes.ctime_ns = static_cast<i64>(disk.ctime_ns.get());
+  attributes.atime_ns = static_cast<i64>(disk.atime_ns.get());
+  attributes.btime_ns = static_cast<i64>(disk.btime_ns.get());
   attributes.encrypted = disk.encrypted != 0;
   attributes.key_id.bytes = disk.key_id;
   attributes.nonce.bytes = disk.nonce;

@@ -12,7 +12,8 @@ inline constexpr u8 kInodeType = 1;  // (inode, 1, 0): InodeDisk
 inline constexpr u8 kBackType = 2;   // (inode, 2, hash and slot): BackDisk and the stored name
 inline constexpr u8 kEntryType = 3;  // (directory, 3, hash and slot): EntryDisk and the stored name
 inline constexpr u8 kMapType = 4;    // (inode, 4, file offset): extent::MapDisk
-inline constexpr u8 kTargetType = 5;  // (symlink, 5, offset): a piece of its target as stored
+inline constexpr u8 kTargetType = 5;      // (symlink, 5, offset): a piece of its target as stored
+inline constexpr u8 kInodeCountType = 9;  // (kCounterObject, 9, 0): Le64, inodes in the subvolume
 inline constexpr u8 kCounterType =
     10;  // (kCounterObject, 10, 0): Le64, no inode number from here on is used
 inline constexpr u8 kOrphanType = 11;  // (kOrphanObject, 11, inode): nothing; unlinked but open
@@ -37,7 +38,7 @@ struct InodeDisk {
   Le64 mtime_ns, ctime_ns;
   std::array<std::byte, 16> key_id;
   std::array<std::byte, 16> nonce;
-  std::array<u8, 16> reserved1;
+  Le64 atime_ns, btime_ns;
 };
 LK_DISK_STRUCT(InodeDisk, 96);
 LK_DISK_FIELD(InodeDisk, size, 24);
@@ -61,11 +62,14 @@ struct Attributes {
   FileKind kind = FileKind::regular;
   u32 mode = 0, uid = 0, gid = 0, links = 1;
   u64 size = 0;  // of a symlink: of its stored target; of a device: its number
-  i64 mtime_ns = 0, ctime_ns = 0;
+  i64 mtime_ns = 0, ctime_ns = 0, atime_ns = 0, btime_ns = 0;
   bool encrypted = false;
   crypto::KeyId key_id;
   crypto::Nonce nonce;
 };
+inline void set_all_times(Attributes& attributes, i64 now_ns) {
+  attributes.mtime_ns = attributes.ctime_ns = attributes.atime_ns = attributes.btime_ns = now_ns;
+}
 InodeDisk encode(const Attributes& attributes);
 // Decodes totally, as all of these: malformed for anything that encode would not write.
 Result<Attributes> decode_inode(Bytes value);
@@ -101,6 +105,7 @@ u64 entry_offset(std::string_view stored);
 u64 back_offset(const NameOfInode& name);
 inline constexpr u64 kEntrySlots = 256;
 
+inline engine::Key inode_count_key() { return {kCounterObject, kInodeCountType, 0}; }
 inline engine::Key inode_key(u64 number) { return {number, kInodeType, 0}; }
 inline engine::Key orphan_key(InodeId inode) { return {kOrphanObject, kOrphanType, inode.number}; }
 

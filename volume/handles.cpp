@@ -107,7 +107,9 @@ Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags fla
   // Before the door, so that who is inside is always listed.
   const HandleId id = add_handle(std::move(handle));
   auto opened = pass_door(*use);
-  if (opened && flags.truncate && flags.write) opened = truncate(use.inode(), 0);
+  const bool truncates = flags.truncate && flags.write;
+  if (opened && truncates) opened = drop_privileges(*use, caller.uid);
+  if (opened && truncates) opened = truncate(use.inode(), 0);
   if (!opened) {
     drop_handle(id);
     return std::unexpected(opened.error());
@@ -178,6 +180,8 @@ Stat to_stat(InodeId number, const Attributes& attributes) {
   (is_device(attributes.kind) ? stat.device : stat.size) = attributes.size;
   stat.mtime_ns = attributes.mtime_ns;
   stat.ctime_ns = attributes.ctime_ns;
+  stat.atime_ns = attributes.atime_ns;
+  stat.btime_ns = attributes.btime_ns;
   if (attributes.encrypted) stat.key_id = attributes.key_id;
   stat.nonce = attributes.nonce;
   return stat;

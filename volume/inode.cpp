@@ -23,6 +23,7 @@ Attributes Inode::change(const std::function<void(Attributes&)>& fn) {
   const u64 size = attributes_.size;
   fn(attributes_);
   attributes_.size = size;
+  atime_pending_ = false;
   Attributes item = attributes_;
   item.size = tree_size_;
   return item;
@@ -183,6 +184,7 @@ Result<void> Inode::insert(engine::Transaction& transaction,
     tree_size_ = std::max(tree_size_, std::min(flight_size_, fresh.back().file_end() * kPageBytes));
     now = attributes_;
     now.size = tree_size_;
+    atime_pending_ = false;
   }
   last_transaction = transaction.id();
   return put_inode(transaction, id_, now);

@@ -59,6 +59,9 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   // so that the last change is also the last item.
   Attributes change(const std::function<void(Attributes&)>& fn) LK_EXCLUDES(mutex);
   bool encrypted() const LK_EXCLUDES(mutex);
+  // A read: moves atime if it is old enough. Pending until the item is put again.
+  bool note_read(i64 now_ns) LK_EXCLUDES(mutex);
+  bool atime_pending() const LK_EXCLUDES(mutex);
   u64 size() const LK_EXCLUDES(mutex);
   // By truncate: everything beyond it is dropped, in memory and in the tree.
   void set_size(u64 size) LK_EXCLUDES(mutex);
@@ -118,9 +121,10 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   CondVar sealed_;  // with mutex
 
   Attributes attributes_ LK_GUARDED_BY(mutex);
-  u64 tree_size_ LK_GUARDED_BY(mutex);        // what the inode item says (D5)
-  u64 flight_size_ LK_GUARDED_BY(mutex) = 0;  // the size when pages were last taken
-  u64 flush_end_ LK_GUARDED_BY(mutex) = 0;    // pages from here on came after the flush began
+  bool atime_pending_ LK_GUARDED_BY(mutex) = false;  // not in the tree yet
+  u64 tree_size_ LK_GUARDED_BY(mutex);               // what the inode item says (D5)
+  u64 flight_size_ LK_GUARDED_BY(mutex) = 0;         // the size when pages were last taken
+  u64 flush_end_ LK_GUARDED_BY(mutex) = 0;  // pages from here on came after the flush began
   Pages pages_ LK_GUARDED_BY(mutex);
   u64 dirty_pages_ LK_GUARDED_BY(mutex) = 0;
   engine::Reservation space_ LK_GUARDED_BY(mutex);  // of the dirty pages

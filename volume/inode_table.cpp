@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "volume/state.h"
+#include "volume/xattr_records.h"
 
 namespace latchkey::volume {
 
@@ -63,7 +64,14 @@ InodePtr Volume::State::add_to_table(InodeId id, const Attributes& attributes) {
   return inode;
 }
 
+// The last user of an inode that was read: nobody can forget it meanwhile, or change it elsewhere.
+bool Volume::State::owes_atime(const Inode& inode) {
+  Lock lock(table_mutex);
+  return inode.users == 1 && !inode.unlinked && inode.atime_pending();
+}
+
 Result<void> Volume::State::end_use(const InodePtr& inode) {
+  if (owes_atime(*inode)) put_atime(*inode);
   bool reaps = false;
   {
     Lock lock(table_mutex);
@@ -193,8 +201,11 @@ Result<void> Volume::State::reap(InodeId inode) {
     }
     LK_TRYV(apply(transaction, inode, edit));
     if (entries.size() == kEntriesAtOnce) continue;
+    LK_TRY(const bool bare, erase_xattrs(transaction, inode, kEntriesAtOnce));
+    if (!bare) continue;
     for (const engine::Key& piece : pieces) LK_TRYV(transaction.erase(inode.subvolume, piece));
     LK_TRYV(transaction.erase(inode.subvolume, inode_key(inode.number)));
+    LK_TRYV(count_inodes(transaction, inode.subvolume, -1));
     LK_TRYV(transaction.erase(inode.subvolume, orphan_key(inode)));
     return {};
   }

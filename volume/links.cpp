@@ -174,6 +174,7 @@ Result<Volume::State::Use> Volume::State::make_unnamed(Caller caller, InodeId di
   LK_TRY(const InodeId id, new_number(transaction, directory.subvolume));
   LK_TRYV(transaction.put(id.subvolume, orphan_key(id), {}));
   LK_TRYV(put_inode(transaction, id, fresh));
+  LK_TRYV(count_inodes(transaction, id.subvolume, +1));
   Lock lock(table_mutex);
   const InodePtr inode = add_to_table(id, fresh);
   inode->unlinked = true;

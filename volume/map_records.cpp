@@ -33,6 +33,14 @@ Result<Attributes> get_inode(const engine::View& view, InodeId inode) {
   return decode_inode(record->value);
 }
 
+Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume) {
+  LK_TRY(const auto record, view.get(subvolume, inode_count_key()));
+  if (!record) return u64{1};
+  if (record->value.size() != sizeof(Le64))
+    return fail(Errc::malformed, "the count of inodes is malformed");
+  return u64{load_disk<Le64>(record->value)};
+}
+
 Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
                                                   extent::FileRange range) {
   std::vector<extent::MapEntry> entries;

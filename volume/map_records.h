@@ -17,6 +17,8 @@ inline constexpr u64 kFileBlocksMax = kFileBytesMax / engine::kBlockBytes;
 Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes);
 // not_found: there is no such inode.
+// How many inodes the subvolume has, the root directory included; 1 where nobody counted yet.
+Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume);
 Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 
 // A symlink's stored target, in pieces.

@@ -190,7 +190,9 @@ Result<std::vector<DirEntry>> Volume::read_directory(InodeId directory) {
 Result<std::vector<DirEntry>> Volume::read_directory(HandleId directory) {
   LK_TRY(const auto handle, state_->find(directory));
   if (!handle->directory) return fail(Errc::not_dir, "not a directory");
-  return state_->list(handle->inode->id());
+  auto entries = state_->list(handle->inode->id());
+  if (entries && !state_->is_locked(*handle->inode)) state_->note_read(*handle->inode);
+  return entries;
 }
 
 }  // namespace latchkey::volume

@@ -32,7 +32,7 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
     root.kind = FileKind::directory;
     root.mode = 0755;
     root.links = 1;
-    root.mtime_ns = root.ctime_ns = static_cast<i64>(env.realtime_ns());
+    set_all_times(root, static_cast<i64>(env.realtime_ns()));
     LK_TRYV(put_inode(transaction, kRootInode, root));
     LK_TRYV(transaction.create_tree(kSubvolumeTree));
     Subvolume first;

@@ -160,6 +160,7 @@ struct Volume::State {
   // removed flushes and lets the lease go. Reports what that met.
   Result<void> end_use(const InodePtr& inode);
   void leave_table(const Inode& inode) LK_REQUIRES(table_mutex);
+  bool owes_atime(const Inode& inode);
   void forget_if_idle(const InodePtr& inode);  // no user, clean: out of the table, lease returned
   std::vector<InodePtr> dirty_inodes();        // by id
   Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
@@ -260,7 +261,29 @@ struct Volume::State {
   Result<u64> free_place(const engine::View& view, InodeId directory, u64 base);
   Result<void> read_counter(const engine::View& view, engine::TreeId subvolume);
   Result<InodeId> new_number(engine::Transaction& transaction, engine::TreeId subvolume);
-  Result<void> change_attributes(InodeId inode, const std::function<void(Attributes&)>& fn);
+
+  // --- attributes.cpp
+  // Changes and puts the item, inside of a transaction.
+  Result<void> put_changed(engine::Transaction& transaction, Inode& inode,
+                           const std::function<void(Attributes&)>& fn);
+  Result<void> change_attributes(Inode& inode, const std::function<void(Attributes&)>& fn);
+  Result<void> set_attributes(Inode& inode, const AttributeChange& wanted);
+  Result<void> drop_privileges(Inode& inode, u32 uid);
+  bool is_locked(const Inode& inode);
+  void note_read(Inode& inode);
+  void put_atime(Inode& inode);
+
+  // --- xattrs.cpp
+  enum class Access : u8 { by_inode, open_handle };
+  Result<void> with_value_key(Inode& inode, Access access,
+                              const std::function<Result<void>(const crypto::ValueKey&)>& fn);
+  Result<void> set_xattr(Inode& inode, Access access, std::string_view name, Bytes value,
+                         XattrFlags flags);
+  Result<std::vector<std::byte>> get_xattr(Inode& inode, Access access, std::string_view name);
+  Result<void> remove_xattr(Inode& inode, std::string_view name);
+
+  // --- space.cpp
+  Result<void> count_inodes(engine::Transaction& transaction, engine::TreeId subvolume, i64 change);
 
   // --- links.cpp
   Result<void> may_link(const Inode& inode, const Attributes& into);

@@ -51,6 +51,7 @@ struct VolumeOptions {
   u32 commit_interval_ms = 5000;  // 0: no timer; only fsync, pressure and close commit
   u32 extent_bytes = 0;           // longest extent of this volume; 0: the store's
   u32 key_slots = 1024;
+  bool no_atime = false;          // reads do not move atime (Stat)
   bool discard = false;           // see engine::OpenOptions
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
                                   // in one order, for the simulator
@@ -85,6 +86,10 @@ struct Stat {
   u64 device = 0;  // of a device: its number as stat's st_rdev has it
   u64 blocks = 0;  // 4 KiB blocks that the map refers to, dirty pages not counted
   i64 mtime_ns = 0, ctime_ns = 0;
+  // Of the last read, by relatime's rule: a read moves it if it is not younger than mtime and ctime
+  // or a day old. On the device at the last close of the inode; a crash may lose it.
+  i64 atime_ns = 0;
+  i64 btime_ns = 0;                     // when it was made
   std::optional<crypto::KeyId> key_id;  // encrypted under
   crypto::Nonce nonce;                  // of its names' key, for an encrypted directory
   bool locked = false;                  // its key is not usable for a new open now
@@ -104,6 +109,26 @@ struct SubvolumeInfo {
   bool read_only = false;
   bool removed = false;  // its blocks are being freed
   std::string path;      // with no-key names where a directory is locked; of a removed one none
+};
+
+// What is not named stays as it is. Any i64 is a time.
+struct AttributeChange {
+  std::optional<u32> mode = {};  // the lowest 12 bits
+  std::optional<u32> uid = {}, gid = {};
+  std::optional<i64> atime_ns = {}, mtime_ns = {};
+};
+
+struct XattrFlags {
+  bool create = false;   // exists if there is such an attribute already
+  bool replace = false;  // no_attribute if there is none
+};
+
+// What statfs says, in blocks of 4 KiB.
+struct VolumeSpace {
+  u64 blocks_total = 0;
+  u64 blocks_free = 0;       // that nothing committed or running refers to
+  u64 blocks_available = 0;  // what can still be written (engine::SpaceFacts)
+  u64 inodes = 0;            // that exist, in all subvolumes; those unlinked in use included
 };
 
 struct OpenFlags {

@@ -52,8 +52,9 @@ class Volume {
                                    bool all_users = false);
 
   // --- names -----------------------------------------------------------------------------------
-  // The directory must be empty; the same policy again is fine; exists: it has another. The key
-  // must be present, with a claim of the caller's. New files and directories below inherit it.
+  // The directory must be empty, and without user.* attributes; the same policy again is fine;
+  // exists: it has another. The key must be present, with a claim of the caller's. New files and
+  // directories below inherit it.
   Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id);
   Result<InodeId> lookup(InodeId directory, std::string_view name);
   Result<Stat> stat(InodeId inode);
@@ -65,6 +66,7 @@ class Volume {
   // invalid: a directory into itself or below.
   Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,
                       std::string_view to, RenameFlags flags = {});
+  // mtime alone; mode alone.
   Result<void> set_times(InodeId inode, i64 mtime_ns);
   Result<void> set_mode(InodeId inode, u32 mode);
 
@@ -111,6 +113,28 @@ class Volume {
   // Waits until removed subvolumes are gone, and helps. `progress` hears of each step of its own.
   Result<void> finish_removals(const std::function<void(u64 steps)>& progress = {});
 
+  // --- attributes, of the inode or of an open handle's, which may be unlinked --------------------
+  // One step; ctime moves by itself. A new owner takes setuid away, and setgid where the group may
+  // execute, of all but directories, unless the same call sets the mode. So does a write or
+  // truncate by another uid than 0. Needs no key.
+  Result<void> set_attributes(InodeId inode, const AttributeChange& change);
+  Result<void> set_attributes(HandleId handle, const AttributeChange& change);
+  // Names begin with user., trusted. or security., or are system.posix_acl_access or _default,
+  // which nobody here interprets; 1 to 255 bytes, else out_of_range; unsupported: another
+  // namespace. Values have up to 64 KiB (list_too_big). no_attribute: there is none. Those of
+  // user.* are encrypted where the inode is, and need its key (no_key; a handle keeps it as for
+  // data); names are not: list and remove need none. not_permitted: user.* of what is neither file
+  // nor directory. no_space changes nothing.
+  Result<void> set_xattr(InodeId inode, std::string_view name, Bytes value, XattrFlags flags = {});
+  Result<void> set_xattr(HandleId handle, std::string_view name, Bytes value,
+                         XattrFlags flags = {});
+  Result<std::vector<std::byte>> get_xattr(InodeId inode, std::string_view name);
+  Result<std::vector<std::byte>> get_xattr(HandleId handle, std::string_view name);
+  Result<std::vector<std::string>> list_xattrs(InodeId inode);  // in the store's order
+  Result<std::vector<std::string>> list_xattrs(HandleId handle);
+  Result<void> remove_xattr(InodeId inode, std::string_view name);
+  Result<void> remove_xattr(HandleId handle, std::string_view name);
+
   // --- handles ---------------------------------------------------------------------------------
   // Opens (or creates) a regular file by name. `path` is kept for reports only. is_symlink: it is
   // not followed. unsupported: a special file, which is its opener's to make one of.
@@ -137,6 +161,7 @@ class Volume {
   // what has a good twin (engine/scrub.h); then names the files of bad blocks.
   Result<ScrubReport> scrub(const engine::ScrubOptions& options);
   VolumeFacts facts() const;
+  Result<VolumeSpace> space();  // exact, of this moment
 
  private:
   struct State;
