@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/attributes.h"
 #include "cli/verbs.h"
 #include "volume/paths.h"
 
@@ -29,6 +30,7 @@ struct CopyReport {
   u64 special = 0;     // fifos, sockets and devices
   u64 bytes = 0;
   std::vector<Skipped> skipped;
+  std::vector<LeftAttribute> left_attributes;
   std::vector<CopyFailure> failed;  // sources that could not be read; each was told already
 };
 

@@ -45,6 +45,9 @@ json describe_entry(const volume::DirEntry& entry, const volume::Stat& stat,
                  {"links", stat.links},
                  {"size", stat.size},
                  {"mtime_ns", stat.mtime_ns},
+                 {"ctime_ns", stat.ctime_ns},
+                 {"atime_ns", stat.atime_ns},
+                 {"btime_ns", stat.btime_ns},
                  {"locked", stat.locked}};
   object["key_identifier"] = stat.key_id ? json(to_hex(stat.key_id->span())) : json();
   if (entry.kind == volume::FileKind::symlink) object["target"] = target;

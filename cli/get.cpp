@@ -91,9 +91,12 @@ class Output {
 
 class Getter {
  public:
-  Getter(const Common& common, const std::string& image, volume::Volume& volume, CopyReport& report)
+  // `archive`: everything is kept (cli/attributes.h), else of a file its mode and mtime.
+  Getter(const Common& common, const std::string& image, volume::Volume& volume, bool archive,
+         CopyReport& report)
       : image_(image),
         volume_(volume),
+        archive_(archive),
         report_(report),
         progress_(common, "get"),
         buffer_(kChunkBytes) {}
@@ -142,7 +145,7 @@ class Getter {
       else
         LK_TRYV(leaf(directory, entry, below, target / entry.name));
     }
-    return keep_times(stat, target);
+    return get_attributes(volume_, stat, target, -1, report_.left_attributes);
   }
 
   // Anything but a directory, as what it is; under a further name of a file that was got, as one.
@@ -190,7 +193,7 @@ class Getter {
       }
       ++report_.special;
     }
-    return keep_times(stat, target);
+    return get_attributes(volume_, stat, target, -1, report_.left_attributes);
   }
 
   static mode_t type_of(volume::FileKind kind) {
@@ -206,16 +209,6 @@ class Getter {
     if (::lstat(target.c_str(), &found) != 0) return {};
     LK_TRYV(image_.refuse(found));
     if (::unlink(target.c_str()) != 0) return std::unexpected(host_error("cannot be replaced"));
-    return {};
-  }
-
-  static Result<void> keep_times(const volume::Stat& stat, const fs::path& target) {
-    const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
-    const timespec times[2] = {mtime, mtime};
-    const bool symlink = stat.kind == volume::FileKind::symlink;
-    if ((!symlink && ::chmod(target.c_str(), stat.mode) != 0) ||
-        ::utimensat(AT_FDCWD, target.c_str(), times, symlink ? AT_SYMLINK_NOFOLLOW : 0) != 0)
-      return std::unexpected(host_error("mode and time cannot be set"));
     return {};
   }
 
@@ -249,29 +242,33 @@ class Getter {
     const int fd =
         ::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | (named ? 0 : O_NOFOLLOW), 0600);
     if (fd < 0) return std::unexpected(host_error("cannot be made"));
-    auto copied = overwrite(handle, stat, fd);
+    auto copied = overwrite(handle, stat, target, fd);
     if (!copied && copied.error().os_errno == 0 && copied.error().code != Errc::invalid)
       failed = source;
     if (::close(fd) != 0 && copied) copied = std::unexpected(host_error(kNotWritten));
     return copied;
   }
 
-  Result<void> overwrite(volume::HandleId handle, const volume::Stat& stat, int fd) {
+  Result<void> overwrite(volume::HandleId handle, const volume::Stat& stat, const fs::path& target,
+                         int fd) {
     struct stat found{};
     if (::fstat(fd, &found) != 0) return std::unexpected(host_error("cannot be looked at"));
     LK_TRYV(image_.refuse(found));
     const bool regular = S_ISREG(found.st_mode);  // not /dev/null
     if (regular && ::ftruncate(fd, 0) != 0) return std::unexpected(host_error("cannot be emptied"));
     LK_TRYV(copy(handle, Output(fd, regular)));
+    if (!regular) return {};
+    if (archive_) return get_attributes(volume_, stat, target, fd, report_.left_attributes);
     const timespec mtime{stat.mtime_ns / 1'000'000'000, stat.mtime_ns % 1'000'000'000};
     const timespec times[2] = {mtime, mtime};
-    if (regular && (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0))
+    if (::fchmod(fd, stat.mode) != 0 || ::futimens(fd, times) != 0)
       return std::unexpected(host_error("mode and time cannot be set"));
     return {};
   }
 
   const ImageIdentity image_;
   volume::Volume& volume_;
+  const bool archive_;
   CopyReport& report_;
   Progress progress_;
   std::vector<std::byte> buffer_;
@@ -303,7 +300,7 @@ Exit run_get(const Common& common, const CopyArgs& args) {
         fs::path target = args.destination;
         if (!to_stdout && fs::is_directory(target, unknown) && !parent->name.empty())
           target /= parent->name;
-        Getter getter(common, source->image, volume, report);
+        Getter getter(common, source->image, volume, args.recursive, report);
         auto done =
             to_stdout   ? getter.file_to_output(parent->directory, parent->name)
             : directory ? getter.tree(*inode, *stat, target, true)

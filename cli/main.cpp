@@ -52,6 +52,7 @@ class CommandLine {
     add_key_verbs();
     add_path_verbs();
     add_subvolume_verbs();
+    add_xattr_verbs();
     add_load_verbs();
   }
 
@@ -90,7 +91,8 @@ class CommandLine {
       if (error.get_exit_code() == 0) return app_.exit(error);
       return report_words(argc, argv, error.what());
     }
-    common_.key_given = key_source_.given() || path_.key.given() || copy_.key.given();
+    common_.key_given = key_source_.given() || path_.key.given() || copy_.key.given() ||
+                        subvolume_.key.given() || xattr_.key.given();
     if (secrets_ == "locked") {
       if (auto forced = arena_force_locked(); !forced) return broken("--secrets", forced.error());
     }
@@ -285,10 +287,30 @@ class CommandLine {
     add_key(sub, subvolume_.key);
   }
 
+  void add_xattr_verbs() {
+    CLI::App* group = app_.add_subcommand("xattr", "extended attributes of a file or directory");
+    group->require_subcommand(1);
+    group->fallthrough();
+    const auto add = [&](const std::string& word, const std::string& help, auto work) {
+      CLI::App* sub = verb(group, word, "xattr_" + word, help, call(work, xattr_));
+      sub->add_option("target", xattr_.target, "IMG:/path")->required();
+      if (word != "list") sub->add_option("name", xattr_.name, "such as user.note")->required();
+      add_key(sub, xattr_.key);
+      return sub;
+    };
+    add("list", "their names", run_xattr_list);
+    add("get", "a value, as it is", run_xattr_get);
+    add("set", "a value that is read from standard input", run_xattr_set)
+        ->add_option("--value-file", xattr_.value_file, "or from this file");
+    add("rm", "remove one", run_xattr_rm);
+  }
+
   void add_copy(CLI::App* sub, const std::string& source, const std::string& destination) {
     sub->add_option("source", copy_.source, source)->required();
     sub->add_option("destination", copy_.destination, destination)->required();
-    sub->add_flag("-r,--recursive", copy_.recursive, "directories with all that is in them");
+    sub->add_flag(
+        "-r,--recursive", copy_.recursive,
+        "directories with all that is in them, links, owner (root), times and attributes");
     add_key(sub, copy_.key);
   }
 
@@ -351,6 +373,7 @@ class CommandLine {
   PathArgs path_;
   CopyArgs copy_;
   SubvolumeArgs subvolume_;
+  XattrArgs xattr_;
   BenchArgs bench_;
   TortureArgs torture_;
   SessionArgs session_;

@@ -50,12 +50,20 @@ nlohmann::json describe_report(const CopyReport& report) {
     failed.push_back({{"subject", failure.name},
                       {"message", describe(failure.error)},
                       {"code", name_of(failure.error.code)}});
+  nlohmann::json left = nlohmann::json::array();
+  for (const LeftAttribute& one : report.left_attributes)
+    left.push_back({{"path", one.path}, {"name", one.name}, {"message", one.why}});
   nlohmann::json skipped = nlohmann::json::array();
   for (const Skipped& one : report.skipped) skipped.push_back(one.name);
-  nlohmann::json body = {{"files", report.files},       {"directories", report.directories},
-                         {"symlinks", report.symlinks}, {"hard_links", report.hard_links},
-                         {"special", report.special},   {"bytes", report.bytes},
-                         {"skipped", skipped},          {"failed", failed}};
+  nlohmann::json body = {{"files", report.files},
+                         {"directories", report.directories},
+                         {"symlinks", report.symlinks},
+                         {"hard_links", report.hard_links},
+                         {"special", report.special},
+                         {"bytes", report.bytes},
+                         {"skipped", skipped},
+                         {"attributes_left", left},
+                         {"failed", failed}};
   if (!failed.empty()) {
     body["error"] = failed.front();
     body["error"]["exit"] = static_cast<int>(exit_of(report));
@@ -83,6 +91,11 @@ Exit print_report(const Common& common, const CopyReport& report, std::string_vi
     fmt::print("skipped {}: {}\n", report.skipped[i].name, report.skipped[i].why);
   if (report.skipped.size() > kNamed)
     fmt::print("skipped {} more (--json names all)\n", report.skipped.size() - kNamed);
+  if (!report.left_attributes.empty()) {
+    const LeftAttribute& first = report.left_attributes.front();
+    fmt::print("attributes that could not be set: {}, the first is {} of {}: {}\n",
+               report.left_attributes.size(), first.name, first.path, first.why);
+  }
   if (!report.failed.empty()) fmt::print("failed: {}\n", report.failed.size());
   return exit;
 }
@@ -142,7 +155,7 @@ class Putter {
     if (!copied) return std::unexpected(copied.error());
     LK_TRYV(closed);
     if (!stat) return std::unexpected(stat.error());
-    LK_TRYV(keep_times(stat->inode, info));
+    LK_TRYV(named ? keep_times(stat->inode, info) : keep_attributes(stat->inode, source, info));
     if (!named && info.st_nlink > 1) put_[{info.st_dev, info.st_ino}] = stat->inode;
     ++report_.files;
     return {};
@@ -176,7 +189,7 @@ class Putter {
       if (!put) tell_failure(put.error());
     }
     failed = target;
-    return keep_times(*inode, info);
+    return keep_attributes(*inode, source, info);
   }
 
   Result<void> skip(const fs::path& source) {
@@ -207,7 +220,7 @@ class Putter {
                return volume_.symlink(caller(), place.directory, place.name, text);
              return volume_.make_node(caller(), place.directory, place.name, node_of(info));
            }));
-    LK_TRYV(keep_times(made, info));
+    LK_TRYV(keep_attributes(made, source, info));
     if (info.st_nlink > 1) put_[{info.st_dev, info.st_ino}] = made;
     ++(S_ISLNK(info.st_mode) ? report_.symlinks : report_.special);
     return {};
@@ -336,9 +349,15 @@ class Putter {
   }
 
   Result<void> keep_times(volume::InodeId inode, const struct stat& info) {
-    if (!S_ISLNK(info.st_mode)) LK_TRYV(volume_.set_mode(inode, info.st_mode & 07777));
-    return volume_.set_times(inode,
-                             i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
+    const i64 mtime_ns = i64{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+    return volume_.set_attributes(inode, {.mode = info.st_mode & 07777, .mtime_ns = mtime_ns});
+  }
+
+  Result<void> keep_attributes(volume::InodeId inode, const fs::path& source,
+                               const struct stat& info) {
+    auto kept = put_attributes(volume_, inode, source, info);
+    if (!kept && kept.error().os_errno != 0) return of_source(source, kept.error());
+    return kept;
   }
 
   const Common& common_;

@@ -69,6 +69,17 @@ Exit run_snapshot_create(const Common& common, const SubvolumeArgs& args);
 Exit run_snapshot_list(const Common& common, const SubvolumeArgs& args);
 Exit run_snapshot_rm(const Common& common, const SubvolumeArgs& args);
 
+struct XattrArgs {
+  std::string target;  // IMG:/path
+  std::string name;
+  std::string value_file = "-";  // set: standard input
+  KeySource key;
+};
+Exit run_xattr_list(const Common& common, const XattrArgs& args);
+Exit run_xattr_get(const Common& common, const XattrArgs& args);
+Exit run_xattr_set(const Common& common, const XattrArgs& args);
+Exit run_xattr_rm(const Common& common, const XattrArgs& args);
+
 struct CopyArgs {
   std::string source;  // put: a path of the host; get: IMG:/path
   std::string destination;

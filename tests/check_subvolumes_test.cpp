@@ -79,7 +79,7 @@ TEST_F(CheckSubvolumes, each_tree_keeps_the_rules_of_the_first) {
     EXPECT_TRUE(there);
     return {};
   });
-  expect({of(area_) + ", inode 257: a name, a map or an orphan record without an inode item"});
+  expect({of(area_) + ", inode 257: records of an inode without an inode item"});
 }
 
 }  // namespace

@@ -245,7 +245,7 @@ TEST_F(CheckTest, name_map_or_orphan_without_an_inode_is_found) {
   erase_record(inode_key(small_));
   put_record({9000, kMapType, 0}, std::vector<std::byte>(16));
   put_record({kOrphanObject, kOrphanType, 9001}, {});
-  const std::string what = ": a name, a map or an orphan record without an inode item";
+  const std::string what = ": records of an inode without an inode item";
   expect({at(small_) + what, at(9000) + what, at(9000, 0) + ": map record: no blocks",
           at(9001) + what});
 }

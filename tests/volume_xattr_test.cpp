@@ -53,6 +53,7 @@ class XattrTest : public VolumeTest {
     EXPECT_EQ(sorted.size(), names ? names->size() : 0);
     return sorted;
   }
+  Stat item(std::string_view path) { return *volume_->stat(inode(path)); }
   bool on_device(Bytes needle) {
     std::vector<std::byte> raw(device_.info().size_bytes);
     device_.peek(0, raw);
@@ -327,6 +328,43 @@ TEST_F(XattrTest, a_reaped_inode_leaves_none_however_many_it_had) {
   ASSERT_TRUE(volume_->rmdir(kRootInode, "vault"));
   ASSERT_TRUE(volume_->sync());
   EXPECT_EQ(volume_->space()->blocks_free, free);
+}
+
+TEST_F(XattrTest, snapshots_have_their_own_and_a_read_only_one_takes_no_change) {
+  vault();
+  put("/vault/file", "x");
+  ASSERT_EQ(set("/vault/file", "user.long", value_of(40'000, 1)), Errc{});
+  ASSERT_EQ(set("/vault", "trusted.of-the-directory", value_of(9, 2)), Errc{});
+  const Stat before = item("/vault/file");
+  for (const bool read_only : {true, false}) {
+    const std::string name = read_only ? "frozen" : "copy";
+    ASSERT_TRUE(volume_->snapshot(kUser, kRootInode, kRootInode, name, read_only));
+  }
+  ASSERT_EQ(set("/vault/file", "user.long", value_of(3, 3)), Errc{});
+  const std::string frozen = "/frozen/vault/file";
+  EXPECT_EQ(get(frozen, "user.long"), value_of(40'000, 1));
+  EXPECT_EQ(get("/frozen/vault", "trusted.of-the-directory"), value_of(9, 2));
+  for (const char* name : {"user.long", "user.new", "trusted.new"})
+    EXPECT_EQ(set(frozen, name, value_of(3, 1)), Errc::read_only);
+  EXPECT_EQ(code_of(volume_->remove_xattr(inode(frozen), "user.long")), Errc::read_only);
+  for (const AttributeChange& change :
+       {AttributeChange{.mode = 0600}, {.uid = 1}, {.gid = 1}, {.atime_ns = 1}, {.mtime_ns = 1}})
+    EXPECT_EQ(code_of(volume_->set_attributes(inode(frozen), change)), Errc::read_only);
+  close(open(frozen, {}));  // nor is atime kept
+
+  ASSERT_EQ(set("/copy/vault/file", "user.long", value_of(50'000, 4)), Errc{});
+  ASSERT_TRUE(volume_->remove_xattr(inode("/copy/vault"), "trusted.of-the-directory"));
+  reopen();
+  add_key();
+  EXPECT_EQ(get("/vault/file", "user.long"), value_of(3, 3));
+  EXPECT_EQ(get(frozen, "user.long"), value_of(40'000, 1));
+  EXPECT_EQ(get("/copy/vault/file", "user.long"), value_of(50'000, 4));
+  EXPECT_EQ(names("/copy/vault"), (std::set<std::string>{}));
+  EXPECT_EQ(names("/frozen/vault"), (std::set<std::string>{"trusted.of-the-directory"}));
+  EXPECT_EQ(item(frozen).atime_ns, before.atime_ns);
+  EXPECT_EQ(item(frozen).ctime_ns, before.ctime_ns);
+  ASSERT_TRUE(volume_->remove_subvolume(kRootInode, "frozen"));
+  ASSERT_TRUE(volume_->finish_removals());
 }
 
 TEST_F(XattrTest, a_full_store_refuses_and_changes_nothing) {

@@ -265,6 +265,9 @@ class VolumeChecker {
       if (!check_xattr_name(xattr.name)) found("an attribute has an impossible name", where);
       if (xattr_offset(xattr.name) != xattr.offset / kXattrHashStep * kXattrHashStep)
         found("an attribute lies at the wrong hash", where);
+      if (owner.item && is_user_xattr(xattr.name) && owner.item->kind != FileKind::regular &&
+          owner.item->kind != FileKind::directory)
+        found("an inode that can have no user attributes has one", where);
       if (owner.item && xattr.sealed != (owner.item->encrypted && is_user_xattr(xattr.name)))
         found("an attribute is not encrypted as its inode is", where);
       if (!xattr_names_.insert(xattr.name).second) found("an inode has an attribute twice", where);
@@ -325,7 +328,7 @@ class VolumeChecker {
       if (number == kRootNumber)
         found("there is no root directory", where);
       else if (!known.item_malformed)
-        found("a name, a map or an orphan record without an inode item", where);
+        found("records of an inode without an inode item", where);
       return;
     }
     const Attributes& item = *known.item;
