@@ -91,12 +91,12 @@ std::optional<Superblock> SuperblockScan::newest(bool previous) const {
     if (copy.superblock && (!best || copy.superblock->generation > best->generation))
       best = copy.superblock;
   if (!previous || !best) return best;
-  std::optional<Superblock> older;
+  // A commit that wrote one copy of its set left an older one in the other place: what that leads
+  // to has been reused.
   for (const SuperblockCopy& copy : copies)
-    if (copy.superblock && copy.superblock->generation < best->generation &&
-        (!older || copy.superblock->generation > older->generation))
-      older = copy.superblock;
-  return older;
+    if (copy.superblock && copy.superblock->generation + 1 == best->generation)
+      return copy.superblock;
+  return std::nullopt;
 }
 
 std::array<const SuperblockCopy*, 2> SuperblockScan::others_of(const Superblock& newest) const {

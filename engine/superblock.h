@@ -39,7 +39,7 @@ struct SuperblockCopy {
 
 struct SuperblockScan {
   std::array<SuperblockCopy, 4> copies;
-  // The newest that verifies; with `previous`, the newest of the other set.
+  // The newest that verifies; with `previous`, the one before it: of older ones nothing is whole.
   std::optional<Superblock> newest(bool previous) const;
   // Neither copy of the other set verifies, though it was written once: a commit was torn, which
   // nobody was told is durable, or the newest generation is gone with its acknowledged writes. The

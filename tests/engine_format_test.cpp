@@ -105,6 +105,18 @@ TEST_F(FormatTest, a_feature_of_the_older_set_alone_is_no_matter) {
   EXPECT_TRUE(has(3));
 }
 
+// A commit that was cut short wrote one copy of its set: what the other one leads to was reused.
+TEST_F(FormatTest, an_older_copy_in_the_newest_set_is_no_generation_before) {
+  rewrite(3, [](SuperblockDisk& disk) { disk.generation = 1; });
+  auto opened = try_open(true, true);
+  ASSERT_TRUE(opened) << opened.error().what;
+  EXPECT_EQ((*opened)->facts().generation, 2U);
+  for (const u32 place : {0U, 2U}) device_->rot(at(place), kBlockBytes, place + 1);
+  opened = try_open(true, true);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::wrong_device) << opened.error().what;
+}
+
 TEST_F(FormatTest, an_unknown_read_only_compatible_feature_opens_for_reading_alone) {
   rewrite_all([](SuperblockDisk& disk) { disk.features_ro_compat = kUnknown; });
   auto refused = try_open(false);
