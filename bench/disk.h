@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/counted_device.h"
 #include "engine/file_device.h"
 #include "tests/support/keys.h"
 #include "tests/support/temp_file.h"
@@ -42,7 +43,8 @@ class Disk {
     disk->folder_ = std::make_unique<tests::TempFolder>(folder());
     const std::string image = disk->folder_->file("image");
     fill(image, size);
-    LK_TRY(disk->device_, engine::open_device(image, {.create_size = size}));
+    LK_TRY(auto opened, engine::open_device(image, {.create_size = size}));
+    disk->device_ = std::make_unique<CountedDevice>(std::move(opened));
     LK_TRYV(disk->format());
     return disk;
   }
@@ -55,7 +57,7 @@ class Disk {
   }
   static Result<std::unique_ptr<Disk>> create_on(std::unique_ptr<engine::Device> device) {
     std::unique_ptr<Disk> disk(new Disk);
-    disk->device_ = std::move(device);
+    disk->device_ = std::make_unique<CountedDevice>(std::move(device));
     LK_TRYV(disk->format());
     return disk;
   }
@@ -89,6 +91,8 @@ class Disk {
   }
 
   const crypto::KeyId& key_id() const { return id_; }
+  Result<volume::CheckFindings> check() { return volume::check_volume(*device_, {}, system_env()); }
+  u64 bytes_written() const { return device_->bytes_written(); }
   bool direct() const { return device_->info().direct; }
 
  private:
@@ -97,7 +101,7 @@ class Disk {
   const tests::Heap raw_ = tests::raw_key(1);
   crypto::KeyId id_;
   std::unique_ptr<tests::TempFolder> folder_;
-  std::unique_ptr<engine::Device> device_;
+  std::unique_ptr<CountedDevice> device_;
 };
 
 }  // namespace latchkey::bench

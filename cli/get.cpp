@@ -49,6 +49,9 @@ class Output {
     return {};
   }
 
+  bool holes() const { return holes_; }
+  void skip(u64 zeros) { zeros_ += zeros; }  // only with holes
+
   Result<void> finish() {
     const bool hole = zeros_ >= kHoleBytesMin;
     LK_TRYV(write_zeros());
@@ -217,9 +220,29 @@ class Getter {
     return volume_.open_file(caller(), directory, name, {}, 0, name);
   }
 
+  // Where data goes on, or the file ends. A hole is not read: there may be a lot of it.
+  Result<u64> next_data(volume::HandleId handle, u64 offset, u64 size, u64& data_end) {
+    LK_TRY(const auto data, volume_.seek(handle, offset, volume::Seek::data));
+    data_end = size;
+    if (!data) return std::max(offset, size);
+    LK_TRY(const auto hole, volume_.seek(handle, *data, volume::Seek::hole));
+    data_end = hole.value_or(size);
+    return *data;
+  }
+
   Result<void> copy(volume::HandleId handle, Output output) {
+    LK_TRY(const volume::Stat stat, volume_.stat(handle));
+    u64 data_end = 0;
     for (u64 offset = 0;;) {
-      LK_TRY(const u64 got, volume_.read(handle, offset, buffer_));
+      if (output.holes() && offset >= data_end) {
+        LK_TRY(const u64 next, next_data(handle, offset, stat.size, data_end));
+        output.skip(next - offset);
+        report_.bytes += next - offset;
+        offset = next;
+      }
+      const u64 wanted = output.holes() ? std::max(data_end, offset + 1) - offset : buffer_.size();
+      const auto into = MutableBytes(buffer_).first(std::min<u64>(wanted, buffer_.size()));
+      LK_TRY(const u64 got, volume_.read(handle, offset, into));
       if (got == 0) break;
       LK_TRYV(output.write(Bytes(buffer_).first(got)));
       offset += got;

@@ -245,6 +245,12 @@ class CommandLine {
     sub = verb(&app_, "get", "get", "copy files out of the store", call(run_get, copy_));
     add_copy(sub, "IMG:/path", "DST; - is standard output");
 
+    sub = verb(&app_, "clone", "clone", "a file's blocks under a second file, metadata only",
+               call(run_clone, copy_));
+    sub->add_option("source", copy_.source, "IMG:/path")->required();
+    sub->add_option("destination", copy_.destination, "IMG:/path, of the same image")->required();
+    add_key(sub, copy_.key);
+
     sub = verb(&app_, "ls", "ls", "list a directory", call(run_ls, path_));
     sub->add_flag("-l", path_.detailed, "mode, owner, size, time");
     add_path(sub);

@@ -128,6 +128,15 @@ void print_machine(const json& facts) {
   }
 }
 
+// Mean and longest run, and how many there are of 1, 2 to 3, 4 to 7, ... blocks.
+json describe_free(const engine::FreeRuns& runs) {
+  return {{"runs", runs.runs},
+          {"bytes", runs.blocks * engine::kBlockBytes},
+          {"mean_run_bytes", runs.runs == 0 ? 0 : runs.blocks * engine::kBlockBytes / runs.runs},
+          {"longest_run_bytes", runs.longest * engine::kBlockBytes},
+          {"runs_by_log2_blocks", runs.by_length}};
+}
+
 void print_store(const json& store) {
   fmt::print("volume     {}{}\n", store["volume_id"].get<std::string>(),
              store["label"].get<std::string>().empty()
@@ -142,6 +151,10 @@ void print_store(const json& store) {
   fmt::print("slots      {} for keys of readers\n", store["key_slots"]["capacity"].get<u64>());
   fmt::print("space      {} used, {} available\n", format_bytes(store["used_bytes"].get<u64>()),
              format_bytes(store["available_bytes"].get<u64>()));
+  fmt::print("free       {} runs, {} on the average, {} the longest\n",
+             store["free"]["runs"].get<u64>(),
+             format_bytes(store["free"]["mean_run_bytes"].get<u64>()),
+             format_bytes(store["free"]["longest_run_bytes"].get<u64>()));
 }
 
 }  // namespace
@@ -169,6 +182,8 @@ Exit run_info(const Common& common, const InfoArgs& args) {
                      {"stepped_back", facts.store.stepped_back},
                      {"used_bytes", facts.space.blocks_used * engine::kBlockBytes},
                      {"available_bytes", facts.space.blocks_available * engine::kBlockBytes},
+                     {"promised_bytes", facts.space.blocks_promised * engine::kBlockBytes},
+                     {"free", describe_free(opened->volume->free_runs())},
                      {"key_slots", describe_slots(facts.slots)},
                      {"features",
                       {{"compatible", facts.store.features_compat},

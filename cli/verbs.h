@@ -88,6 +88,7 @@ struct CopyArgs {
 };
 Exit run_put(const Common& common, const CopyArgs& args);
 Exit run_get(const Common& common, const CopyArgs& args);
+Exit run_clone(const Common& common, const CopyArgs& args);  // both of the form IMG:/path
 
 struct BenchArgs {
   std::string image;

@@ -26,9 +26,11 @@ class Checker {
     walk(root, kRootTree);
     for (const auto& [tree, pointer] : trees_) walk(pointer, tree);
     check_references();
+    check_promises();
     if (options_.data) check_data();
     check_bitmaps();
-    return Checked{std::move(result_), std::move(reachable_), whole_, sound_, space_wrong_};
+    return Checked{std::move(result_), std::move(reachable_), whole_, sound_, space_wrong_,
+                   promised_,          promised_wrong_};
   }
 
  private:
@@ -139,7 +141,9 @@ class Checker {
       lost("a record of the root tree is malformed", where);
       return;
     }
-    const Pointer pointer = from_disk(load_disk<TreeRecordDisk>(value).root);
+    const auto record = load_disk<TreeRecordDisk>(value);
+    const Pointer pointer = from_disk(record.root);
+    promised_ += record.promised_blocks;
     if (pointer.level > kLevelMax)
       lost("a tree is impossibly high", where);
     else
@@ -186,6 +190,15 @@ class Checker {
     for (const auto& [place, count] : counts_)
       if (!nodes_.contains(place))
         found("a count of references to a tree node that nothing leads to", at(place));
+  }
+
+  void check_promises() {
+    Lock lock(state_.space_mutex);
+    if (promised_ == state_.promised) return;
+    promised_wrong_ = promised_ <= reachable_.size();
+    found(fmt::format("the superblock counts {} promised blocks, the trees {}", state_.promised,
+                      promised_),
+          "superblock", promised_wrong_);
   }
 
   void check_data() {
@@ -241,6 +254,8 @@ class Checker {
   u64 extent_nodes_ = 0;
   std::map<u64, Seen> nodes_;  // of subvolumes, by first place
   std::map<u64, u64> counts_;  // that the records say, by first place
+  u64 promised_ = 0;           // as the trees count
+  bool promised_wrong_ = false;
   CheckResult result_;
   bool whole_ = true;
   bool sound_ = true;

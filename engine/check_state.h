@@ -13,6 +13,8 @@ struct Checked {
   bool whole = true;            // nothing that might refer to blocks is lost
   bool sound = true;            // every block is referred to once, and may be
   bool space_wrong = false;     // the bitmaps are damaged, or do not say what is reachable
+  u64 promised = 0;             // blocks, as the trees count
+  bool promised_wrong = false;  // the superblock has another sum
 };
 Result<Checked> check_state(StoreState& state, const CheckOptions& options);
 

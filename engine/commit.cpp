@@ -104,6 +104,7 @@ Result<void> StoreState::write_generation(bool force) {
     Lock space_lock(space_mutex);
     LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
+    next.promised_blocks = promised;
   }
   LK_TRYV(write_frozen(frozen, slots, next));
   for (const Forest::Frozen::Write& write : frozen.nodes) cache->make_clean(write.place[0]);
@@ -175,7 +176,7 @@ void StoreState::unpin() {
   space->unpin_through(through);
   pool->note_unpinned(running.load(std::memory_order_acquire));
   // Before further data can take it. Not enough is no error here: the next reserve() says so.
-  (void)pool->fill(fixed_reserve() + shared_floor() + tree_reserved, data_reserved);
+  (void)pool->fill(fixed_reserve() + shared_floor() + tree_reserved, data_kept());
 }
 
 Result<void> Store::commit() {

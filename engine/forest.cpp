@@ -45,6 +45,18 @@ Result<Pointer> Forest::root_in_tree(TreeId tree) const {
   return found;
 }
 
+Result<u64> Forest::promised_blocks(TreeId tree) const {
+  LK_TRY(const TreeRecordDisk record, record_in_tree(tree));
+  return u64{record.promised_blocks};
+}
+
+// At once, beside a root that may be an old one: freeze() enters the new root into what is there.
+Result<void> Forest::set_promised_blocks(TreeId tree, u64 blocks) {
+  LK_TRY(TreeRecordDisk record, record_in_tree(tree));
+  record.promised_blocks = blocks;
+  return put_tree_record(tree, record);
+}
+
 Result<Pointer> Forest::root(TreeId tree) const {
   if (tree == kRootTree) return root_tree_;
   if (const auto it = changed_roots_.find(tree); it != changed_roots_.end()) return it->second;
@@ -172,7 +184,7 @@ Result<void> Forest::create_tree(TreeId tree) {
   (void)node;
   changed_roots_[tree] = pointer;
   // The record is put at once, so that freeze() only replaces records and allocates little.
-  return put_tree_record(tree, {to_disk(pointer), u64{0}, {}});
+  return put_tree_record(tree, {to_disk(pointer), u64{0}, u64{0}, {}});
 }
 
 Result<void> Forest::put_tree_record(TreeId tree, const TreeRecordDisk& record) {

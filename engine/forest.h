@@ -66,6 +66,8 @@ class Forest {
 
   // Changes.
   Result<void> create_tree(TreeId tree);
+  Result<u64> promised_blocks(TreeId tree) const;
+  Result<void> set_promised_blocks(TreeId tree, u64 blocks);
   Result<void> put(TreeId tree, const Key& key, Bytes value);
   Result<bool> erase(TreeId tree, const Key& key);
   // See Transaction. What nothing refers to any more is appended to `freed`.

@@ -75,7 +75,8 @@ inline constexpr u64 kTreeShares = 1;  // it was cloned or is a clone: its nodes
 struct TreeRecordDisk {
   PointerDisk root;
   Le64 flags;
-  std::array<u8, 24> reserved;
+  Le64 promised_blocks;  // of this tree's promises
+  std::array<u8, 16> reserved;
 };
 LK_DISK_STRUCT(TreeRecordDisk, 96);
 
@@ -126,7 +127,8 @@ struct SuperblockDisk {
   std::array<std::byte, 64> log_head;     // reserved, zero
   std::array<std::byte, 256> volume_key;  // reserved, zero
   Le64 extent_node_count;                 // of the nodes, those of the extent table
-  std::array<std::byte, 3504> reserved;
+  Le64 promised_blocks;                   // of all trees, so that opening walks none
+  std::array<std::byte, 3496> reserved;
   Checksum checksum;  // of the block with this field zero
 };
 LK_DISK_STRUCT(SuperblockDisk, 4096);

@@ -1,6 +1,7 @@
 #include "engine/free_region.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "engine/slot_map.h"
@@ -22,6 +23,18 @@ FreeRegion::FreeRegion(u32 blocks, const std::vector<Run>& reserved)
   taken_ = used_;
   committed_ = used_;
   taken_count_ = used_count_;
+}
+
+void FreeRegion::count_free_runs(FreeRuns& runs) const {
+  for (u32 at = used_.next_clear(0, blocks_); at < blocks_; at = used_.next_clear(at, blocks_)) {
+    const u32 end = used_.next_set(at, blocks_);
+    const u64 length = end - at;
+    ++runs.runs;
+    runs.blocks += length;
+    runs.longest = std::max(runs.longest, length);
+    ++runs.by_length[static_cast<std::size_t>(std::bit_width(length) - 1)];
+    at = end;
+  }
 }
 
 Result<void> FreeRegion::load_slot(Bytes block, u32 region, u64 generation_max, u64 at) {

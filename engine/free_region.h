@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "engine/region_bitmap.h"
+#include "engine/types.h"
 
 namespace latchkey::engine {
 
@@ -53,6 +54,8 @@ class FreeRegion {
   u32 pinned_count() const { return pinned_count_; }
   u32 used_and_not_in(const FreeRegion& other) const;
   u32 freed_since_commit() const;  // committed and not used any more
+  // Adds the runs of what is not used, as the bitmap on disk has them.
+  void count_free_runs(FreeRuns& runs) const;
   // Nothing but what a slot on disk says.
   bool idle() const { return taken_count_ == used_count_ && !dirty_; }
   bool dirty() const { return dirty_; }

@@ -221,6 +221,12 @@ Result<std::vector<FreeSpace::SlotWrite>> FreeSpace::slots_to_write(u64 generati
   return writes;
 }
 
+Result<void> FreeSpace::count_free_runs(u32 index, FreeRuns& runs) {
+  LK_TRY(const FreeRegion* loaded, region(index));
+  loaded->count_free_runs(runs);
+  return {};
+}
+
 Result<bool> FreeSpace::is_used(u64 block) {
   LK_CHECK(block < blocks_total());
   const u32 index = layout_.region_of(block);

@@ -115,6 +115,8 @@ class FreeSpace {
   u64 blocks_lost() const { return lost_; }  // in damaged regions, see above
   u64 blocks_reserved() const { return layout_.blocks_reserved(); }  // of those used
 
+  u32 regions() const { return layout_.regions(); }
+  Result<void> count_free_runs(u32 index, FreeRuns& runs);  // adds those of a region
   Result<bool> is_used(u64 block);  // for check: as the next commit would write it
   bool is_reserved(u64 block) const { return layout_.is_reserved(block); }
 

@@ -20,6 +20,7 @@ Result<RepairResult> repair_store(Store& store) {
   StoreState& state = *store.state_;
   RepairResult repair;
   LK_TRY(const Checked checked, check_state(state, {}));
+  repair.sound = checked.sound;
   if (!checked.sound) return repair;
   if (checked.space_wrong && checked.whole) {
     {
@@ -29,6 +30,14 @@ Result<RepairResult> repair_store(Store& store) {
     LK_TRYV(commit_twice(state));
     repair.space_rebuilt = true;
     repair.mended.push_back({"free space was written anew from what is in use", "bitmaps", true});
+  }
+  if (checked.promised_wrong && checked.whole) {
+    {
+      Lock lock(state.space_mutex);
+      state.promised = checked.promised;
+    }
+    LK_TRYV(commit_twice(state));
+    repair.mended.push_back({"promises were counted anew from the trees", "superblock", true});
   }
   LK_TRY(ScrubResult scrubbed, scrub_store(store, {.data = false, .progress = {}}));
   for (Finding& finding : scrubbed.findings)

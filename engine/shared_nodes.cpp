@@ -121,6 +121,7 @@ Result<void> Forest::clone_tree(TreeId from, TreeId to) {
     ++shared_trees_;
   }
   record.root = to_disk(pointer);
+  record.promised_blocks = u64{0};  // promises name their tree: in the clone they are holes
   LK_TRYV(put_tree_record(to, record));
   ++shared_trees_;
   changed_roots_[to] = pointer;

@@ -80,7 +80,7 @@ bool StoreState::may_begin(u64 leaves, u64 tree_blocks) {
   Lock lock(space_mutex);
   if (shared_trees() == 0 || leaves == 0) return true;
   const u64 wanted = ordinary + tree_blocks + shared_copies(leaves) + shared_growth(leaves);
-  return pool->blocks() >= wanted || pool->fill(wanted, data_reserved).has_value();
+  return pool->blocks() >= wanted || pool->fill(wanted, data_kept()).has_value();
 }
 
 }  // namespace latchkey::engine

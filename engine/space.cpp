@@ -24,11 +24,24 @@ u64 Store::tree_blocks_for(u32 records, u64 record_bytes) const {
   return (bytes * 3 * 2 + kBlockBytes - 1) / kBlockBytes;
 }
 
+namespace {
+
+u64 cost_of_promise(u64 blocks) {
+  const u64 records = blocks * (kRecordBytesABlock + kRecordsABlock * sizeof(LeafSlot));
+  return blocks + (records * 3 * 2 + kBlockBytes - 1) / kBlockBytes;
+}
+
+}  // namespace
+
+u64 StoreState::data_kept() const { return data_reserved + cost_of_promise(promised - drawn); }
+
 // What nodes may need lies in the pool or comes back to it; the rest of what is free is for data.
 // `floor`: what the pool keeps beyond the reservations.
-bool StoreState::has_space(u64 data_blocks, u64 tree_blocks, u64 floor, bool use_reserve) {
+bool StoreState::has_space(u64 data_blocks, u64 drawing, u64 tree_blocks, u64 floor,
+                           bool use_reserve) {
+  if (drawing > promised - drawn) return false;
   const u64 nodes = floor + tree_reserved + tree_blocks;
-  const u64 data = data_reserved + data_blocks;
+  const u64 data = data_reserved + data_blocks + cost_of_promise(promised - drawn - drawing);
   if (space->blocks_free() < data) pool->trim(nodes);
   const bool filled = pool->fill(nodes, data).has_value();
   if (!filled && pool->blocks() + pool->blocks_coming() < nodes) return false;
@@ -42,11 +55,13 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
   check_may_wait();
   if (auto error = state_->failure()) return std::unexpected(*error);
   if (state_->read_only) return fail(Errc::read_only, "the store is open read-only");
+  LK_CHECK(need.promised_blocks <= need.data_blocks);
   const u64 tree = tree_blocks_for(need.records, need.record_bytes);
+  const bool keeps = need.promised_blocks != 0 && need.promised_blocks == need.data_blocks;
   for (int attempt = 0;; ++attempt) {
     {
       const u64 fixed = state_->fixed_reserve();
-      const u64 floor = use_reserve ? fixed / 4 : fixed;
+      const u64 floor = use_reserve || keeps ? fixed / 4 : fixed;
       Lock lock(state_->space_mutex);
       const u64 leaves = need.leaves != 0 ? need.leaves : need.records;
       const u64 clones = need.clone ? 1 : 0;
@@ -55,15 +70,19 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
       // What changes no record copies no shared node: the end of a clone is always possible.
       const bool frees_only = use_reserve && leaves == 0;
       const u64 shared = frees_only ? 0 : state_->shared_floor();
-      if (state_->has_space(need.data_blocks, tree, floor + shared, use_reserve)) {
+      if (state_->has_space(need.data_blocks, need.promised_blocks, tree, floor + shared,
+                            use_reserve || keeps)) {
         state_->data_reserved += need.data_blocks;
         state_->tree_reserved += tree;
+        state_->drawn += need.promised_blocks;
         Reservation reservation;
         reservation.store_ = this;
         reservation.data_blocks_ = need.data_blocks;
         reservation.tree_blocks_ = tree;
         reservation.leaves_ = leaves;
         reservation.clones_ = clones;
+        reservation.drawn_.store_ = this;
+        reservation.drawn_.blocks_ = need.promised_blocks;
         return reservation;
       }
       state_->leaves_reserved -= leaves;
@@ -107,17 +126,28 @@ SpaceFacts Store::space() const {
   facts.blocks_used = space.blocks_used();
   facts.blocks_pinned = space.blocks_pinned();
   facts.blocks_reserved = state_->data_reserved + state_->tree_reserved;
+  facts.blocks_promised = state_->promised;
   facts.blocks_discarded = state_->blocks_discarded.load(std::memory_order_relaxed);
   const u64 node = state_->node_blocks();  // what is kept for nodes is kept as whole ones
   const u64 nodes = state_->tree_reserved + fixed + state_->shared_reserve();
-  const u64 promised = state_->data_reserved + (nodes + node - 1) / node * node;
+  const u64 promised = state_->data_kept() + (nodes + node - 1) / node * node;
   const u64 free = space.blocks_free() + space.blocks_pinned() + state_->pool->blocks();
   facts.blocks_available = free > promised ? free - promised : 0;
   // Where what is free lies in pieces that are too small for nodes, there is nothing to promise.
   const bool settled = facts.blocks_pinned == 0 && !state_->read_only;
-  if (settled && !state_->has_space(0, 0, fixed + state_->shared_floor(), false))
+  if (settled && !state_->has_space(0, 0, 0, fixed + state_->shared_floor(), false))
     facts.blocks_available = 0;
   return facts;
+}
+
+// Region by region: others allocate in between.
+FreeRuns Store::free_runs() const {
+  FreeRuns runs;
+  for (u32 index = 0;; ++index) {
+    Lock lock(state_->space_mutex);
+    if (index >= state_->space->regions()) return runs;
+    (void)state_->space->count_free_runs(index, runs);
+  }
 }
 
 Reservation::Reservation(Reservation&& other) noexcept
@@ -125,7 +155,8 @@ Reservation::Reservation(Reservation&& other) noexcept
       data_blocks_(std::exchange(other.data_blocks_, 0)),
       tree_blocks_(std::exchange(other.tree_blocks_, 0)),
       leaves_(std::exchange(other.leaves_, 0)),
-      clones_(std::exchange(other.clones_, 0)) {}
+      clones_(std::exchange(other.clones_, 0)),
+      drawn_(std::move(other.drawn_)) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
@@ -135,6 +166,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
     tree_blocks_ = std::exchange(other.tree_blocks_, 0);
     leaves_ = std::exchange(other.leaves_, 0);
     clones_ = std::exchange(other.clones_, 0);
+    drawn_ = std::move(other.drawn_);
   }
   return *this;
 }
@@ -142,6 +174,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
 Reservation::~Reservation() {
   if (store_ == nullptr || empty()) return;
   Lock lock(store_->state_->space_mutex);
+  store_->state_->drawn -= std::exchange(drawn_.blocks_, 0);
   store_->state_->data_reserved -= data_blocks_;
   store_->state_->tree_reserved -= tree_blocks_;
   store_->state_->leaves_reserved -= leaves_;
@@ -155,6 +188,7 @@ void Reservation::merge(Reservation&& other) {
   tree_blocks_ += std::exchange(other.tree_blocks_, 0);
   leaves_ += std::exchange(other.leaves_, 0);
   clones_ += std::exchange(other.clones_, 0);
+  drawn_.merge(std::move(other.drawn_));
 }
 
 Reservation Reservation::take(u64 data_blocks, u64 tree_blocks) {
@@ -167,6 +201,45 @@ Reservation Reservation::take(u64 data_blocks, u64 tree_blocks) {
   leaves_ -= part.leaves_;
   data_blocks_ -= part.data_blocks_;
   tree_blocks_ -= part.tree_blocks_;
+  return part;
+}
+
+u64 Store::promise_cost(u64 blocks) const { return cost_of_promise(blocks); }
+
+u64 Store::promised_blocks() const {
+  Lock lock(state_->space_mutex);
+  return state_->promised;
+}
+
+DrawnPromise::DrawnPromise(DrawnPromise&& other) noexcept
+    : store_(other.store_), blocks_(std::exchange(other.blocks_, 0)) {}
+
+DrawnPromise& DrawnPromise::operator=(DrawnPromise&& other) noexcept {
+  if (this != &other) {
+    const DrawnPromise old = std::move(*this);
+    store_ = other.store_;
+    blocks_ = std::exchange(other.blocks_, 0);
+  }
+  return *this;
+}
+
+DrawnPromise::~DrawnPromise() {
+  if (blocks_ == 0) return;
+  Lock lock(store_->state_->space_mutex);
+  store_->state_->drawn -= blocks_;
+}
+
+void DrawnPromise::merge(DrawnPromise&& other) {
+  if (store_ == nullptr) store_ = other.store_;
+  LK_CHECK(other.blocks_ == 0 || other.store_ == store_);
+  blocks_ += std::exchange(other.blocks_, 0);
+}
+
+DrawnPromise DrawnPromise::take(u64 blocks) {
+  DrawnPromise part;
+  part.store_ = store_;
+  part.blocks_ = std::min(blocks, blocks_);
+  blocks_ -= part.blocks_;
   return part;
 }
 

@@ -172,6 +172,10 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
                          std::min(superblock->node_count, superblock->extent_node_count));
   const auto recovered = state->space->recover(superblock->generation, superblock->used_blocks);
   if (!recovered && !state->read_only && !options.repair) return std::unexpected(recovered.error());
+  {
+    Lock lock(state->space_mutex);
+    state->promised = superblock->promised_blocks;
+  }
   state->running = superblock->generation + 1;
   state->node_count = superblock->node_count;
   {

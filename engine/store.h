@@ -88,6 +88,7 @@ struct SpaceFacts {
   u64 blocks_used = 0;      // by the running transaction's trees and data
   u64 blocks_pinned = 0;    // freed, not yet reusable
   u64 blocks_reserved = 0;  // promised to writers
+  u64 blocks_promised = 0;  // to ranges of files: see Transaction::promise
   // What reserve() can still promise to data: to the block, when nothing is pinned.
   u64 blocks_available = 0;
   u64 blocks_discarded = 0;  // since the open
@@ -102,7 +103,34 @@ struct SpaceNeed {
   // Where trees share nodes: how many leaves of subvolume trees are changed at most; each may have
   // to be copied with all that leads to it. 0: as many as records.
   u32 leaves = 0;
-  bool clone = false;  // clone_tree: from then on changes of either tree need more
+  bool clone = false;       // clone_tree: from then on changes of either tree need more
+  u64 promised_blocks = 0;  // of the data blocks, those that are promised where they will lie
+};
+
+// What one block of data may need at most when it is inserted by itself: map entry and its cut
+// neighbours, extent record, what the file says of itself.
+inline constexpr u32 kRecordsABlock = 4;
+inline constexpr u32 kRecordBytesABlock = 220;
+
+// Promised blocks that somebody holds a reservation for, because data is about to lie there. What
+// is left at its end is a promise like the others again. Move-only; not thread-safe.
+class DrawnPromise {
+ public:
+  DrawnPromise() = default;
+  DrawnPromise(DrawnPromise&& other) noexcept;
+  DrawnPromise& operator=(DrawnPromise&& other) noexcept;
+  ~DrawnPromise();
+
+  void merge(DrawnPromise&& other);
+  DrawnPromise take(u64 blocks);  // at most what is there
+  u64 blocks() const { return blocks_; }
+
+ private:
+  friend class Reservation;
+  friend class Store;
+  friend class Transaction;
+  Store* store_ = nullptr;
+  u64 blocks_ = 0;
 };
 
 // A promise of space; gives back in its destructor what was not used. Move-only; not thread-safe.
@@ -116,17 +144,22 @@ class Reservation {
   void merge(Reservation&& other);  // other of the same store
   // Moves a part out (at most what is there): a plan takes its pages' share along.
   Reservation take(u64 data_blocks, u64 tree_blocks);
+  // Of its data blocks, those that came out of promises; take() leaves them to take_drawn().
+  DrawnPromise take_drawn(u64 blocks) { return drawn_.take(blocks); }
+  u64 drawn_blocks() const { return drawn_.blocks(); }
   u64 data_blocks() const { return data_blocks_; }
   u64 tree_blocks() const { return tree_blocks_; }
   bool empty() const { return data_blocks_ == 0 && tree_blocks_ == 0 && clones_ == 0; }
 
  private:
   friend class Store;
+  friend class Transaction;
   Store* store_ = nullptr;
   u64 data_blocks_ = 0;
   u64 tree_blocks_ = 0;
   u64 leaves_ = 0;  // 0 only if there are no tree blocks
   u64 clones_ = 0;
+  DrawnPromise drawn_;
 };
 
 // Keeps the blocks that were looked up since it was taken from being reused, while I/O reads them.
@@ -223,6 +256,16 @@ class Transaction : public View {
   // leaf was shared, the leaf's copy takes references of its own then.
   Result<void> release_extent(BlockRun run);
 
+  // So many blocks of the tree's records are promised from now on, across commits: what that costs
+  // (Store::promise_cost) comes out of `space`. The store counts promises; where they lie, the
+  // caller's records say.
+  Result<void> promise(TreeId tree, u64 blocks, Reservation& space);
+  // Promises are kept, those of `drawn`, which uses them up, or given up. malformed: the tree has
+  // less.
+  Result<void> end_promise(TreeId tree, u64 blocks, DrawnPromise& drawn);
+  // For a repair: the tree's records promise so many blocks, whatever was counted.
+  Result<void> recount_promises(TreeId tree, u64 blocks);
+
  private:
   friend class Store;
   Transaction(Store& store, Reservation&& tree_space);
@@ -260,6 +303,8 @@ class Store {
 
   StoreFacts facts() const;
   SpaceFacts space() const;
+  // Reads every bitmap; those that are damaged are left out.
+  FreeRuns free_runs() const;
   std::optional<Error> failure() const;
   // The failure once for each `seen` flag: handles report a stopped store once (D4).
   Device& device() const;
@@ -269,8 +314,12 @@ class Store {
   BorrowedIo borrow_io() const;
 
   // no_space after a commit (two, if blocks are pinned) has been tried; waits for those, so call it
-  // with no View, Transaction or key gate held. `use_reserve`: delete, truncate, removal, commit.
+  // with no View, Transaction or key gate held. `use_reserve`: delete, truncate, removal, commit;
+  // what only keeps promises may use it too.
   Result<Reservation> reserve(const SpaceNeed& need, bool use_reserve = false);
+  // Data blocks that a promise of so many takes: theirs, and room for the records of each.
+  u64 promise_cost(u64 blocks) const;
+  u64 promised_blocks() const;  // of all trees
   // tree blocks that `need` stands for: to split reservations by page.
   u64 tree_blocks_for(u32 records, u64 record_bytes) const;
   // Up to blocks_wanted neighbouring blocks, at least one, out of the reservation's data blocks,
@@ -296,6 +345,7 @@ class Store {
  private:
   friend class View;
   friend class Transaction;
+  friend class DrawnPromise;
   friend class Reservation;
   friend class ReadPin;
   friend class BorrowedIo;

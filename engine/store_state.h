@@ -49,6 +49,8 @@ struct StoreState {
   u64 tree_reserved LK_GUARDED_BY(space_mutex) = 0;
   u64 leaves_reserved LK_GUARDED_BY(space_mutex) = 0;
   u64 clones_reserved LK_GUARDED_BY(space_mutex) = 0;
+  u64 promised LK_GUARDED_BY(space_mutex) = 0;  // blocks of all trees' promises
+  u64 drawn LK_GUARDED_BY(space_mutex) = 0;     // of those, in DrawnPromises
   u64 dirty_nodes_max = 0;  // of one transaction; begin() commits beyond half of it
   std::multiset<u64> pins LK_GUARDED_BY(space_mutex);
 
@@ -88,8 +90,11 @@ struct StoreState {
   u64 shared_floor() const LK_REQUIRES(space_mutex);
   u64 shared_reserve() const LK_REQUIRES(space_mutex);
   bool may_begin(u64 leaves, u64 tree_blocks) LK_EXCLUDES(space_mutex);
-  bool has_space(u64 data_blocks, u64 tree_blocks, u64 floor, bool use_reserve)
+  // `drawing`: of the data blocks, those that come out of promises.
+  bool has_space(u64 data_blocks, u64 drawing, u64 tree_blocks, u64 floor, bool use_reserve)
       LK_REQUIRES(space_mutex);
+  // Free blocks that are kept for what was reserved and promised.
+  u64 data_kept() const LK_REQUIRES(space_mutex);
 };
 
 }  // namespace latchkey::engine

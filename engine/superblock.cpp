@@ -29,6 +29,7 @@ const char* implausible(const SuperblockDisk& disk) {
   if (disk.size_bytes < kDeviceBytesMin) return "the size is impossible";
   if (disk.generation == 0 || disk.generation > kGenerationMax)
     return "the generation is impossible";
+  if (disk.promised_blocks > disk.size_bytes / kBlockBytes) return "promises more than it has";
   return nullptr;
 }
 
@@ -47,6 +48,7 @@ Superblock decode(const SuperblockDisk& disk) {
   superblock.used_blocks = disk.used_blocks;
   superblock.node_count = disk.node_count;
   superblock.extent_node_count = disk.extent_node_count;
+  superblock.promised_blocks = disk.promised_blocks;
   const auto end = std::find(disk.label.begin(), disk.label.end(), '\0');
   superblock.label.assign(disk.label.begin(), end);
   return superblock;
@@ -79,6 +81,7 @@ SuperblockDisk encode_superblock(const Superblock& superblock, u32 place) {
   disk.used_blocks = superblock.used_blocks;
   disk.node_count = superblock.node_count;
   disk.extent_node_count = superblock.extent_node_count;
+  disk.promised_blocks = superblock.promised_blocks;
   std::copy_n(superblock.label.begin(), std::min(superblock.label.size(), disk.label.size() - 1),
               disk.label.begin());
   disk.checksum = checksum_of(disk);

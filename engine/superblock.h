@@ -22,6 +22,7 @@ struct Superblock {
   u64 used_blocks = 0;
   u64 node_count = 0;
   u64 extent_node_count = 0;
+  u64 promised_blocks = 0;
   std::string label;
 };
 

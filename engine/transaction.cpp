@@ -1,5 +1,6 @@
 // View and Transaction: the forest through its lock.
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -122,6 +123,9 @@ Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
   LK_TRY(const bool there, tree_exists(tree));
   if (!there) return fail(Errc::not_found, "there is no such tree");
   StoreState& state = *store_->state_;
+  LK_TRY(const u64 promised, sticky(state, state.forest->promised_blocks(tree)));
+  DrawnPromise none;
+  if (promised != 0) LK_TRYV(end_promise(tree, promised, none));
   std::vector<BlockRun> freed;
   LK_TRY(const bool gone, sticky(state, state.forest->drop_tree_step(tree, nodes_max, freed)));
   LK_TRYV(free_blocks(freed));
@@ -167,6 +171,49 @@ Result<void> Transaction::free_blocks(const std::vector<BlockRun>& freed) {
     if (!released && released.error().code != Errc::damaged)
       return std::unexpected(released.error());
   }
+  return {};
+}
+
+Result<void> Transaction::promise(TreeId tree, u64 blocks, Reservation& space) {
+  StoreState& state = *store_->state_;
+  LK_CHECK(space.store_ == store_);
+  LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
+  LK_TRYV(sticky(state, state.forest->set_promised_blocks(tree, before + blocks)));
+  Lock lock(state.space_mutex);
+  // What is kept grows by this much: the parts of a promise cost together what it costs whole, but
+  // for a block of rounding each time that somebody draws in between.
+  const u64 kept = state.data_kept();
+  state.promised += blocks;
+  const u64 cost = std::min(state.data_kept() - kept, space.data_blocks_);
+  space.data_blocks_ -= cost;
+  state.data_reserved -= cost;
+  return {};
+}
+
+Result<void> Transaction::end_promise(TreeId tree, u64 blocks, DrawnPromise& drawn) {
+  StoreState& state = *store_->state_;
+  LK_CHECK(drawn.blocks_ <= blocks);
+  LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
+  Result<void> counted;
+  {
+    Lock lock(state.space_mutex);
+    if (before < blocks || state.promised - state.drawn < blocks - drawn.blocks_) {
+      counted = fail(Errc::malformed, "there are more promises than are counted");
+    } else {
+      state.promised -= blocks;
+      state.drawn -= std::exchange(drawn.blocks_, 0);
+    }
+  }
+  LK_TRYV(sticky(state, counted));
+  return sticky(state, state.forest->set_promised_blocks(tree, before - blocks));
+}
+
+Result<void> Transaction::recount_promises(TreeId tree, u64 blocks) {
+  StoreState& state = *store_->state_;
+  LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
+  LK_TRYV(sticky(state, state.forest->set_promised_blocks(tree, blocks)));
+  Lock lock(state.space_mutex);
+  state.promised = state.promised - std::min(before, state.promised) + blocks;
   return {};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // Words of the store: blocks, runs, keys of records, trees.
 
+#include <array>
 #include <compare>
 
 #include "base/types.h"
@@ -15,6 +16,14 @@ struct BlockRun {
   u32 count = 0;
   u64 end() const { return block + count; }
   bool operator==(const BlockRun&) const = default;
+};
+
+// How what is free hangs together. A run ends with its region, at 126 MiB.
+struct FreeRuns {
+  u64 runs = 0;
+  u64 blocks = 0;
+  u64 longest = 0;                  // blocks
+  std::array<u64, 16> by_length{};  // runs of 2^i to 2^(i + 1) - 1 blocks
 };
 
 // Records are ordered by (object, type, offset). What they mean is the upper layers' affair.

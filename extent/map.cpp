@@ -22,14 +22,21 @@ void cut(const MapEntry& entry, FileRange range, MapEdit& edit) {
   const u64 before = first - entry.file_block;
   const u64 inside = end - first;
   const u64 after = entry.file_end() - end;
-  edit.release.push_back({entry.disk_block + before, static_cast<u32>(inside)});
+  const auto place = [&](u64 distance) {
+    return entry.promised ? entry.disk_block : entry.disk_block + distance;
+  };
+  if (entry.promised)
+    edit.ended.push_back({entry.disk_block, inside});
+  else
+    edit.release.push_back({place(before), static_cast<u32>(inside)});
   // The front part keeps its key, so putting it replaces the old record.
   if (before == 0)
     edit.erase.push_back(entry.file_block);
   else
-    edit.put.push_back({entry.file_block, entry.disk_block, static_cast<u32>(before)});
+    edit.put.push_back(
+        {entry.file_block, entry.disk_block, static_cast<u32>(before), entry.promised});
   if (after != 0)
-    edit.put.push_back({end, entry.disk_block + before + inside, static_cast<u32>(after)});
+    edit.put.push_back({end, place(before + inside), static_cast<u32>(after), entry.promised});
 }
 
 }  // namespace
@@ -61,19 +68,20 @@ MapEdit replace(const std::vector<MapEntry>& overlapping, FileRange range,
 }
 
 MapDisk encode(const MapEntry& entry) {
-  LK_CHECK(entry.blocks != 0 && fits(entry.file_block, entry.blocks) &&
-           fits(entry.disk_block, entry.blocks));
-  return MapDisk{entry.disk_block, entry.blocks, 0};
+  LK_CHECK(entry.blocks != 0 && fits(entry.file_block, entry.blocks));
+  LK_CHECK(entry.promised || fits(entry.disk_block, entry.blocks));
+  return MapDisk{entry.disk_block, entry.blocks, entry.promised ? kMapPromised : 0};
 }
 
 Result<MapEntry> decode_map(u64 key_offset, Bytes value) {
   if (value.size() != sizeof(MapDisk)) return fail(Errc::malformed, "map record: size");
   if (key_offset % kBlock != 0) return fail(Errc::malformed, "map record: offset inside a block");
   const auto disk = load_disk<MapDisk>(value);
-  if (disk.flags != 0) return fail(Errc::malformed, "map record: unknown flags");
-  const MapEntry entry{key_offset / kBlock, disk.disk_block, disk.blocks};
+  if ((disk.flags & ~kMapPromised) != 0) return fail(Errc::malformed, "map record: unknown flags");
+  const MapEntry entry{key_offset / kBlock, disk.disk_block, disk.blocks, disk.flags != 0};
   if (entry.blocks == 0) return fail(Errc::malformed, "map record: no blocks");
-  if (!fits(entry.file_block, entry.blocks) || !fits(entry.disk_block, entry.blocks))
+  if (!fits(entry.file_block, entry.blocks) ||
+      (!entry.promised && !fits(entry.disk_block, entry.blocks)))
     return fail(Errc::malformed, "map record: out of range");
   return entry;
 }

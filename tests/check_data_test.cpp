@@ -34,10 +34,20 @@ TEST_F(CheckData, piece_of_a_map_must_be_what_we_write) {
   };
   const u64 blocks = device_.info().size_bytes / kBlock;
   expect_one(100, {5000, 0, 0}, "map record: no blocks");
-  expect_one(100, {5000, 1, 1}, "map record: unknown flags");
+  expect_one(100, {5000, 1, 2}, "map record: unknown flags");
   expect_one(100, {~u64{0}, 2, 0}, "map record: out of range");
   expect_one(100, {blocks, 1, 0}, "a file refers past the end of the store");
   expect_one(100, {blocks - 1, 2, 0}, "a file refers past the end of the store");
+  // A promise is no piece, but its tree counts it; another tree's is a hole here.
+  const auto put_promise = [&](engine::TreeId tree) {
+    const extent::MapDisk disk{tree, 7, extent::kMapPromised};
+    put_record({plain_, kMapType, 409600}, std::as_bytes(std::span(&disk, 1)));
+  };
+  put_promise(kFirstSubvolume + 1);
+  expect({});
+  put_promise(kFirstSubvolume);
+  expect({"tree 256: a tree counts 0 promised blocks, and its maps hold 7"});
+  device_.restore(whole);
   put_record({plain_, kMapType, 409600}, bytes_of("short"));
   expect({at(plain_, 100) + ": map record: size"});
   device_.restore(whole);

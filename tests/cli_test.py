@@ -246,6 +246,28 @@ class Trees(TreeTest):
                          pathlib.Path("/sys/kernel/fscaps").read_bytes())
         self.assert_clean()
 
+    def test_a_clone_shares_blocks_and_is_a_file_of_its_own(self):
+        data = os.urandom(300_000)
+        self.put(self.host_file("data", data), "/vault/a")
+        key = ("--key-file", self.key)
+        told = self.run_json("clone", "clone", *key, self.at("/vault/a"), self.at("/vault/b"))
+        self.assertEqual(told["bytes"], len(data))
+        rows = [self.run_json("map", "map", *key, self.at(path))["extents"]
+                for path in ("/vault/a", "/vault/b")]
+        self.assertEqual(*rows)
+        self.run_ok("rm", *key, self.at("/vault/a"))
+        self.assertEqual(self.get_bytes("/vault/b"), data)
+        # Over a longer file, and not between plain and encrypted.
+        self.put(self.host_file("longer", bytes(400_000)), "/vault/c")
+        self.run_ok("clone", "-q", *key, self.at("/vault/b"), self.at("/vault/c"))
+        self.assertEqual(self.get_bytes("/vault/c"), data)
+        self.run_refused(USAGE, "clone", *key, self.at("/vault/b"), self.at("/plain"),
+                         says="one of the files is encrypted")
+        self.assertEqual(self.names("/"), ["vault"])
+        self.run_refused(USAGE, "clone", *key, self.at("/vault/b"), "other.img:/b",
+                         says="another image")
+        self.assert_clean()
+
     def test_the_image_itself_is_neither_source_nor_destination(self):
         self.put(self.tree / "a", "/vault/a")
         linked = self.folder / "tree" / "linked"
@@ -428,6 +450,10 @@ class Stores(CliTest):
         self.assertEqual((info["backend"], info["xts_kernel"]), ("native", native[0]))
         self.assertEqual(info["store"]["key_slots"],
                          {"capacity": 1024, "hits": 0, "misses": 0, "evictions": 0})
+        free = info["store"]["free"]
+        self.assertEqual(sum(free["runs_by_log2_blocks"]), free["runs"])
+        self.assertGreater(free["longest_run_bytes"], 16 * MIB)
+        self.assertEqual(info["store"]["promised_bytes"], 0)
         self.assertNotIn("store", self.run_json("info", "info"))
         self.assertIn("64 MiB", self.run_ok("info", self.image))
         self.assert_clean()

@@ -46,7 +46,7 @@ class FaultTest : public StoreTest {
   void forge(const Pointer& tree_root, const Node& node) {
     Superblock superblock = newest();
     NodePtr root = load(superblock.root);
-    const TreeRecordDisk record{to_disk(save(tree_root, node)), u64{0}, {}};
+    const TreeRecordDisk record{to_disk(save(tree_root, node)), u64{0}, u64{0}, {}};
     const u32 index = root->lower_bound({kFirstSubvolume, kTreeRecordType, 0});
     root->erase(index);
     root->insert(index, {kFirstSubvolume, kTreeRecordType, 0},

@@ -96,7 +96,10 @@ TEST(MapRecord, malformed_records_are_refused) {
       {4096, 9, 0, 0, false},
       {4095, 9, 1, 0, false},
       {1, 9, 1, 0, false},
-      {4096, 9, 1, 1, false},
+      {4096, 9, 1, 1, true},
+      {4096, ~u64{0}, 1, 1, true},  // a promise names a tree
+      {4096, 9, 1, 2, false},
+      {4096, 9, 1, 3, false},
       {4096, 9, 1, 0x80000000u, false},
       {(kBlocksMax - 1) * 4096, 9, 1, 0, true},
       {(kBlocksMax - 1) * 4096, 9, 2, 0, false},
@@ -216,6 +219,18 @@ TEST(Map, punch_in_the_middle_cuts_an_entry_in_two) {
   EXPECT_TRUE(edit.erase.empty());
   EXPECT_EQ(edit.put, (std::vector<MapEntry>{{10, 500, 3}, {17, 507, 3}}));
   EXPECT_EQ(edit.release, (std::vector<DiskRun>{{503, 4}}));
+}
+
+TEST(Map, a_promise_is_cut_as_data_is_and_frees_no_block) {
+  const MapEntry promise{.file_block = 10, .disk_block = 256, .blocks = 10, .promised = true};
+  const MapEdit edit = replace({promise}, {13, 4}, {{14, 500, 2}});
+  EXPECT_EQ(edit.put,
+            (std::vector<MapEntry>{{10, 256, 3, true}, {17, 256, 3, true}, {14, 500, 2}}));
+  EXPECT_TRUE(edit.release.empty());
+  EXPECT_EQ(edit.ended, (std::vector<EndedPromise>{{256, 4}}));
+  const auto back = decode_map(10 * 4096, bytes_of(encode(promise)));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(*back, promise);
 }
 
 TEST(Map, an_empty_range_changes_nothing) {

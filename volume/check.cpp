@@ -10,6 +10,7 @@
 
 #include "base/checksum.h"
 #include "crypto/names.h"
+#include "engine/format.h"
 #include "extent/map.h"
 #include "volume/check_data.h"
 #include "volume/check_subvolumes.h"
@@ -73,8 +74,8 @@ class VolumeChecker {
     bool has_entries = false;
     bool reached = false;
     u32 names = 0;
-    u64 map_end = 0;     // in blocks
-    std::string target;  // of a symlink, as stored
+    u64 map_end = 0, data_end = 0;  // in blocks, with promises and without
+    std::string target;             // of a symlink, as stored
     bool has_target = false;
   };
 
@@ -89,12 +90,14 @@ class VolumeChecker {
     inode_count_ = 1;
     const std::size_t findings_before = result_.findings.size();
     const u64 inodes_before = result_.inodes;
+    promised_ = 0;
     LK_TRYV(view.scan(id, {}, kLastKey, [&](const engine::Key& key, Bytes value) {
       record(key, value);
       return true;
     }));
     if (xattrs_of_ != 0) end_xattrs();
     if (!counter_) found("the counter of inode numbers is missing", "inode counter");
+    LK_TRYV(check_promises(view, id));
     check_links();
     check_reachability();
     for (const auto& [number, known] : inodes_) {
@@ -117,7 +120,7 @@ class VolumeChecker {
     return view.scan_distinct([&](engine::TreeId tree, const engine::Key& key, Bytes value) {
       if (key.type != kMapType || key.object < kRootNumber) return true;
       const auto entry = extent::decode_map(key.offset, value);
-      if (entry && lies_inside(*entry))
+      if (entry && !entry->promised && lies_inside(*entry))
         pieces_.push_back(
             {entry->disk_block, entry->file_block, {tree, key.object}, entry->blocks});
       return true;
@@ -230,6 +233,11 @@ class VolumeChecker {
     if (!decoded) return found(decoded.error().what, where);
     if (decoded->file_block < known.map_end) found("two pieces of a file's map overlap", where);
     known.map_end = std::max(known.map_end, decoded->file_end());
+    if (decoded->promised) {  // may lie behind the end of the file
+      promised_ += blocks_held(*decoded, subvolume_);
+      return;
+    }
+    known.data_end = std::max(known.data_end, decoded->file_end());
     if (!lies_inside(*decoded)) found("a file refers past the end of the store", where);
   }
 
@@ -275,6 +283,17 @@ class VolumeChecker {
   }
 
   // --- records against each other ---------------------------------------------------------------
+
+  Result<void> check_promises(const engine::View& view, engine::TreeId tree) {
+    LK_TRY(const auto record, view.get(engine::kRootTree, {tree, engine::kTreeRecordType, 0}));
+    if (!record || record->value.size() != sizeof(engine::TreeRecordDisk)) return {};  // told
+    const u64 counted = load_disk<engine::TreeRecordDisk>(record->value).promised_blocks;
+    if (counted != promised_)
+      found(
+          fmt::format("a tree counts {} promised blocks, and its maps hold {}", counted, promised_),
+          fmt::format("tree {}", tree));
+    return {};
+  }
 
   void check_links() {
     std::ranges::sort(names_, {}, &Link::order);
@@ -355,7 +374,7 @@ class VolumeChecker {
       return;
     }
     const u64 end = (item.size + engine::kBlockBytes - 1) / engine::kBlockBytes;
-    if (known.map_end > end) found("a file's map reaches beyond its size", where);
+    if (known.data_end > end) found("a file's map reaches beyond its size", where);
   }
 
   void check_target(const Attributes& item, const Known& known, const std::string& where) {
@@ -383,6 +402,7 @@ class VolumeChecker {
   std::vector<Link> names_, backs_;
   std::vector<MapPiece> pieces_;
   std::map<InodeId, std::optional<crypto::KeyId>> policies_;  // of all subvolumes' files
+  u64 promised_ = 0;                                          // blocks, by maps
 };
 
 }  // namespace

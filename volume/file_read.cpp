@@ -32,6 +32,7 @@ Result<void> look_up(const engine::View& view, InodeId inode, extent::FileRange 
                      std::vector<Piece>& pieces) {
   LK_TRY(const auto entries, map_entries(view, inode, range));
   for (const extent::MapEntry& entry : entries) {
+    if (entry.promised) continue;
     const u64 from = std::max(entry.file_block, range.first_block);
     const u64 to = std::min(entry.file_end(), range.end());
     for (u64 block = from; block < to;) {

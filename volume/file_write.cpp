@@ -12,8 +12,6 @@ namespace latchkey::volume {
 namespace {
 
 constexpr u64 kPagesAtOnce = 512;  // of one reservation and one pass of the gate: 2 MiB
-constexpr u32 kRecordsAPage = 4;   // map entry and its cut neighbours, extent record, inode item
-constexpr u32 kRecordBytesAPage = 220;
 
 // The part of [offset, offset + from.size()) that lies in page `index`.
 struct PagePart {
@@ -68,10 +66,21 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
   u64 wanted = inode.pages_without_space(first, count);
   for (u64 index = first; index < first + count; wanted = first + count - index) {
     engine::Reservation space;
+    std::vector<bool> promised;
+    if (wanted != 0 && store->promised_blocks() != 0) {
+      LK_TRY(promised, promised_pages(inode, index, first + count - index));
+    }
     if (wanted != 0) {
-      LK_TRY(space, store->reserve({wanted, static_cast<u32>(wanted * kRecordsAPage),
-                                    wanted * kRecordBytesAPage},
-                                   piece.use_reserve));
+      const auto drawn = static_cast<u64>(std::ranges::count(promised, true));
+      wanted = std::max(wanted, drawn);
+      const engine::SpaceNeed need{
+          .data_blocks = wanted,
+          .records = static_cast<u32>(wanted * engine::kRecordsABlock),
+          .record_bytes = wanted * engine::kRecordBytesABlock,
+          .leaves = leaves_of_neighbours(wanted),
+          .promised_blocks = drawn,
+      };
+      LK_TRY(space, reserve_for_write(need, piece.use_reserve));
     }
     SharedLock lease(inode.lease_lock);
     if (inode.losses != piece.losses) return data_lost();
@@ -81,13 +90,41 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
       pass.emplace(std::move(entered));
     }
     const i64 now = static_cast<i64>(env.realtime_ns());
+    const u64 begun = index;
     for (; index < first + count; ++index) {
       const PagePart part = part_of(index, offset, from);
-      if (!inode.write_page({index, part.in_page, part.bytes, edges.of(index), now}, room, space))
+      const bool draws = !promised.empty() && promised[index - begun];
+      if (!inode.write_page({index, part.in_page, part.bytes, edges.of(index), now, draws}, room,
+                            space))
         break;
     }
   }
   return {};
+}
+
+// What dirty pages have reserved is the most that they may need, above all where trees share nodes.
+// Flushed they have what they do need, and what is left over may be enough.
+Result<engine::Reservation> Volume::State::reserve_for_write(const engine::SpaceNeed& need,
+                                                             bool use_reserve) {
+  auto space = store->reserve(need, use_reserve);
+  if (space || space.error().code != Errc::no_space) return space;
+  if (flush_many(dirty_inodes(), true).pages == 0) return space;
+  return store->reserve(need, use_reserve);
+}
+
+// Which pages may take their space out of a promise, to nobody else's loss. Pages first, then the
+// map: what lands in between has used its promise up, and was in flight.
+Result<std::vector<bool>> Volume::State::promised_pages(const Inode& inode, u64 first, u64 count) {
+  const std::vector<bool> to_draw = inode.pages_to_draw(first, count);
+  std::vector<bool> promised(count, false);
+  LK_TRY(const auto entries, map_entries(store->view(), inode.id(), {first, count}));
+  for (const extent::MapEntry& entry : entries) {
+    if (!entry.promised || blocks_held(entry, inode.id().subvolume) == 0) continue;
+    const u64 end = std::min(entry.file_end(), first + count);
+    for (u64 page = std::max(entry.file_block, first); page < end; ++page)
+      promised[page - first] = to_draw[page - first];
+  }
+  return promised;
 }
 
 // `offset`: none for the end of the file. Answers where it was written.
@@ -179,7 +216,9 @@ Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
   static constexpr std::size_t kEntriesAtOnce = 64;
   const u64 first_gone = (size + kPageBytes - 1) / kPageBytes;
   for (bool more = true; more;) {
-    LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
+    LK_TRY(
+        auto space,
+        store->reserve({0, 4 * kEntriesAtOnce, 4096, leaves_of_neighbours(kEntriesAtOnce)}, true));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     LK_TRY(auto entries, last_entries(transaction, inode.id(), first_gone, kEntriesAtOnce));
     more = entries.size() == kEntriesAtOnce;

@@ -201,7 +201,7 @@ Result<Stat> Volume::stat(InodeId number) {
                                    {number.number, kMapType, ~u64{0}},
                                    [&](const engine::Key& key, Bytes value) {
                                      if (auto entry = extent::decode_map(key.offset, value))
-                                       stat.blocks += entry->blocks;
+                                       stat.blocks += blocks_held(*entry, number.subvolume);
                                      return true;
                                    }));
   if (stat.key_id)
@@ -223,7 +223,7 @@ Result<std::vector<MapRow>> Volume::map(HandleId id) {
   LK_TRY(const auto entries, map_entries(view, handle->inode->id(), {0, kFileBlocksMax}));
   std::vector<MapRow> rows;
   for (const extent::MapEntry& entry : entries) {
-    for (u32 done = 0; done < entry.blocks;) {
+    for (u32 done = 0; done < entry.blocks && !entry.promised;) {
       LK_TRY(const auto record, view.extent_at(entry.disk_block + done, entry.blocks - done));
       LK_TRY(const auto context, extent::decode_context(record.context));
       MapRow row;

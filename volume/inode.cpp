@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "writeback/plan.h"
@@ -68,6 +69,21 @@ u64 Inode::pages_without_space(u64 first, u64 count) const {
   return count - dirty;
 }
 
+std::vector<bool> Inode::pages_to_draw(u64 first, u64 count) const {
+  Lock lock(mutex);
+  std::vector<bool> pages(count, true);
+  for (auto it = pages_.lower_bound(first); it != pages_.end() && it->first < first + count; ++it)
+    pages[it->first - first] = !it->second.dirty && !it->second.flight_drawn;
+  return pages;
+}
+
+std::vector<u64> Inode::pages_from(u64 first) const {
+  Lock lock(mutex);
+  std::vector<u64> pages;
+  for (auto it = pages_.lower_bound(first); it != pages_.end(); ++it) pages.push_back(it->first);
+  return pages;
+}
+
 bool Inode::copy_page(u64 index, u64 offset, MutableBytes into) const {
   Lock lock(mutex);
   const auto it = pages_.find(index);
@@ -85,7 +101,9 @@ bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& 
     it = pages_.find(write.index);
   }
   const bool dirty = it != pages_.end() && it->second.dirty;
-  if (!dirty && space.data_blocks() == 0) return false;
+  const u64 blocks_left =
+      write.promised ? space.drawn_blocks() : space.data_blocks() - space.drawn_blocks();
+  if (!dirty && blocks_left == 0) return false;
   if (it == pages_.end()) {
     it = pages_.try_emplace(write.index).first;
     it->second.data = room.take();
@@ -99,6 +117,8 @@ bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& 
   it->second.dirty = true;
   ++dirty_pages_;
   space_.merge(writeback::take_share(space, 1));
+  it->second.drawn = write.promised;
+  if (write.promised) drawn_.merge(space.take_drawn(1));
   return true;
 }
 
@@ -109,15 +129,18 @@ void Inode::drop_if_clean(Pages::iterator page) {
 }
 
 u64 Inode::drop(u64 first) {
-  u64 dropped = 0;
+  u64 dropped = 0, undrawn = 0;
   for (auto it = pages_.lower_bound(first); it != pages_.end();) {
     LK_CHECK_MSG(!it->second.in_flight, "pages are dropped under the flush lock only");
     if (it->second.dirty) ++dropped;
-    it->second.dirty = false;
+    if (it->second.drawn) ++undrawn;
+    it->second.dirty = it->second.drawn = false;
     drop_if_clean(it++);
   }
   dirty_pages_ -= dropped;
+  // The promises stand again before the space is anybody's.
   const engine::Reservation gone = writeback::take_share(space_, dropped);
+  const engine::DrawnPromise promised = drawn_.take(undrawn);
   return dropped * kPageBytes;
 }
 
@@ -160,6 +183,7 @@ std::vector<writeback::DirtyPage> Inode::take(u64 from, u32 pages_max, engine::R
     if (!page.dirty || page.in_flight) continue;
     page.dirty = false;
     page.in_flight = page.sealing = true;
+    page.flight_drawn = std::exchange(page.drawn, false);
     taken.push_back({it->first, page.data});
   }
   dirty_pages_ -= taken.size();
@@ -173,12 +197,31 @@ void Inode::sealed(std::span<const writeback::DirtyPage> pages) {
   sealed_.notify_all();
 }
 
+u64 Inode::flight_drawn(std::span<const extent::MapEntry> fresh, bool end) {
+  u64 drawn = 0;
+  for (const extent::MapEntry& entry : fresh)
+    for (auto it = pages_.lower_bound(entry.file_block);
+         it != pages_.end() && it->first < entry.file_end(); ++it) {
+      drawn += it->second.flight_drawn ? 1 : 0;
+      if (end) it->second.flight_drawn = false;
+    }
+  return drawn;
+}
+
 Result<void> Inode::insert(engine::Transaction& transaction,
                            std::span<const extent::MapEntry> fresh) {
-  LK_TRYV(replace_entries(transaction, id_, fresh));
+  engine::DrawnPromise drawn;
+  {
+    Lock lock(mutex);
+    drawn = drawn_.take(flight_drawn(fresh, false));
+  }
+  auto replaced = replace_entries(transaction, id_, fresh, drawn);
   Attributes now;
   {
     Lock lock(mutex);
+    drawn_.merge(std::move(drawn));  // what a failure left
+    LK_TRYV(replaced);
+    flight_drawn(fresh, true);
     // Of a page that has grown since it was taken, only the old part is on the device: take() sees
     // to it that nothing beyond such a page comes here before the page does.
     tree_size_ = std::max(tree_size_, std::min(flight_size_, fresh.back().file_end() * kPageBytes));
@@ -201,6 +244,8 @@ void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<v
       it->second.dirty = true;
       ++dirty_pages_;
     }
+    if (it->second.flight_drawn) it->second.drawn = true;
+    it->second.flight_drawn = false;
     drop_if_clean(it);
   }
   if (result) return;

@@ -71,8 +71,13 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
 
   // Pages of [first, first + count) that need space before a write: all but the dirty ones.
   u64 pages_without_space(u64 first, u64 count) const LK_EXCLUDES(mutex);
+  // Which of those do, but for the ones whose promise is drawn by what is in flight.
+  std::vector<bool> pages_to_draw(u64 first, u64 count) const LK_EXCLUDES(mutex);
   // Copies what is in memory of page `index`; false: it is not there.
   bool copy_page(u64 index, u64 offset, MutableBytes into) const LK_EXCLUDES(mutex);
+
+  // Indexes of the pages in memory from `first` on.
+  std::vector<u64> pages_from(u64 first) const LK_EXCLUDES(mutex);
 
   // A write inside one page.
   struct PageWrite {
@@ -81,9 +86,11 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
     Bytes from;
     Bytes base;  // the page's content on the device where it is not all written; empty: zeros
     i64 now_ns = 0;
+    bool promised = false;  // its block is promised
   };
-  // Takes a page of `room` if it has none, a block of `space` if it was not dirty. False: `space`
-  // has none left, nothing was written.
+  // Takes a page of `room` if it has none, a block of `space` if it was not dirty: one of those
+  // that were drawn where its block is promised, else another. False: `space` has no such block
+  // left, nothing was written.
   bool write_page(const PageWrite& write, Room& room, engine::Reservation& space)
       LK_EXCLUDES(mutex);
 
@@ -110,9 +117,13 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
     bool dirty = false;
     bool in_flight = false;
     bool sealing = false;
+    bool drawn = false;         // its space is its block's promise
+    bool flight_drawn = false;  // that of what is in flight is
   };
   using Pages = std::map<u64, Page>;
   u64 drop(u64 first) LK_REQUIRES(mutex);
+  // Of the pages of `fresh`, which are in flight, those that drew. `end`: they do no more.
+  u64 flight_drawn(std::span<const extent::MapEntry> fresh, bool end) LK_REQUIRES(mutex);
   void drop_if_clean(Pages::iterator page) LK_REQUIRES(mutex);
 
   const InodeId id_;
@@ -127,7 +138,8 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   u64 flush_end_ LK_GUARDED_BY(mutex) = 0;  // pages from here on came after the flush began
   Pages pages_ LK_GUARDED_BY(mutex);
   u64 dirty_pages_ LK_GUARDED_BY(mutex) = 0;
-  engine::Reservation space_ LK_GUARDED_BY(mutex);  // of the dirty pages
+  engine::Reservation space_ LK_GUARDED_BY(mutex);   // of the dirty pages
+  engine::DrawnPromise drawn_ LK_GUARDED_BY(mutex);  // by pages that are dirty or in flight
   Error error_ LK_GUARDED_BY(mutex){Errc::io};
 };
 

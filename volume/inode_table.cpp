@@ -183,8 +183,11 @@ Result<void> Volume::State::reap(Inode& inode) {
 // Its blocks in bounded steps, then the inode and the orphan record in one. Needs no key.
 Result<void> Volume::State::reap(InodeId inode) {
   static constexpr std::size_t kEntriesAtOnce = 64;
+  static constexpr std::size_t kXattrRecordsAtOnce = 8;  // each may be a quarter of a leaf
   for (;;) {
-    LK_TRY(auto space, store->reserve({0, 4 * kEntriesAtOnce, 4096}, true));
+    LK_TRY(
+        auto space,
+        store->reserve({0, 4 * kEntriesAtOnce, 4096, leaves_of_neighbours(kEntriesAtOnce)}, true));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     LK_TRY(const auto entries, last_entries(transaction, inode, 0, kEntriesAtOnce));
     std::vector<engine::Key> pieces;  // of a symlink's target
@@ -194,14 +197,10 @@ Result<void> Volume::State::reap(InodeId inode) {
                                pieces.push_back(key);
                                return true;
                              }));
-    extent::MapEdit edit;
-    for (const extent::MapEntry& entry : entries) {
-      edit.erase.push_back(entry.file_block);
-      edit.release.push_back({entry.disk_block, entry.blocks});
-    }
-    LK_TRYV(apply(transaction, inode, edit));
+    LK_TRYV(apply(transaction, inode,
+                  extent::punch({entries.rbegin(), entries.rend()}, {0, kFileBlocksMax})));
     if (entries.size() == kEntriesAtOnce) continue;
-    LK_TRY(const bool bare, erase_xattrs(transaction, inode, kEntriesAtOnce));
+    LK_TRY(const bool bare, erase_xattrs(transaction, inode, kXattrRecordsAtOnce));
     if (!bare) continue;
     for (const engine::Key& piece : pieces) LK_TRYV(transaction.erase(inode.subvolume, piece));
     LK_TRYV(transaction.erase(inode.subvolume, inode_key(inode.number)));

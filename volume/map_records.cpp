@@ -42,7 +42,7 @@ Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume) {
 }
 
 Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
-                                                  extent::FileRange range) {
+                                                  extent::FileRange range, std::size_t count_max) {
   std::vector<extent::MapEntry> entries;
   if (range.blocks == 0) return entries;
   Result<void> wrong;
@@ -58,13 +58,13 @@ Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, Inod
       return false;
     }
     entries.push_back(*entry);
-    return true;
+    return entries.size() < count_max;
   };
   // One entry may begin before the range and reach into it.
   LK_TRY(const auto before, view.at_or_before(inode.subvolume, map_key(inode, range.first_block)));
   const bool has_before =
       before && before->key.object == inode.number && before->key.type == kMapType;
-  if (has_before) add(before->key, before->value);
+  if (has_before && !add(before->key, before->value) && wrong) return entries;
   const u64 first = has_before ? before->key.offset + 1 : range.first_block * kBlock;
   LK_TRYV(view.scan(inode.subvolume, {inode.number, kMapType, first},
                     map_key(inode, range.end() - 1), add));
@@ -90,7 +90,11 @@ Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, Ino
   return entries;
 }
 
-Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent::MapEdit& edit) {
+namespace {
+
+// All but the promises: how many of this tree's are gone.
+Result<u64> apply_records(engine::Transaction& transaction, InodeId inode,
+                          const extent::MapEdit& edit) {
   for (const u64 block : edit.erase)
     LK_TRYV(transaction.erase(inode.subvolume, map_key(inode, block)));
   for (const extent::MapEntry& entry : edit.put) {
@@ -100,17 +104,35 @@ Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent
   }
   for (const extent::DiskRun& run : edit.release)
     LK_TRYV(transaction.release_extent({run.block, run.blocks}));
-  return {};
+  u64 ended = 0;
+  for (const extent::EndedPromise& promise : edit.ended)
+    if (promise.tree == inode.subvolume) ended += promise.blocks;
+  return ended;
+}
+
+Result<void> end_promises(engine::Transaction& transaction, engine::TreeId subvolume, u64 ended,
+                          engine::DrawnPromise& drawn) {
+  if (ended == 0) return {};
+  return transaction.end_promise(subvolume, ended, drawn);
+}
+
+}  // namespace
+
+Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent::MapEdit& edit) {
+  engine::DrawnPromise none;
+  LK_TRY(const u64 ended, apply_records(transaction, inode, edit));
+  return end_promises(transaction, inode.subvolume, ended, none);
 }
 
 Result<void> replace_entries(engine::Transaction& transaction, InodeId inode,
-                             std::span<const extent::MapEntry> fresh) {
+                             std::span<const extent::MapEntry> fresh, engine::DrawnPromise& drawn) {
   // The entries in question as they become, one fresh entry after the other.
   std::map<u64, extent::MapEntry> entries;
   for (const extent::MapEntry& entry : fresh) {
     LK_TRY(const auto old, map_entries(transaction, inode, {entry.file_block, entry.blocks}));
     for (const extent::MapEntry& one : old) entries.emplace(one.file_block, one);
   }
+  u64 ended = 0;
   for (const extent::MapEntry& entry : fresh) {
     const extent::FileRange range{entry.file_block, entry.blocks};
     std::vector<extent::MapEntry> touched;
@@ -121,9 +143,10 @@ Result<void> replace_entries(engine::Transaction& transaction, InodeId inode,
     const extent::MapEdit edit = extent::replace(touched, range, {entry});
     for (const u64 block : edit.erase) entries.erase(block);
     for (const extent::MapEntry& put : edit.put) entries.insert_or_assign(put.file_block, put);
-    LK_TRYV(apply(transaction, inode, edit));
+    LK_TRY(const u64 here, apply_records(transaction, inode, edit));
+    ended += here;
   }
-  return {};
+  return end_promises(transaction, inode.subvolume, ended, drawn);
 }
 
 }  // namespace latchkey::volume

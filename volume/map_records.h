@@ -2,6 +2,7 @@
 // Inode items and file maps in a subvolume's tree, read and changed through the engine's views and
 // transactions.
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -14,6 +15,10 @@ namespace latchkey::volume {
 inline constexpr u64 kFileBytesMax = u64{1} << 62;
 inline constexpr u64 kFileBlocksMax = kFileBytesMax / engine::kBlockBytes;
 
+// Leaves that a change of so many map records of one file, which lie side by side, and of its inode
+// item is reckoned to touch: a quarter of a node of 4 KiB holds 16 records, the ends may be split.
+constexpr u32 leaves_of_neighbours(u64 records) { return static_cast<u32>(3 + records / 16); }
+
 Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes);
 // not_found: there is no such inode.
@@ -24,17 +29,23 @@ Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 // A symlink's stored target, in pieces.
 Result<void> put_target(engine::Transaction& transaction, InodeId inode, std::string_view stored);
 
-// The entries that touch the range, in order.
+// The entries that touch the range, in order; the first `count_max` of them.
 Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
-                                                  extent::FileRange range);
+                                                  extent::FileRange range,
+                                                  std::size_t count_max = SIZE_MAX);
 // The last `count_max` entries that reach beyond `first_block`, the last one first.
 Result<std::vector<extent::MapEntry>> last_entries(const engine::View& view, InodeId inode,
                                                    u64 first_block, std::size_t count_max);
-// Applies an edit of the map and releases what it no longer refers to.
+// Blocks that the entry has or was promised, in a file of that subvolume.
+inline u64 blocks_held(const extent::MapEntry& entry, engine::TreeId subvolume) {
+  return entry.promised && entry.disk_block != subvolume ? 0 : entry.blocks;
+}
+// Applies an edit of the map, releases what it no longer refers to and ends its promises.
 Result<void> apply(engine::Transaction& transaction, InodeId inode, const extent::MapEdit& edit);
-// Enters `fresh` (ascending, apart from each other) in place of what lay there. All look-ups come
-// before the first change: when one fails nothing has changed.
+// Enters `fresh` (ascending, apart from each other) in place of what lay there; `drawn`: the
+// promises there that it drew, which it uses up. All look-ups come before the first change: when
+// one fails nothing has changed.
 Result<void> replace_entries(engine::Transaction& transaction, InodeId inode,
-                             std::span<const extent::MapEntry> fresh);
+                             std::span<const extent::MapEntry> fresh, engine::DrawnPromise& drawn);
 
 }  // namespace latchkey::volume

@@ -137,6 +137,8 @@ Result<void> Volume::close() {
   return first;
 }
 
+engine::FreeRuns Volume::free_runs() const { return state_->store->free_runs(); }
+
 VolumeFacts Volume::facts() const {
   VolumeFacts facts;
   facts.store = state_->store->facts();

@@ -1,7 +1,9 @@
-// Repair: what the engine can derive. What records of files say of each other is not repaired yet.
+// Repair: what the engine can derive, and promises of space. What else records of files say of each
+// other is not repaired yet.
 
 #include "engine/repair.h"
 
+#include "volume/promises.h"
 #include "volume/volume.h"
 
 namespace latchkey::volume {
@@ -11,6 +13,9 @@ Result<RepairFindings> repair_volume(engine::Device& device, Env& env) {
   options.repair = true;
   LK_TRY(auto store, engine::Store::open(device, options, env));
   LK_TRY(engine::RepairResult repaired, engine::repair_store(*store));
+  if (!repaired.sound) return RepairFindings{};
+  LK_TRY(const auto promises, mend_promises(*store));
+  repaired.mended.insert(repaired.mended.end(), promises.begin(), promises.end());
   return RepairFindings{std::move(repaired.mended)};
 }
 

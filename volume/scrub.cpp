@@ -45,7 +45,8 @@ class BadPieces {
           }
           if (key.type != kMapType || key.object < kRootNumber) return true;
           const auto entry = extent::decode_map(key.offset, value);
-          if (entry && touches(*entry)) hit.emplace_back(InodeId{tree, key.object}, *entry);
+          if (entry && !entry->promised && touches(*entry))
+            hit.emplace_back(InodeId{tree, key.object}, *entry);
           return true;
         }));
     for (const auto& [inode, entry] : hit) add(view, inode, entry);

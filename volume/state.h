@@ -203,9 +203,38 @@ struct Volume::State {
     bool use_reserve = false;
   };
   Result<void> write_piece(Inode& inode, const WritePiece& piece) LK_REQUIRES(inode.write_mutex);
+  Result<engine::Reservation> reserve_for_write(const engine::SpaceNeed& need, bool use_reserve);
+  Result<std::vector<bool>> promised_pages(const Inode& inode, u64 first, u64 count)
+      LK_REQUIRES(inode.write_mutex);
   Result<void> truncate(const InodePtr& inode, u64 size);
   Result<void> cut(const InodePtr& inode, u64 size) LK_REQUIRES(inode->write_mutex);
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
+
+  // --- holes.cpp
+  // A handle on a file that may be changed now.
+  Result<HandleUse> find_for_change(HandleId id);
+  Result<void> settle(const InodePtr& inode) LK_REQUIRES(inode->write_mutex);
+  // The first block of the file (first block, blocks in all) where there is data, or none.
+  Result<std::optional<u64>> seek_block(const Inode& inode, extent::FileRange file, bool data);
+  Result<void> punch(const InodePtr& inode, u64 offset, u64 end);
+  Result<void> zero_in_page(Inode& inode, u64 offset, u64 end) LK_REQUIRES(inode.write_mutex);
+  Result<void> put_changed(engine::Transaction& transaction, Inode& inode, u64 size);
+  Result<void> allocate(const InodePtr& inode, u64 offset, u64 end, bool keep_size);
+  Result<extent::FileRange> promise_gaps(engine::Transaction& transaction, const Inode& inode,
+                                         extent::FileRange range, engine::Reservation& space);
+
+  // --- clone.cpp
+  struct Clone {
+    InodePtr from;
+    u64 from_offset = 0;
+    InodePtr to;
+    u64 to_offset = 0;
+    u64 length = 0;  // 0: to the source's end
+  };
+  static Result<u64> check_clone(const Clone& clone);
+  Result<void> clone(const Clone& clone) LK_NO_ANALYSIS;
+  Result<u64> clone_step(engine::Transaction& transaction, InodeId from, extent::FileRange range,
+                         InodeId to, u64 to_block);
 
   // --- file_read.cpp
   Result<u64> read_blocks(Inode& inode, u64 first_block, MutableBytes into);

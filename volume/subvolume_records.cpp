@@ -58,7 +58,7 @@ Result<engine::TreeId> take_subvolume_id(engine::Transaction& transaction) {
 std::optional<engine::BlockRun> runs_of(const engine::Key& key, Bytes value) {
   if (key.type != kMapType || key.object < kRootNumber) return std::nullopt;
   const auto entry = extent::decode_map(key.offset, value);
-  if (!entry) return std::nullopt;
+  if (!entry || entry->promised) return std::nullopt;
   return engine::BlockRun{entry->disk_block, entry->blocks};
 }
 

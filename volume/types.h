@@ -146,6 +146,8 @@ struct NewNode {
   u64 device = 0;  // of a device, as Stat has it: at most 32 bits
 };
 
+enum class Seek : u8 { data, hole };
+
 struct RenameFlags {
   bool no_replace = false;  // exists if there is such a name already
   bool exchange = false;    // both names must exist; they change places

@@ -21,6 +21,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -156,12 +157,36 @@ class Volume {
   // Flushes the handle's file first, so that the rows say where everything is.
   Result<std::vector<MapRow>> map(HandleId handle);
 
+  // --- holes and promises -----------------------------------------------------------------------
+  // Where data, or a hole, is at or after `offset`; exact to 4 KiB. Dirty pages are data, promised
+  // ranges are holes, so is what lies behind the end of the file. None (ENXIO): `offset` is not
+  // inside of the file, or no data follows.
+  Result<std::optional<u64>> seek(HandleId handle, u64 offset, Seek what);
+  // The range reads as zeros, and its whole blocks take no space any more. The size stays. On an
+  // error a part may have been punched.
+  Result<void> punch(HandleId handle, u64 offset, u64 length);
+  // Promises space: a first write to any block of the range does not fail with no_space, across
+  // crashes. What is in the range stays; what was a hole reads as zeros and counts in Stat::blocks.
+  // An overwrite is copied on write, as ever, and needs new space. The file grows to the end of the
+  // range, but for keep_size. no_space: nothing was promised.
+  Result<void> allocate(HandleId handle, u64 offset, u64 length, bool keep_size = false);
+
+  // --- clones -----------------------------------------------------------------------------------
+  // The range of `to` becomes the range of `from`, in the same blocks of the device under the same
+  // extent keys; what is written to either afterwards goes elsewhere. length 0: to the end of
+  // `from`. Rules and errors as FICLONERANGE: offsets are multiples of 4096, and so is the length
+  // but where it ends both files; invalid also for ranges of one file that overlap, and between an
+  // encrypted file and a plain one; cross_key between two keys; no_key unless both are unlocked. On
+  // an error the front of the range may have been cloned.
+  Result<void> clone_range(HandleId from, u64 from_offset, HandleId to, u64 to_offset, u64 length);
+
   Result<void> sync();  // everything
   // Reads and verifies all that is on the device, while the volume is in use or locked, and mends
   // what has a good twin (engine/scrub.h); then names the files of bad blocks.
   Result<ScrubReport> scrub(const engine::ScrubOptions& options);
   VolumeFacts facts() const;
   Result<VolumeSpace> space();  // exact, of this moment
+  engine::FreeRuns free_runs() const;  // reads every bitmap
 
  private:
   struct State;
