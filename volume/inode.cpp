@@ -122,20 +122,20 @@ bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& 
   return true;
 }
 
-void Inode::drop_if_clean(Pages::iterator page) {
+void Inode::drop_if_clean(Pages::iterator page, Released& released) {
   if (page->second.dirty || page->second.in_flight) return;
-  memory_.give_back(page->second.data);
+  released.push_back(page->second.data);
   pages_.erase(page);
 }
 
-u64 Inode::drop(u64 first) {
+u64 Inode::drop(u64 first, Released& released) {
   u64 dropped = 0, undrawn = 0;
   for (auto it = pages_.lower_bound(first); it != pages_.end();) {
     LK_CHECK_MSG(!it->second.in_flight, "pages are dropped under the flush lock only");
     if (it->second.dirty) ++dropped;
     if (it->second.drawn) ++undrawn;
     it->second.dirty = it->second.drawn = false;
-    drop_if_clean(it++);
+    drop_if_clean(it++, released);
   }
   dirty_pages_ -= dropped;
   // The promises stand again before the space is anybody's.
@@ -145,14 +145,25 @@ u64 Inode::drop(u64 first) {
 }
 
 u64 Inode::drop_pages(u64 first) {
-  Lock lock(mutex);
-  return drop(first);
+  Released released;
+  u64 lost = 0;
+  {
+    Lock lock(mutex);
+    lost = drop(first, released);
+  }
+  memory_.give_back(released);
+  return lost;
 }
 
 u64 Inode::lose_pages() {
-  Lock lock(mutex);
-  const u64 lost = drop(0);
-  attributes_.size = tree_size_;
+  Released released;
+  u64 lost = 0;
+  {
+    Lock lock(mutex);
+    lost = drop(0, released);
+    attributes_.size = tree_size_;
+  }
+  memory_.give_back(released);
   return lost;
 }
 
@@ -233,8 +244,16 @@ Result<void> Inode::insert(engine::Transaction& transaction,
   return put_inode(transaction, id_, now);
 }
 
+// The pages are wiped before the lease's lock is let go, so before a removal can take the lease.
 void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
                      engine::Reservation&& space) {
+  Released released;
+  settle(pages, result, std::move(space), released);
+  memory_.give_back(released);
+}
+
+void Inode::settle(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
+                   engine::Reservation&& space, Released& released) {
   Lock lock(mutex);
   for (const writeback::DirtyPage& done : pages) {
     const auto it = pages_.find(done.index);
@@ -246,7 +265,7 @@ void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<v
     }
     if (it->second.flight_drawn) it->second.drawn = true;
     it->second.flight_drawn = false;
-    drop_if_clean(it);
+    drop_if_clean(it, released);
   }
   if (result) return;
   space_.merge(std::move(space));

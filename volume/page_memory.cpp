@@ -11,6 +11,7 @@ namespace latchkey::volume {
 namespace {
 
 constexpr u64 kChunkPages = 256;
+constexpr u64 kStockPages = 64;
 
 }  // namespace
 
@@ -36,26 +37,34 @@ void PageMemory::unpromise(u64 pages) {
   room_.notify_all();
 }
 
-std::byte* PageMemory::take() {
+void PageMemory::take(u64 pages, std::vector<std::byte*>& into) {
   Lock lock(mutex_);
-  if (free_.empty()) {
-    const u64 pages = std::min(kChunkPages, pages_max_);
-    auto chunk = engine::IoBuffer::create(pages * kPageBytes);
-    LK_CHECK_MSG(chunk, "no memory for a page within the dirty limit");
-    for (u64 i = pages; i-- > 0;) free_.push_back(chunk->bytes().data() + i * kPageBytes);
-    chunks_.push_back(std::move(*chunk));
+  for (; pages != 0; --pages) {
+    if (free_.empty()) grow();
+    into.push_back(free_.back());
+    free_.pop_back();
   }
-  std::byte* page = free_.back();
-  free_.pop_back();
-  return page;
 }
 
-void PageMemory::give_back(std::byte* page) {
-  wipe(page, kPageBytes);
+void PageMemory::grow() {
+  const u64 pages = std::min(kChunkPages, pages_max_);
+  auto chunk = engine::IoBuffer::create(pages * kPageBytes);
+  LK_CHECK_MSG(chunk, "no memory for a page within the dirty limit");
+  for (u64 i = pages; i-- > 0;) free_.push_back(chunk->bytes().data() + i * kPageBytes);
+  chunks_.push_back(std::move(*chunk));
+}
+
+void PageMemory::give_back(std::span<std::byte* const> pages) {
+  for (std::byte* page : pages) wipe(page, kPageBytes);
+  give_back_unused(pages);
+}
+
+void PageMemory::give_back_unused(std::span<std::byte* const> pages) {
+  if (pages.empty()) return;
   Lock lock(mutex_);
-  LK_CHECK(used_ != 0);
-  free_.push_back(page);
-  --used_;
+  LK_CHECK(used_ >= pages.size());
+  free_.insert(free_.end(), pages.begin(), pages.end());
+  used_ -= pages.size();
   ++room_changes_;
   room_.notify_all();
 }
@@ -94,9 +103,15 @@ void PageMemory::kick() {
 }
 
 std::byte* Room::take() {
-  LK_CHECK_MSG(pages_ != 0, "a write dirties more pages than it was promised");
-  --pages_;
-  return memory_->take();
+  if (stock_.empty()) {
+    LK_CHECK_MSG(pages_ != 0, "a write dirties more pages than it was promised");
+    const u64 pages = std::min(pages_, kStockPages);
+    memory_->take(pages, stock_);
+    pages_ -= pages;
+  }
+  std::byte* page = stock_.back();
+  stock_.pop_back();
+  return page;
 }
 
 }  // namespace latchkey::volume

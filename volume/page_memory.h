@@ -8,6 +8,8 @@
 //
 // Thread-safe. Lock: mutex_, a leaf. Memory comes from chunks that are kept until the end.
 
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -28,9 +30,12 @@ class PageMemory {
   // False: there is no room now; a flush makes some. `pages` <= pages_max().
   bool promise(u64 pages) LK_EXCLUDES(mutex_);
   void unpromise(u64 pages) LK_EXCLUDES(mutex_);
-  // One of the promised pages. Stops the process when the machine has no memory at all.
-  std::byte* take() LK_EXCLUDES(mutex_);
-  void give_back(std::byte* page) LK_EXCLUDES(mutex_);
+  // So many of the promised pages. Stops the process when the machine has no memory at all.
+  void take(u64 pages, std::vector<std::byte*>& into) LK_EXCLUDES(mutex_);
+  // Pages that were written to, which it wipes, and pages that never were. Many in one call: who
+  // waits for room is woken once. Not under a lock that a writer needs: wiping takes its time.
+  void give_back(std::span<std::byte* const> pages) LK_EXCLUDES(mutex_);
+  void give_back_unused(std::span<std::byte* const> pages) LK_EXCLUDES(mutex_);
 
   // For waits without a lost wake-up: read the count, look, wait for another count. Room counts
   // what was given back; pressure counts promises beyond the half, refused ones, and kicks.
@@ -43,6 +48,7 @@ class PageMemory {
 
  private:
   void pressed() LK_REQUIRES(mutex_);
+  void grow() LK_REQUIRES(mutex_);
 
   const u64 pages_max_;
   mutable Mutex mutex_;
@@ -55,25 +61,28 @@ class PageMemory {
   std::vector<std::byte*> free_ LK_GUARDED_BY(mutex_);
 };
 
-// Pages promised to one write; what it did not take goes back.
+// Pages promised to one write; what it did not take goes back. Takes them a handful at a time.
 class Room {
  public:
   Room() = default;
   Room(PageMemory& memory, u64 pages) : memory_(&memory), pages_(pages) {}
-  Room(Room&& other) noexcept : memory_(other.memory_), pages_(other.pages_) { other.pages_ = 0; }
+  Room(Room&& other) noexcept { *this = std::move(other); }
   Room& operator=(Room&& other) noexcept {
     std::swap(memory_, other.memory_);
     std::swap(pages_, other.pages_);
+    std::swap(stock_, other.stock_);
     return *this;
   }
   ~Room() {
+    if (!stock_.empty()) memory_->give_back_unused(stock_);
     if (pages_ != 0) memory_->unpromise(pages_);
   }
   std::byte* take();
 
  private:
   PageMemory* memory_ = nullptr;
-  u64 pages_ = 0;
+  u64 pages_ = 0;                  // promised, not in stock
+  std::vector<std::byte*> stock_;  // taken, not handed out
 };
 
 }  // namespace latchkey::volume
