@@ -184,5 +184,40 @@ TEST_F(VolumeFlight, the_last_close_of_an_unlinked_file_waits_for_the_writeout) 
   EXPECT_LE(volume_->facts().space.blocks_used, used + 16) << "its blocks are still taken";
 }
 
+// At each write and each flush of a commit, other threads read what is on the device and in memory,
+// look names up and make new ones, and dirty pages.
+TEST_F(VolumeFlight, a_commit_keeps_no_reader_and_no_writer_waiting) {
+  put("/vault/old", pages("abc"));
+  EXPECT_TRUE(volume_->sync());
+  const InodeId directory = *resolve(*volume_, "/vault");
+  const HandleId handle = open("/vault/x");
+  write(handle, 0, 'a');
+  u32 stops = 0, flushes = 0, late = 0;
+  bool committing = false;
+  hooked_.hook = [&](const engine::Op& op) {
+    committing = committing || op.kind == OpKind::flush;
+    if (op.kind == OpKind::read || !committing) return;
+    ++stops;
+    flushes += op.kind == OpKind::flush ? 1 : 0;
+    Other other;
+    other.start([&] {
+      EXPECT_EQ(content("/vault/old"), pages("abc"));
+      EXPECT_TRUE(volume_->lookup(directory, "x"));
+      EXPECT_TRUE(volume_->read_directory(directory));
+      const std::string name = "new" + std::to_string(stops);
+      EXPECT_TRUE(volume_->make_node(kUser, directory, name, {FileKind::regular, 0600, 0}));
+      write(handle, stops, 'b');
+    });
+    if (!other.ends()) ++late;
+  };
+  EXPECT_TRUE(volume_->sync());
+  hooked_.hook = nullptr;
+  EXPECT_GE(flushes, 2U) << "what goes before the superblock, and the superblock";
+  EXPECT_GT(stops, flushes);
+  EXPECT_EQ(late, 0U) << "of " << stops << " stops";
+  EXPECT_TRUE(volume_->sync());
+  close(handle);
+}
+
 }  // namespace
 }  // namespace latchkey::tests
