@@ -160,6 +160,35 @@ TEST_F(VolumeFlight, truncate_waits_for_the_writeout_and_nothing_of_it_comes_bac
   }
 }
 
+// V4. The page with the new end goes down first; whatever fails, the file is as it was.
+TEST_F(VolumeFlight, a_truncate_that_fails_changes_nothing) {
+  const HandleId handle = open("/vault/x");
+  write(handle, 0, 'a');
+  write(handle, 1, 'a');
+  ASSERT_TRUE(volume_->fsync(handle));
+  const u64 used = volume_->facts().space.blocks_used;
+  device_.inject({.kind = OpKind::write});
+  EXPECT_EQ(code_of(volume_->truncate(handle, kPageBytes + 10)), Errc::io);
+  EXPECT_EQ(content(handle), pages("aa"));
+  EXPECT_EQ(volume_->facts().dirty_bytes, 0U);
+  EXPECT_EQ(volume_->facts().space.blocks_used, used);
+
+  // A commit by somebody else fails while that page is on its way: the store stops.
+  bool stopped = false;
+  at_flight([&] {
+    ASSERT_TRUE(make_directory(*volume_, kUser, "/vault/d"));
+    device_.inject({.kind = OpKind::flush, .sticky = true});
+    stopped = !volume_->sync();
+  });
+  EXPECT_EQ(code_of(volume_->truncate(handle, kPageBytes + 10)), Errc::io);
+  EXPECT_TRUE(stopped);
+  EXPECT_EQ(content(handle), pages("aa"));
+  device_.clear_faults();
+  EXPECT_EQ(durable("/vault/x"), pages("aa"));
+  EXPECT_TRUE(volume_->truncate(open("/vault/x"), kPageBytes + 10));
+  EXPECT_EQ(content("/vault/x"), pages("aa").substr(0, kPageBytes + 10));
+}
+
 // The name goes at once; the inode, when what is in flight of it has come down.
 TEST_F(VolumeFlight, the_last_close_of_an_unlinked_file_waits_for_the_writeout) {
   const InodeId directory = *resolve(*volume_, "/vault");

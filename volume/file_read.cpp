@@ -208,7 +208,9 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   if (!handle->flags.read) return fail(Errc::bad_handle, "the handle is not open for reading");
   LK_TRYV(state_->ready(*handle));
-  auto read = state_->read(*handle->inode, offset, into);
+  const auto read = state_->read(*handle->inode, offset, into);
+  // A removal that dropped pages meanwhile has left holes where they were.
+  if (handle->losses != handle->inode->losses) return data_lost();
   if (read) state_->note_read(*handle->inode);
   return read;
 }

@@ -1,4 +1,4 @@
-// Writing and truncating. The order of a write (design 6): room in the cache, space on the device,
+// Writing. The order of a write (design 6): room in the cache, space on the device,
 // the key's gate, the copy.
 
 #include <algorithm>
@@ -166,74 +166,5 @@ Result<u64> Volume::write(HandleId id, u64 offset, Bytes from) {
 }
 
 Result<u64> Volume::append(HandleId id, Bytes from) { return state_->write(id, {}, from); }
-
-Result<void> Volume::truncate(HandleId id, u64 size) {
-  State& state = *state_;
-  LK_TRY(const auto handle, state.find(id));
-  if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
-  LK_TRYV(state.must_be_writable());
-  LK_TRYV(state.ready(*handle));
-  if (size > kFileBytesMax) return fail(Errc::too_big, "a file is too big");
-  LK_TRYV(state.drop_privileges(*handle->inode, handle->uid));
-  return state.truncate(handle->inode, size);
-}
-
-// The tail of the last page is zeroed as a write of its own, so that what lay there never comes
-// back when the file grows again; then the map beyond goes and the size with it. If that fails the
-// tail is put back.
-Result<void> Volume::State::truncate(const InodePtr& inode, u64 size) {
-  Lock writer(inode->write_mutex);
-  const u64 old_size = inode->size();
-  if (size == old_size) return {};
-  LK_TRYV(unlock_inode(*inode));
-  if (size > old_size || size % kPageBytes == 0) return cut(inode, size);
-  static constexpr std::array<std::byte, kPageBytes> kZeros{};
-  const u64 tail = std::min(kPageBytes - size % kPageBytes, old_size - size);
-  const u32 losses = inode->losses;
-  Edges kept;
-  kept.index[0] = size / kPageBytes;
-  kept.there[0] = true;
-  LK_TRYV(read_blocks(*inode, kept.index[0], MutableBytes(kept.bytes).first(kPageBytes)));
-  LK_TRYV(write_piece(*inode, {size, Bytes(kZeros).first(tail), losses, true}));
-  auto done = cut(inode, size);
-  if (!done && inode->size() > size)
-    (void)write_piece(
-        *inode, {size, kept.of(kept.index[0]).subspan(size % kPageBytes, tail), losses, true});
-  return done;
-}
-
-Result<void> Volume::State::cut(const InodePtr& inode, u64 size) {
-  // Dirty data goes down first: the size in the tree must not run ahead of it.
-  if (size != 0) LK_TRYV(flush(inode));
-  Lock flush_lock(inode->flush_mutex);
-  return cut_map(*inode, size);
-}
-
-// From the end in bounded steps, the size and the pages in memory along with them: whatever commit
-// is the last one before a crash, the file ends where its map ends, and a step that fails leaves
-// what is before it.
-Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
-  static constexpr std::size_t kEntriesAtOnce = 64;
-  const u64 first_gone = (size + kPageBytes - 1) / kPageBytes;
-  for (bool more = true; more;) {
-    LK_TRY(
-        auto space,
-        store->reserve({0, 4 * kEntriesAtOnce, 4096, leaves_of_neighbours(kEntriesAtOnce)}, true));
-    LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(auto entries, last_entries(transaction, inode.id(), first_gone, kEntriesAtOnce));
-    more = entries.size() == kEntriesAtOnce;
-    const u64 from = more ? std::max(first_gone, entries.back().file_block) : first_gone;
-    inode.drop_pages(from);
-    std::ranges::reverse(entries);
-    LK_TRYV(apply(transaction, inode.id(), extent::punch(entries, {from, kFileBlocksMax - from})));
-    inode.set_size(more ? from * kPageBytes : size);
-    const i64 now = static_cast<i64>(env.realtime_ns());
-    const Attributes item = inode.change(
-        [&](Attributes& attributes) { attributes.mtime_ns = attributes.ctime_ns = now; });
-    LK_TRYV(put_inode(transaction, inode.id(), item));
-    inode.last_transaction = transaction.id();
-  }
-  return {};
-}
 
 }  // namespace latchkey::volume

@@ -109,7 +109,7 @@ Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags fla
   auto opened = pass_door(*use);
   const bool truncates = flags.truncate && flags.write;
   if (opened && truncates) opened = drop_privileges(*use, caller.uid);
-  if (opened && truncates) opened = truncate(use.inode(), 0);
+  if (opened && truncates) opened = truncate(use.inode(), 0, use->losses);
   if (!opened) {
     drop_handle(id);
     return std::unexpected(opened.error());

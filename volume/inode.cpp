@@ -162,6 +162,7 @@ u64 Inode::lose_pages() {
     Lock lock(mutex);
     lost = drop(0, released);
     attributes_.size = tree_size_;
+    if (lost != 0) ++losses;  // before anybody can miss the pages
   }
   memory_.give_back(released);
   return lost;

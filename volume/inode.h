@@ -97,7 +97,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   // Drops pages from `first` on that nobody wants any more; returns how many dirty bytes went.
   // Under the flush lock.
   u64 drop_pages(u64 first) LK_EXCLUDES(mutex);
-  // Drops pages that somebody wanted: the file is again what the tree says.
+  // Drops pages that somebody wanted, which counts as a loss: the file is again what the tree says.
   u64 lose_pages() LK_EXCLUDES(mutex);
 
   // --- writeback::DirtyFile ---------------------------------------------------------------------

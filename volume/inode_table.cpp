@@ -96,7 +96,7 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
     if (!result && !inode->clean()) {
       // What cannot be written now never can be: a broken device does not keep a key.
       Lock flush_lock(inode->flush_mutex);
-      if (key_is_leaving(*inode) && inode->lose_pages() != 0) ++inode->losses;
+      if (key_is_leaving(*inode)) inode->lose_pages();
     }
   }
   forget_if_idle(inode);

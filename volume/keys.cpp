@@ -103,7 +103,6 @@ void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& repor
     if (!key_is_leaving(*inode)) continue;  // added again meanwhile: nothing is in a hurry
     const u64 lost = inode->lose_pages();
     if (lost == 0) continue;
-    ++inode->losses;
     ++report.files_lost;
     report.bytes_lost += lost;
   }
@@ -125,7 +124,6 @@ void Volume::State::drop_cut_off(keymgr::Removal& removal, RemovalReport& report
       const u64 lost = inode->lose_pages();
       keyring.release(inode->key_lease);
       if (lost != 0) {
-        ++inode->losses;
         ++report.files_lost;
         report.bytes_lost += lost;
       }

@@ -206,9 +206,14 @@ struct Volume::State {
   Result<engine::Reservation> reserve_for_write(const engine::SpaceNeed& need, bool use_reserve);
   Result<std::vector<bool>> promised_pages(const Inode& inode, u64 first, u64 count)
       LK_REQUIRES(inode.write_mutex);
-  Result<void> truncate(const InodePtr& inode, u64 size);
-  Result<void> cut(const InodePtr& inode, u64 size) LK_REQUIRES(inode->write_mutex);
+
+  // --- truncate.cpp
+  Result<void> truncate(const InodePtr& inode, u64 size, u32 losses);
+  Result<void> pass_gate(Inode& inode) LK_REQUIRES(inode.write_mutex);
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
+  Result<void> cut_inside(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
+  Result<bool> cut_step(engine::Transaction& transaction, Inode& inode, u64 size,
+                        std::span<const extent::MapEntry> last);
 
   // --- holes.cpp
   // A handle on a file that may be changed now.

@@ -152,6 +152,8 @@ class Volume {
   Result<u64> read(HandleId handle, u64 offset, MutableBytes into);  // bytes; 0 at the end
   Result<u64> write(HandleId handle, u64 offset, Bytes from);        // all, or an error
   Result<u64> append(HandleId handle, Bytes from);                   // the offset it was written at
+  // Atomic for a file of few pieces; one of very many is cut in steps from its end, and an error or
+  // a crash may leave a size in between.
   Result<void> truncate(HandleId handle, u64 size);
   Result<void> fsync(HandleId handle);
   // Flushes the handle's file first, so that the rows say where everything is.

@@ -14,6 +14,9 @@ bounds it. Verdicts:
     caught     the test failed, or hung past its bound, or died
     SURVIVED   the test passed: the suite does not see this bug
     BROKEN     the patch no longer applies or does not build, or the test fails without it
+
+With --schedules N each bug is also given to the simulator, for so many schedules at most: the last
+column says how many it took, or `-` where it saw nothing.
 """
 import argparse
 import dataclasses
@@ -29,7 +32,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOT_COPIED = {"build", ".git", "__pycache__"}
-ROW = "{:9} {:40} {:>8}  {}"
+ROW = "{:9} {:44} {:>8} {:>9}  {}"
 
 
 @dataclasses.dataclass
@@ -140,6 +143,17 @@ class Bench:
             raise Broken(f"there is no program {mutant.program}")
         return run([program, *mutant.command[1:]], self.build_folder, mutant.seconds, self.env)
 
+    def simulate(self, schedules):
+        """At which schedule the simulator fails; None: at none of so many."""
+        code, output = run([self.build_folder / "tests/sim_run", "--first", "--schedules",
+                            str(schedules)], self.build_folder, env=self.env)
+        if code == 0:
+            return None
+        failed = re.search(r"^schedule (\d+) failed", output, re.MULTILINE)
+        if failed is None:
+            raise Broken("the simulator ended without a word:\n" + output[-2000:])
+        return int(failed[1])
+
     def patch(self, mutant):
         return run(["git", "apply", str(mutant.patch.resolve())], self.tree, env=self.env)
 
@@ -153,8 +167,8 @@ class Bench:
                 results[key] = self.test(mutant)
         return results
 
-    def judge(self, mutant, baseline):
-        """(verdict, detail): caught or SURVIVED; raises Broken."""
+    def judge(self, mutant, baseline, schedules):
+        """(verdict, detail, at which schedule the simulator failed); raises Broken."""
         code, output = baseline
         if code != 0:
             raise Broken(f"the test fails without the bug:\n{output[-2000:]}")
@@ -167,14 +181,15 @@ class Bench:
         try:
             if all(p.exists() and p.read_bytes() == text for p, text in before.items()):
                 raise Broken("the patch changes nothing")
-            self.build(mutant.targets)
+            self.build([*mutant.targets, *(["sim_run"] if schedules else [])])
             code, output = self.test(mutant)
+            met = self.simulate(schedules) if schedules else None
         finally:
             for path, text in before.items():
                 path.write_bytes(text)
         if code == 0:
-            return "SURVIVED", ""
-        return "caught", how_it_failed(code, output)
+            return "SURVIVED", "", met
+        return "caught", how_it_failed(code, output), met
 
     def touched(self, mutant):
         paths = re.findall(r"^\+\+\+ b/(\S+)", mutant.patch.read_text(), re.MULTILINE)
@@ -184,14 +199,16 @@ class Bench:
         return [self.tree / path for path in paths]
 
 
-def report(mutant, verdict, detail, seconds):
+def report(mutant, verdict, detail, seconds, met):
     program = f"{mutant.program}: {detail}" if verdict == "caught" else detail or mutant.program
-    print(ROW.format(verdict, mutant.name, f"{seconds:.1f}", program), flush=True)
+    print(ROW.format(verdict, mutant.name, f"{seconds:.1f}", met or "-", program), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description="run the seeded bugs")
     parser.add_argument("--only", action="append", metavar="NAME")
+    parser.add_argument("--schedules", type=int, default=0, metavar="N",
+                        help="of the simulator, for each bug")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--tree", type=pathlib.Path, default=ROOT, help="what is copied")
     parser.add_argument("--patches", type=pathlib.Path, default=ROOT / "tests/mutants")
@@ -215,20 +232,26 @@ def main():
         bench.copy()
         bench.configure()
         baseline = bench.check_baseline(mutants)
+        if options.schedules:
+            bench.build(["sim_run"])
+            if (met := bench.simulate(options.schedules)) is not None:
+                raise Broken(f"schedule {met} of the simulator fails without any bug")
     except Broken as broken:
         sys.exit(f"seeded bugs: {broken}")
 
     print(f"seeded bugs: {len(mutants)}; the copy was built and its tests ran in "
           f"{time.monotonic() - started:.0f} s")
-    print(ROW.format("verdict", "bug", "seconds", "test"), flush=True)
+    print(ROW.format("verdict", "bug", "seconds", "schedules", "killed by"), flush=True)
     bad = []
     for mutant in mutants:
         begun = time.monotonic()
+        met = None
         try:
-            verdict, detail = bench.judge(mutant, baseline[tuple(mutant.command)])
+            verdict, detail, met = bench.judge(mutant, baseline[tuple(mutant.command)],
+                                               options.schedules)
         except Broken as broken:
             verdict, detail = "BROKEN", str(broken)
-        report(mutant, verdict, detail, time.monotonic() - begun)
+        report(mutant, verdict, detail, time.monotonic() - begun, met)
         if verdict != "caught":
             bad.append(mutant.name)
     print(f"seeded bugs: {len(mutants) - len(bad)} of {len(mutants)} caught "
