@@ -16,6 +16,18 @@ FILES = {
     "CMakeLists.txt": """cmake_minimum_required(VERSION 3.25)
 project(sample CXX)
 add_executable(sample_test sample.cpp)
+add_executable(sim_run simulator.cpp sample.cpp)
+target_compile_definitions(sim_run PRIVATE main=other)
+set_target_properties(sim_run PROPERTIES RUNTIME_OUTPUT_DIRECTORY tests)
+""",
+    "simulator.cpp": """#include <cstdio>
+#undef main
+int twice(int a);
+int main() {
+  if (twice(2) == 4) return 0;
+  std::puts("schedule 17 failed: seed 18");
+  return 1;
+}
 """,
     "sample.cpp": """int twice(int a) { return a + a; }
 int unseen() { return 1; }
@@ -70,6 +82,7 @@ class SeededBugs(unittest.TestCase):
              self.root / "patches", "--folder", self.root / "work", "--jobs", "1", *arguments],
             capture_output=True, text=True)
         rows = [line.split() for line in done.stdout.splitlines()]
+        self.schedules = {row[1]: row[3] for row in rows if row and row[0] == "caught"}
         return done.returncode, {row[1]: row[0] for row in rows
                                  if row and row[0] in ("caught", "SURVIVED", "BROKEN")}
 
@@ -95,6 +108,26 @@ class SeededBugs(unittest.TestCase):
         self.assertEqual(self.verdicts({"a": CAUGHT, "b": SURVIVES}, "--only", "a"),
                          (0, {"a": "caught"}))
         self.assertEqual(self.verdicts({}, "--only", "b"), (1, {"b": "SURVIVED"}))
+
+    def test_the_simulator_gets_each_bug_too(self):
+        unseen = FILES["sample.cpp"].splitlines()[1]
+        seen_by_the_test_alone = f"""bug: {unseen}
+test: sample_test
+seconds: 20
+
+diff --git a/sample.cpp b/sample.cpp
+--- a/sample.cpp
++++ b/sample.cpp
+@@ -2,3 +2,3 @@
+ {unseen}
+-int main(int count, char**) {{
++int main(int count, char**) {{ return 1;
+   while (twice(1) == 0) {{
+"""
+        self.assertEqual(self.verdicts({"a": CAUGHT, "b": seen_by_the_test_alone},
+                                       "--schedules", "100"),
+                         (0, {"a": "caught", "b": "caught"}))
+        self.assertEqual(self.schedules, {"a": "17", "b": "-"})
 
     def test_no_patch_and_no_header_are_failures(self):
         self.write("patches", "readme", "")

@@ -1,8 +1,12 @@
 // The simulator as a program. It runs schedules by seed until their number or the time is over. One
 // that fails, or that stops the process, is made shorter and printed as one line that repeats it.
 //
-//   sim_run [--schedules N] [--minutes M] [--seed FIRST]    a line a minute, a line for each
-//   failure sim_run --seed N --schedule S --ops 0-4,7 --faults 0    that one, with all that it does
+//   sim_run [--schedules N] [--minutes M] [--seed FIRST]
+//       a line a minute, the story of each failure, and a line with the sums
+//   sim_run --first [...]
+//       until the first failure, which is only named
+//   sim_run --seed N --schedule S --ops 0-4,7 --faults 0
+//       that one, with all that it does
 //
 // Exit code: 0 nothing failed, 1 something did, 2 an argument is wrong.
 
@@ -35,6 +39,7 @@ struct Options {
   std::optional<u64> schedule;
   std::optional<std::string> ops;
   std::optional<std::string> faults;
+  bool first = false;
   bool quiet = false;  // what the shrinking asks itself
   u64 batch = 0;       // run so many schedules in this process and print what they did
 };
@@ -56,8 +61,8 @@ std::optional<Options> parse(int count, char** words) {
   Options options;
   for (int i = 1; i < count; ++i) {
     const std::string_view name = words[i];
-    if (name == "--quiet") {
-      options.quiet = true;
+    if (name == "--quiet" || name == "--first") {
+      (name == "--quiet" ? options.quiet : options.first) = true;
       continue;
     }
     if (i + 1 == count) return std::nullopt;
@@ -108,8 +113,11 @@ int run_self(const std::string& arguments, std::string* output) {
 }
 
 int run_one(const Options& options) {
-  const SimPlan plan = plan_of(options);
-  if (!options.quiet) say(describe(plan));
+  SimPlan plan = plan_of(options);
+  if (!options.quiet) {
+    say(describe(plan));
+    plan.tell = say;
+  }
   const SimOutcome outcome = simulate(plan);
   if (!outcome.failure.empty()) say(outcome.failure);
   if (!options.quiet)
@@ -241,6 +249,10 @@ int run_many(const Options& options) {
     done = failed ? *failed - options.seed + 1 : done + batch;
     if (!failed) continue;
     ++failures;
+    if (options.first) {
+      say(fmt::format("schedule {} failed: seed {}", done, *failed));
+      break;
+    }
     report(*failed);
   }
   say(fmt::format("{}; {} failed, trace {:016x}", sums.text(), failures, sums.trace));
@@ -255,7 +267,7 @@ int main(int count, char** words) {
   const auto options = parse(count, words);
   if (!options) {
     std::fputs(
-        "usage: sim_run [--schedules N] [--minutes M] [--seed FIRST]\n"
+        "usage: sim_run [--schedules N] [--minutes M] [--seed FIRST] [--first]\n"
         "       sim_run --seed N --schedule S --ops 0-4,7 --faults none\n",
         stderr);
     return 2;

@@ -19,15 +19,22 @@ namespace {
 
 TEST(Simulation, schedules_keep_the_fault_budget) {
   u64 crashes = 0, faults = 0;
+  std::map<SimOpKind, u64> done;
   for (const u64 seed : seeds(cases(300))) {
     const SimPlan plan = make_plan(seed);
     const SimOutcome outcome = simulate(plan);
     EXPECT_EQ(outcome.failure, "") << "build/release/tests/sim_run " << arguments_of(plan);
     crashes += outcome.crashes;
     faults += outcome.faults_met;
+    for (const auto& [kind, count] : outcome.done) done[kind] += count;
   }
   EXPECT_GT(crashes, 300U);
   EXPECT_GT(faults, 50U);
+  for (u8 kind = 0; kind <= static_cast<u8>(SimOpKind::clone); ++kind) {
+    const auto operation = static_cast<SimOpKind>(kind);
+    if (operation == SimOpKind::wait) continue;
+    EXPECT_GT(done[operation], 0U) << name_of(operation);
+  }
 }
 
 TEST(Simulation, a_seed_repeats_a_run_bit_by_bit) {
@@ -49,8 +56,8 @@ TEST(Simulation, every_kind_of_operation_and_fault_is_drawn) {
     for (const SimOp& op : plan.ops) operations.insert(op.kind);
     for (const SimFaultPlan& fault : plan.faults) faults.insert(fault.kind);
   }
-  EXPECT_EQ(operations.size(), static_cast<std::size_t>(SimOpKind::wait) + 1);
-  EXPECT_EQ(faults.size(), static_cast<std::size_t>(SimFaultKind::rotten_block) + 1);
+  EXPECT_EQ(operations.size(), static_cast<std::size_t>(SimOpKind::clone) + 1);
+  EXPECT_EQ(faults.size(), static_cast<std::size_t>(SimFaultKind::rotten_mib) + 1);
 }
 
 // The promise that nothing is lost, on a device that loses writes.

@@ -187,7 +187,7 @@ class Volume {
   // what has a good twin (engine/scrub.h); then names the files of bad blocks.
   Result<ScrubReport> scrub(const engine::ScrubOptions& options);
   VolumeFacts facts() const;
-  Result<VolumeSpace> space();  // exact, of this moment
+  Result<VolumeSpace> space();         // exact, of this moment
   engine::FreeRuns free_runs() const;  // reads every bitmap
 
  private:

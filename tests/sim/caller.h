@@ -17,49 +17,83 @@ class Caller {
   void compare_at_rest();
 
  private:
+  using History = Place::File;
   struct OpenFile {
     Files::File file;
-    std::string path;  // in its own directory; empty once the name is gone
+    History history;
+    std::shared_ptr<Place> place;
+    bool unnamed = false;  // never had a name
   };
   // A file of its own for one operation, open already or opened for it.
   struct Use {
     Files::File file;
     bool kept = false;
   };
+  // A file by a name, or without one.
+  struct Target {
+    History history;
+    std::string path;
+  };
 
   void act(const SimOp& op);
+  // caller_names.cpp
   void act_on_names(const SimOp& op);
-  void act_on_file(const SimOp& op, const std::string& path);
+  bool act_on_links(const SimOp& op, const std::string& name);
+  void create(const SimOp& op, const std::string& name);
+  void rename(const SimOp& op, const std::string& from);
+  void exchange(const SimOp& op, const std::string& a);
+  void read_link(const SimOp& op);
+  void unnamed(const SimOp& op);
+  void name_unnamed(const SimOp& op, const std::string& name);
+  void list(const SimOp& op);
+  void must_refuse_changes(const SimOp& op);
+  // What a call on names has answered: true if it is to be told to the model.
+  template <class T>
+  bool told(const SimOp& op, const Result<T>& result);
+  void note_nameless();  // after names have gone
+  std::string some_name(const SimOp& op, u64 salt) const;
+  std::string name_for(const SimOp& op) const;
+  std::optional<std::string> some_of(const std::vector<std::string>& list, const SimOp& op,
+                                     u64 salt) const;
+
+  // caller_files.cpp
+  void act_on_file(const SimOp& op);
+  std::optional<Target> some_file(const SimOp& op, u64 salt) const;
+  std::optional<Use> use(const SimOp& op, const Target& target);
+  void end_use(const SimOp& op, const Use& use, const Target& target);
+  void open(const SimOp& op, const Target& target);
+  void close(const SimOp& op);
+  void close(const SimOp& op, const OpenFile& open);
+  void write(const SimOp& op, Files::File file, const Target& target);
+  void truncate(const SimOp& op, Files::File file, const Target& target);
+  void punch(const SimOp& op, Files::File file, const Target& target);
+  void allocate(const SimOp& op, Files::File file, const Target& target);
+  void clone(const SimOp& op, Files::File file, const Target& target);
+  void read(const SimOp& op, Files::File file, const Target& target);
+  void fsync(const SimOp& op, Files::File file, const Target& target);
+  void sync(const SimOp& op);
+  // Reads a file whose contents are unknown and lets the model go on from there.
+  bool settle(const SimOp& op, Files::File file, const History& history);
+  bool unsure(const History& history) const { return unsure(*place_, history); }
+  bool unsure(const Place& place, const History& history) const;
+  void doubt(const History& history) { place_->unsure.insert(history); }
+
+  // caller_others.cpp
   void act_on_key(const SimOp& op);
   void act_on_blocks(const SimOp& op);
   void act_on_shared_names(const SimOp& op);
+  void scrub(const SimOp& op);
+  void make_place(const SimOp& op);
+  void drop_place(const SimOp& op);
 
-  std::optional<Use> use(const SimOp& op, const std::string& path);
-  void end_use(const SimOp& op, const Use& use, const std::string& path);
-  void open(const SimOp& op, const std::string& path);
-  void close(const SimOp& op);
-  void write(const SimOp& op, Files::File file, const std::string& path);
-  void truncate(const SimOp& op, Files::File file, const std::string& path);
-  void read(const SimOp& op, Files::File file, const std::string& path);
-  void fsync(const SimOp& op, Files::File file, const std::string& path);
-  void sync(const SimOp& op);
-  void create(const SimOp& op, const std::string& name);
-  void rename(const SimOp& op, const std::string& from);
-  void list(const SimOp& op);
-  // Reads a file whose contents are unknown and lets the model go on from there.
-  bool settle(const SimOp& op, Files::File file, const std::string& path);
-
-  std::string some_name(const SimOp& op, u64 salt) const;
-  std::string full(const std::string& path) const { return own_.root + "/" + path; }
-  bool unsure(const std::string& path) const;
-  void doubt(const std::string& path) { own_.unsure.insert(path); }
-  void forget(const std::string& path);  // its name is gone
+  std::string full(const std::string& path) const { return place_->root + "/" + path; }
   u64 draw(const SimOp& op, u64 salt, u64 bound) const;
   void fail(const SimOp& op, const std::string& what);
 
   SimMachine& machine_;
   OwnFiles& own_;
   const u32 number_;
+  std::shared_ptr<Place> place_;  // of the operation that is under way
   std::vector<OpenFile> open_;
 };
 

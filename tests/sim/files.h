@@ -31,10 +31,13 @@ class Files {
 
   static constexpr u32 kUser = 1000;
 
-  // An empty store with these directories; the first ones are encrypted under the one key.
-  static Result<void> format(engine::Device& device, Env& env,
-                             const std::vector<std::string>& encrypted,
-                             const std::vector<std::string>& plain);
+  // What lies in the root of an empty store; what is encrypted is so under the one key.
+  struct Top {
+    std::string path;
+    bool encrypted = true;
+    bool subvolume = false;
+  };
+  static Result<void> format(engine::Device& device, Env& env, const std::vector<Top>& tops);
   // Without its key.
   static Result<std::unique_ptr<Files>> open(engine::Device& device, const FilesOptions& options,
                                              Env& env);
@@ -50,6 +53,14 @@ class Files {
   Result<u64> append(File file, Bytes bytes);
   Result<u64> read(File file, u64 offset, MutableBytes into);
   Result<void> truncate(File file, u64 size);
+  Result<void> punch(File file, u64 offset, u64 length);
+  Result<void> allocate(File file, u64 offset, u64 length, bool keep_size);
+  struct Range {
+    u64 from = 0;
+    u64 to = 0;
+    u64 length = 0;
+  };
+  Result<void> clone(File from, File to, const Range& range);
   Result<void> fsync(File file);
   Result<void> sync();
   bool stopped();  // nothing goes down any more (design D4)
@@ -57,7 +68,20 @@ class Files {
   Result<void> mkdir(const std::string& path);
   Result<void> rmdir(const std::string& path);
   Result<void> unlink(const std::string& path);
-  Result<void> rename(const std::string& from, const std::string& to, bool no_replace);
+  Result<void> rename(const std::string& from, const std::string& to, volume::RenameFlags flags);
+  Result<void> link(const std::string& from, const std::string& to);
+  Result<void> link(File unnamed, const std::string& to);
+  Result<void> symlink(const std::string& path, const std::string& target);
+  Result<std::vector<std::byte>> read_link(const std::string& path);
+  Result<File> open_unnamed(const std::string& directory);
+
+  Result<void> make_subvolume(const std::string& path);
+  Result<void> snapshot(const std::string& source, const std::string& path, bool read_only);
+  Result<void> remove_subvolume(const std::string& path);
+  Result<void> finish_removals();
+  // Answers how much was wrong, but for superblock copies: a crash may tear them, which a scrub
+  // mends.
+  Result<u64> scrub();
   Result<std::vector<ModelReader::Entry>> list(const std::string& path);
   Result<std::vector<std::byte>> read_all(File file);
   // Below a directory, for the model.

@@ -14,17 +14,22 @@ namespace latchkey::tests {
 namespace {
 
 constexpr std::array kOpNames = {
-    "create",     "write",       "append",      "read",        "truncate",    "fsync",
-    "sync",       "unlink",      "rename",      "mkdir",       "rmdir",       "list",
-    "open",       "close",       "add_key",     "remove_soft", "remove_hard", "block_write",
-    "block_read", "block_fsync", "name_create", "name_unlink", "name_rename", "wait"};
+    "create",     "write",       "append",        "read",         "truncate",    "fsync",
+    "sync",       "unlink",      "rename",        "mkdir",        "rmdir",       "list",
+    "open",       "close",       "add_key",       "remove_soft",  "remove_hard", "block_write",
+    "block_read", "block_fsync", "name_create",   "name_unlink",  "name_rename", "wait",
+    "link",       "symlink",     "read_link",     "exchange",     "unnamed",     "name_unnamed",
+    "subvolume",  "snapshot",    "drop_snapshot", "finish_drops", "scrub",       "punch",
+    "allocate",   "clone"};
 // How often each is drawn.
-constexpr std::array<u32, kOpNames.size()> kWeights = {8, 16, 8, 8, 6, 8, 2, 3, 4, 2, 1, 2,
-                                                       4, 4,  3, 2, 2, 8, 5, 3, 3, 2, 2, 2};
+constexpr std::array<u32, kOpNames.size()> kWeights = {8, 14, 7, 7, 6, 8, 2, 3, 5, 3, 2, 2, 4,
+                                                       4, 3,  2, 2, 8, 5, 3, 3, 2, 2, 2, 3, 2,
+                                                       1, 3,  5, 5, 1, 3, 3, 1, 1, 3, 3, 4};
 constexpr std::array kFaultNames = {
-    "slow",        "read_error", "write_error",     "flush_error",
-    "device_full", "lost_write", "misplaced_write", "misplaced_read",
-    "stale_read",  "rotten_bit", "rotten_sector",   "rotten_block"};
+    "slow",        "never",         "read_error",      "write_error",    "flush_error",
+    "device_full", "lost_write",    "misplaced_write", "misplaced_read", "stale_read",
+    "rotten_bit",  "rotten_sector", "rotten_block",    "rotten_mib"};
+constexpr auto kLastTold = static_cast<u64>(SimFaultKind::device_full);
 
 using Random = std::mt19937_64;
 
@@ -81,15 +86,24 @@ void draw_faults(SimPlan& plan, Random& random) {
     fault.after = below(random, below(random, 2) == 0 ? 8 : 60);
     fault.life = static_cast<u32>(below(random, plan.lives.size()));
     if (dice < 4) {
-      fault.kind = SimFaultKind::slow;
+      fault.kind = static_cast<SimFaultKind>(below(random, 2));
     } else if (dice < 6) {
-      fault.kind = static_cast<SimFaultKind>(below(random, 5));
+      fault.kind = static_cast<SimFaultKind>(below(random, kLastTold + 1));
       fault.sticky = below(random, 4) == 0;
+      fault.at_opening = below(random, 3) == 0;
+      if (fault.at_opening) fault.after = below(random, 12);
     } else {
-      fault.kind = static_cast<SimFaultKind>(5 + below(random, 7));
+      fault.kind = static_cast<SimFaultKind>(kLastTold + 1 +
+                                             below(random, kFaultNames.size() - kLastTold - 1));
       fault.life = static_cast<u32>(plan.lives.size() - 1);
       plan.faults = {fault};
       return;
+    }
+    if (fault.kind == SimFaultKind::never) {
+      fault.at_opening = fault.sticky = false;
+      SimLife& life = plan.lives[fault.life];
+      life.end = SimEnd::cut_by_time;
+      life.cut = below(random, 20'000'000);
     }
     plan.faults.push_back(fault);
   }
@@ -101,7 +115,7 @@ std::string_view name_of(SimOpKind kind) { return kOpNames[static_cast<std::size
 std::string_view name_of(SimFaultKind kind) { return kFaultNames[static_cast<std::size_t>(kind)]; }
 
 SimPromise promise_of(SimFaultKind kind) {
-  if (kind == SimFaultKind::slow) return SimPromise::survived;
+  if (kind <= SimFaultKind::never) return SimPromise::survived;
   return kind <= SimFaultKind::device_full ? SimPromise::told : SimPromise::detected;
 }
 
@@ -110,6 +124,11 @@ SimPromise SimPlan::promise() const {
   SimPromise weakest = SimPromise::survived;
   for (const SimFaultPlan& fault : faults) weakest = std::max(weakest, promise_of(fault.kind));
   return weakest;
+}
+
+bool SimPlan::has_fault(SimFaultKind kind, u32 life) const {
+  return std::ranges::any_of(
+      faults, [&](const SimFaultPlan& f) { return f.kind == kind && f.life == life; });
 }
 
 SimPlan make_plan(u64 seed, const PlanOptions& options) {
@@ -149,8 +168,9 @@ std::string describe(const SimPlan& plan) {
                         kEnds[static_cast<std::size_t>(plan.lives[i].end)], plan.lives[i].cut,
                         plan.lives[i].recovery_cuts);
   for (const SimFaultPlan& fault : plan.faults)
-    text += fmt::format("  fault {}: life {}, {} after {}{}\n", fault.number, fault.life,
-                        name_of(fault.kind), fault.after, fault.sticky ? ", for good" : "");
+    text += fmt::format("  fault {}: life {}, {} after {}{}{}\n", fault.number, fault.life,
+                        name_of(fault.kind), fault.after, fault.at_opening ? " at opening" : "",
+                        fault.sticky ? ", for good" : "");
   for (const SimOp& op : plan.ops)
     text += fmt::format("  op {}: life {}, caller {}, {}\n", op.number, op.life, op.caller,
                         name_of(op.kind));

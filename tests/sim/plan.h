@@ -4,6 +4,7 @@
 // what it needs from a seed of its own, so that leaving others out does not change it: that is how
 // a failure shrinks.
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,6 +40,20 @@ enum class SimOpKind : u8 {
   name_unlink,
   name_rename,
   wait,
+  link,
+  symlink,
+  read_link,
+  exchange,
+  unnamed,       // a file without a name (O_TMPFILE)
+  name_unnamed,  // which gets one
+  subvolume,
+  snapshot,
+  drop_snapshot,  // or a subvolume
+  finish_drops,
+  scrub,
+  punch,
+  allocate,
+  clone,
 };
 std::string_view name_of(SimOpKind kind);
 
@@ -54,6 +69,7 @@ struct SimOp {
 // crash's).
 enum class SimFaultKind : u8 {
   slow,
+  never,  // an op does not complete before the power goes
   read_error,
   write_error,
   flush_error,
@@ -65,6 +81,7 @@ enum class SimFaultKind : u8 {
   rotten_bit,
   rotten_sector,
   rotten_block,
+  rotten_mib,
 };
 std::string_view name_of(SimFaultKind kind);
 
@@ -82,6 +99,7 @@ struct SimFaultPlan {
   SimFaultKind kind = SimFaultKind::slow;
   u64 after = 0;  // ops of that kind
   bool sticky = false;
+  bool at_opening = false;  // counts from before the store is opened, else from after
   u64 seed = 0;
 };
 
@@ -107,8 +125,10 @@ struct SimPlan {
   std::vector<SimOp> ops;  // by life, then in the order of their caller
   std::vector<SimFaultPlan> faults;
   std::optional<SimPromise> held_to;  // although its faults promise less: to see it fail
+  std::function<void(const std::string& line)> tell;  // hears of each call; may be empty
 
   SimPromise promise() const;  // the weakest of its faults
+  bool has_fault(SimFaultKind kind, u32 life) const;
 };
 
 struct PlanOptions {

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
+#include <set>
 
 #include "base/check.h"
 #include "base/thread.h"
@@ -23,7 +26,15 @@ void must(const Result<void>& result) { LK_CHECK_MSG(result, "the first image ca
 SimImage make_first_image(bool nearly_full) {
   SimEnv env(7);
   SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
-  must(Files::format(device, env, {"/c0", "/c1", "/c2", "/shared", "/names"}, {"/plain"}));
+  must(Files::format(device, env,
+                     {{"/c0", true, true},
+                      {"/c1", true, true},
+                      {"/c2", true, true},
+                      {"/plain", false, true},
+                      {"/others"},
+                      {"/plain_others", false},
+                      {"/shared"},
+                      {"/names"}}));
   auto files = Files::open(device, {.inline_writeback = true}, env);
   LK_CHECK(files);
   must((*files)->add_key(Files::kUser));
@@ -67,8 +78,16 @@ void inject(SimDevice& device, const SimFaultPlan& plan) {
       fault.slow_ns = plan.seed % 8 == 0 ? 2'000'000'000 : plan.seed % 50'000'000;
       fault.kind = static_cast<engine::OpKind>(plan.seed / 8 % 3);
       break;
+    case SimFaultKind::never:
+      fault.mishap = SimMishap::slow;
+      fault.slow_ns = 100'000'000'000;
+      fault.kind = static_cast<engine::OpKind>(plan.seed % 3);
+      break;
     case SimFaultKind::device_full:
-      fault.os_errno = 28;
+      fault.os_errno = ENOSPC;
+      break;
+    case SimFaultKind::flush_error:
+      fault.os_errno = plan.seed % 3 == 0 ? ENOSPC : EIO;
       break;
     case SimFaultKind::lost_write:
       fault.mishap = SimMishap::lost;
@@ -96,6 +115,7 @@ class Simulation {
     if (going_on()) live(static_cast<u32>(plan_.lives.size()));
     if (world_.failure) outcome_.failure = *world_.failure;
     outcome_.calls = world_.calls;
+    outcome_.done = world_.done;
     return outcome_;
   }
 
@@ -105,15 +125,16 @@ class Simulation {
   bool last(u32 life) const { return life == plan_.lives.size(); }
 
   void live(u32 life);
-  void bring_about_faults(u32 life, SimDevice& device);
+  void bring_about_faults(u32 life, SimDevice& device, bool at_opening);
   void rot(SimDevice& device, const SimFaultPlan& fault);
   std::unique_ptr<Files> open(u32 life, SimDevice& device, FiberScheduler& scheduler);
   void be_alive(u32 life, SimDevice& device, FiberScheduler& scheduler);
   void work(SimMachine& machine);
-  void compare(u32 life, SimMachine& machine);
-  void compare_own(SimMachine& machine, OwnFiles& own);
-  void compare_blocks(SimMachine& machine);
-  void compare_names(SimMachine& machine);
+  bool compare(u32 life, SimMachine& machine);  // false: what could not be read was not
+  bool compare_own(SimMachine& machine, OwnFiles& own);
+  bool compare_place(SimMachine& machine, Place& place);
+  bool compare_blocks(SimMachine& machine);
+  bool compare_names(SimMachine& machine);
   void look_at_image(u32 life);
   // Of an error that a comparison met: only detection may give one.
   bool expected(SimMachine& machine, const char* what, const Error& error);
@@ -140,8 +161,8 @@ void Simulation::live(u32 life) {
                       .clock = &scheduler,
                       .latency = {.most_ns = plan_.slowest_ns, .flush_ns = plan_.slowest_ns / 2}});
     device.restore(image_);
-    if (silent()) bring_about_faults(life, device);
     const bool crashes_inside = attempt < crashes;
+    if (silent() || !crashes_inside) bring_about_faults(life, device, true);
     if (crashes_inside) device.cut_after(seed % 7);
     scheduler.run([&] {
       if (crashes_inside)
@@ -160,9 +181,10 @@ void Simulation::live(u32 life) {
   if (going_on() && !last(life)) look_at_image(life);
 }
 
-void Simulation::bring_about_faults(u32 life, SimDevice& device) {
+// Of those that only need to be detected all come before the opening.
+void Simulation::bring_about_faults(u32 life, SimDevice& device, bool at_opening) {
   for (const SimFaultPlan& fault : plan_.faults) {
-    if (fault.life != life) continue;
+    if (fault.life != life || (fault.at_opening || silent()) != at_opening) continue;
     if (fault.kind < SimFaultKind::rotten_bit)
       inject(device, fault);
     else if (!rotten_)
@@ -180,8 +202,10 @@ void Simulation::rot(SimDevice& device, const SimFaultPlan& fault) {
     device.flip_bit(offset + fault.seed / 64 % 512, static_cast<u32>(fault.seed / 9 % 8));
   else if (fault.kind == SimFaultKind::rotten_sector)
     device.rot(offset, 512, fault.seed);
-  else
+  else if (fault.kind == SimFaultKind::rotten_block)
     device.rot(page * kSimPage, kSimPage, fault.seed);
+  else
+    device.rot(std::min(page * kSimPage, kDeviceBytes - kMiB), kMiB, fault.seed);
 }
 
 bool Simulation::expected(SimMachine& machine, const char* what, const Error& error) {
@@ -220,10 +244,10 @@ void Simulation::be_alive(u32 life, SimDevice& device, FiberScheduler& scheduler
     expected(machine, "the key is not taken", added.error());
     return;
   }
-  if (life != 0) compare(life, machine);
+  // What could not be compared cannot be gone on from; the next life looks again.
+  if (life != 0 && !compare(life, machine)) return;
   if (last(life) || !going_on()) return;
-  // Those that calls are told of begin here: what cannot be compared cannot be gone on from.
-  if (!silent()) bring_about_faults(life, device);
+  bring_about_faults(life, device, false);
   work(machine);
   if (machine.over()) return;
   if (plan_.lives[life].end != SimEnd::close) return;
@@ -234,9 +258,13 @@ void Simulation::be_alive(u32 life, SimDevice& device, FiberScheduler& scheduler
     if (!lost && !gone) expected(machine, "it does not close", closed.error());
     return;
   }
-  if (!world_.data_was_dropped && !machine.faulty() && !world_.key_was_removed)
-    for (OwnFiles& own : world_.own)
-      if (!own.names_unsure) own.model.sync(own.unsure);
+  if (world_.data_was_dropped || machine.faulty() || world_.key_was_removed) return;
+  for (OwnFiles& own : world_.own) {
+    for (const auto& place : own.places)
+      if (!place->names_unsure)
+        place->model.sync([&](const Place::File& file) { return place->unsure.contains(file); });
+    own.durable();
+  }
 }
 
 // Callers and, beside them, the power.
@@ -256,7 +284,8 @@ void Simulation::work(SimMachine& machine) {
   if (life.end == SimEnd::cut_by_time)
     threads.emplace_back([&machine, &working, &life] {
       machine.scheduler.sleep_until(machine.scheduler.now_ns() + life.cut);
-      if (working != 0) machine.device.vanish();
+      const bool stuck = machine.plan.has_fault(SimFaultKind::never, machine.life);
+      if (working != 0 || stuck) machine.device.vanish();
     });
   for (Thread& thread : threads) thread.join();
   if (machine.over()) return;
@@ -270,57 +299,93 @@ void Simulation::work(SimMachine& machine) {
 
 // ---- after a crash
 
-void Simulation::compare(u32 life, SimMachine& machine) {
+bool Simulation::compare(u32 life, SimMachine& machine) {
   ++outcome_.crashes;
-  for (OwnFiles& own : world_.own)
-    if (going_on() && !machine.device.power_off()) compare_own(machine, own);
-  if (going_on() && !machine.device.power_off()) compare_blocks(machine);
+  bool all = true;
+  for (OwnFiles& own : world_.own) all = all && compare_own(machine, own);
+  all = all && compare_blocks(machine);
   world_.names.unsure = true;
-  if (going_on() && !machine.device.power_off()) compare_names(machine);
+  all = all && compare_names(machine);
   if (world_.failure) world_.failure = fmt::format("after crash {}: {}", life, *world_.failure);
+  return all && going_on() && !machine.device.power_off();
 }
 
-void Simulation::compare_own(SimMachine& machine, OwnFiles& own) {
-  const auto contents = read_tree(machine.files.reader(own.root));
-  if (!contents) {
-    expected(machine, own.root.c_str(), contents.error());
-    return;
+// What a crash leaves of a caller's places: those that are durable, and of the others what is there
+// is whole.
+bool Simulation::compare_own(SimMachine& machine, OwnFiles& own) {
+  const auto listed = machine.files.list(own.others);
+  if (!listed) {
+    expected(machine, own.others.c_str(), listed.error());
+    return false;
   }
-  if (const auto wrong = own.model.compare_recovered(*contents))
-    return world_.fail(own.root + ": " + *wrong);
-  own.model.adopt(*contents);
-  own.unsure.clear();
-  own.names_unsure = false;
+  std::set<std::string> there;
+  for (const auto& entry : *listed)
+    if (entry.name.starts_with(own.prefix)) there.insert(own.others + "/" + entry.name);
+  auto places = own.places;
+  places.insert(places.end(), own.maybe.begin(), own.maybe.end());
+  std::vector<std::shared_ptr<Place>> kept;
+  for (const auto& place : places) {
+    const bool found = place == own.places.front() || there.erase(place->root) != 0;
+    const bool owed = !place->may_vanish && std::ranges::find(own.maybe, place) == own.maybe.end();
+    if (!found && owed) world_.fail(place->root + " is missing");
+    if (!found) continue;
+    if (!compare_place(machine, *place)) return false;
+    kept.push_back(place);
+  }
+  if (!there.empty()) world_.fail(*there.begin() + " is there and should not");
+  own.places = kept;
+  own.durable();
+  return true;
 }
 
-void Simulation::compare_blocks(SimMachine& machine) {
+bool Simulation::compare_place(SimMachine& machine, Place& place) {
+  const auto contents = read_tree(machine.files.reader(place.root));
+  if (!contents) {
+    expected(machine, place.root.c_str(), contents.error());
+    return false;
+  }
+  if (const auto wrong = place.model.compare_recovered(*contents)) {
+    world_.fail(place.root + ": " + *wrong);
+    return false;
+  }
+  place.model.adopt(*contents);
+  place.unsure.clear();
+  place.nameless.clear();
+  place.names_unsure = false;
+  return true;
+}
+
+bool Simulation::compare_blocks(SimMachine& machine) {
   for (u32 which = 0; which < SharedBlocks::kFiles; ++which) {
     const auto file = machine.files.open_file(SharedBlocks::path(which), {});
     if (!file) {
       expected(machine, "a shared file does not open", file.error());
-      return;
+      return false;
     }
     for (u32 block = 0; block < SharedBlocks::kBlocks; ++block) {
       std::vector<std::byte> bytes(SharedBlocks::kBlockBytes);
       const auto count = machine.files.read(*file, block * SharedBlocks::kBlockBytes, bytes);
       if (!count) {
         expected(machine, "a shared block is not read", count.error());
-        continue;
+        return false;
       }
-      if (const auto wrong = world_.blocks.explain_crash(which, block, bytes))
-        return world_.fail(fmt::format("block {} of shared file {} {}", block, which, *wrong));
+      if (const auto wrong = world_.blocks.explain_crash(which, block, bytes)) {
+        world_.fail(fmt::format("block {} of shared file {} {}", block, which, *wrong));
+        return false;
+      }
       world_.blocks.adopt(which, block, bytes);
     }
     (void)machine.files.close_file(*file);
   }
+  return true;
 }
 
 // As many names as calls have made, unless a crash or a fault came between.
-void Simulation::compare_names(SimMachine& machine) {
+bool Simulation::compare_names(SimMachine& machine) {
   const auto entries = machine.files.list(SharedNames::kPath);
   if (!entries) {
     expected(machine, "the shared names are not listed", entries.error());
-    return;
+    return false;
   }
   SharedNames& names = world_.names;
   const auto count = static_cast<i64>(entries->size());
@@ -328,6 +393,7 @@ void Simulation::compare_names(SimMachine& machine) {
     world_.fail(fmt::format("{} shared names instead of {}", count, names.expected));
   names.expected = count;
   names.unsure = false;
+  return true;
 }
 
 // Check and the ledger, offline. Of a device that lied a finding is what is wanted.

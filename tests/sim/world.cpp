@@ -12,17 +12,30 @@ namespace latchkey::tests {
 SimWorld::SimWorld(const SimPlan& plan) : own(plan.callers) {
   for (u32 i = 0; i < plan.callers; ++i) {
     own[i].encrypted = i != 3;
-    own[i].root = own[i].encrypted ? "/c" + std::to_string(i) : "/plain";
+    own[i].others = own[i].encrypted ? "/others" : "/plain_others";
+    own[i].prefix = fmt::format("c{}_", i);
+    own[i].places.push_back(std::make_shared<Place>());
+    own[i].home().encrypted = own[i].encrypted;
+    own[i].home().root = own[i].encrypted ? "/c" + std::to_string(i) : "/plain";
   }
+}
+
+void Place::all_unsure() {
+  for (const std::string& path : model.files()) unsure.insert(model.history(path));
+  unsure.insert(nameless.begin(), nameless.end());
+}
+
+void OwnFiles::durable() {
+  maybe.clear();
+  for (const auto& place : places) place->may_vanish = false;
 }
 
 void SimWorld::dirty_may_be_lost() {
   data_was_dropped = true;
   blocks.may_be_lost();
-  for (OwnFiles& files : own) {
-    if (!files.encrypted) continue;
-    for (const std::string& path : files.model.files()) files.unsure.insert(path);
-  }
+  for (OwnFiles& files : own)
+    for (const auto& place : files.places)
+      if (place->encrypted) place->all_unsure();
 }
 
 // ---- SharedBlocks
@@ -126,8 +139,8 @@ Verdict judge(SimMachine& machine, const SimOp& op, const Error& error) {
   // Dropped by a removal, which the handle is told of.
   const bool lost = error.code == Errc::io && error.os_errno == 0;
   if (lost && machine.world.data_was_dropped && !machine.faulty()) return Verdict::refused;
-  if (error.code == Errc::no_space && machine.plan.nearly_full) return Verdict::refused;
   if (machine.faulty() && is_of_device(error.code)) return Verdict::disturbed;
+  if (error.code == Errc::no_space && machine.plan.nearly_full) return Verdict::refused;
   machine.world.fail(fmt::format("op {} ({} of caller {}) answers {} ({}:{}): {}", op.number,
                                  name_of(op.kind), op.caller, name_of(error.code),
                                  error.where.file_name(), error.where.line(), error.what));

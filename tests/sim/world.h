@@ -18,15 +18,38 @@
 
 namespace latchkey::tests {
 
-// One caller's own directory. Only its fiber uses it while the machine runs.
-struct OwnFiles {
+// A subvolume that one caller has for itself. Only its fiber uses it while the machine runs.
+struct Place {
+  using File = std::shared_ptr<FileHistory>;
+
   std::string root;
   bool encrypted = true;
+  bool read_only = false;
+  bool may_vanish = false;  // nothing has made it durable yet
   Model model;
   // Files whose contents must be read before anything is acknowledged of them: a call on them
   // failed, or a removal of their key may have dropped what was dirty.
-  std::set<std::string> unsure;
+  std::set<File> unsure;
+  std::set<File> nameless;    // open, without a name
   bool names_unsure = false;  // a call on names failed half way: nothing more is compared
+
+  void all_unsure();
+};
+
+// What a caller works in: a subvolume that is always there, and snapshots and subvolumes that it
+// makes and removes.
+struct OwnFiles {
+  bool encrypted = true;
+  std::string others;  // the directory of all but the first place
+  std::string prefix;  // of their names there
+  u32 made = 0;
+  std::vector<std::shared_ptr<Place>> places;
+  // Made by a call that was cut off, or removed by one that nothing has made durable: a crash
+  // leaves such a place whole or not at all.
+  std::vector<std::shared_ptr<Place>> maybe;
+
+  Place& home() { return *places.front(); }
+  void durable();  // all calls on places that have ended
 };
 
 // Blocks that all callers write as a whole, each time with another stamp, in files of their own.
@@ -92,6 +115,7 @@ struct SimWorld {
   bool data_was_dropped = false;
   bool harmed = false;  // the device has lied: what it holds may be wrong from here on
   u64 calls = 0;
+  std::map<SimOpKind, u64> done;       // calls that succeeded
   std::optional<std::string> failure;  // the first
 
   void fail(std::string what) {
@@ -110,6 +134,11 @@ struct SimMachine {
   SimDevice& device;
   Files& files;
 
+  void tell(const SimOp& op, const std::string& what) {
+    if (plan.tell)
+      plan.tell(std::to_string(scheduler.now_ns()) + " ns: op " + std::to_string(op.number) + " " +
+                std::string(name_of(op.kind)) + " " + what);
+  }
   bool over() const { return world.failure.has_value() || device.power_off(); }
   bool faulty() const {
     return world.harmed || (plan.promise() != SimPromise::survived && device.faults_met() != 0);
@@ -127,6 +156,10 @@ Verdict judge(SimMachine& machine, const SimOp& op, const Error& error);
 template <class T>
 Verdict judge(SimMachine& machine, const SimOp& op, const Result<T>& result) {
   machine.scheduler.note(op.number * 64 + (result ? 0 : static_cast<u64>(result.error().code)));
+  if (result) ++machine.world.done[op.kind];
+  machine.tell(op, result ? "done"
+                          : std::string(name_of(result.error().code)) + ": " +
+                                std::string(result.error().what));
   return result ? Verdict::done : judge(machine, op, result.error());
 }
 
