@@ -27,6 +27,7 @@ class Checker {
     for (const auto& [tree, pointer] : trees_) walk(pointer, tree);
     check_references();
     check_promises();
+    check_log();
     if (options_.data) check_data();
     check_bitmaps();
     return Checked{std::move(result_), std::move(reachable_), whole_, sound_, space_wrong_,
@@ -199,6 +200,27 @@ class Checker {
     found(fmt::format("the superblock counts {} promised blocks, the trees {}", state_.promised,
                       promised_),
           "superblock", promised_wrong_);
+  }
+
+  // What waits to be entered by the next open for writing: in use by nothing yet.
+  void check_log() {
+    const LogFound& log = state_.log_found;
+    const auto must_be_free = [this](BlockRun run) {
+      for (u64 block = run.block; block < run.end(); ++block)
+        if (block >= reachable_.size() || reachable_[block] || state_.space->is_reserved(block))
+          found("the fsync log refers to a block that is in use", at(block));
+    };
+    for (const u64 place : log.places) must_be_free({place, 1});
+    for (const LogRecord& record : log.records)
+      for (const ExtentRecord& extent : record.extents) must_be_free(extent.run);
+    if (!log.records.empty())
+      result_.notes.push_back({fmt::format("{} synced inserts are in the fsync log, and will be in "
+                                           "the tree after the next open for writing",
+                                           log.records.size()),
+                               "fsync log", false});
+    if (state_.fixed.log_damaged)
+      found("the fsync log is damaged: what was synced after it is lost",
+            fmt::format("fsync log, {}", at(log.next[0])), true);
   }
 
   void check_data() {

@@ -94,6 +94,7 @@ Result<void> StoreState::write_generation(bool force) {
     if (auto error = failure()) return std::unexpected(*error);
     if (!forest->changed() && !force) return {};
     LK_TRY(frozen, forest->freeze());
+    log_changes.frozen();
     running.store(forest->running(), std::memory_order_release);
     node_count.store(forest->node_count(), std::memory_order_relaxed);
     next.generation = frozen.generation;
@@ -102,6 +103,7 @@ Result<void> StoreState::write_generation(bool force) {
     next.extent_node_count = forest->extent_node_count();
     note_forest();
     Lock space_lock(space_mutex);
+    next.log_head = next_log_head();
     LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
     next.promised_blocks = promised;
@@ -115,6 +117,7 @@ Result<void> StoreState::write_generation(bool force) {
     commit_done.notify_all();  // who waits for this generation does not wait for discards
   }
   commits.fetch_add(1, std::memory_order_relaxed);
+  begin_log();
   unpin();
   return {};
 }

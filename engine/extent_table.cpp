@@ -11,8 +11,13 @@ namespace {
 
 Key key_of(u64 block) { return {block, kExtentRecordType, 0}; }
 
-// [from, to) of the record, both in blocks from its start.
-ExtentRecord part(const ExtentRecord& record, u32 from, u32 to) {
+Result<void> put_record(Forest& forest, const ExtentRecord& record) {
+  return forest.put(kExtentTree, key_of(record.run.block), encode_extent(record));
+}
+
+}  // namespace
+
+ExtentRecord part_of(const ExtentRecord& record, u32 from, u32 to) {
   ExtentRecord piece;
   piece.run = {record.run.block + from, to - from};
   piece.references = record.references;
@@ -21,12 +26,6 @@ ExtentRecord part(const ExtentRecord& record, u32 from, u32 to) {
   piece.checksums.assign(record.checksums.begin() + from, record.checksums.begin() + to);
   return piece;
 }
-
-Result<void> put_record(Forest& forest, const ExtentRecord& record) {
-  return forest.put(kExtentTree, key_of(record.run.block), encode_extent(record));
-}
-
-}  // namespace
 
 Result<ExtentRecord> decode_extent(const Key& key, Bytes value) {
   const u64 at = key.object * kBlockBytes;
@@ -83,13 +82,13 @@ Result<ExtentRecord> find_extent(const Forest& forest, u64 block, u32 blocks_max
   if (!found) return found;
   const u32 from = static_cast<u32>(block - found->run.block);
   const u32 to = static_cast<u32>(std::min<u64>(found->run.count, u64{from} + blocks_max));
-  return part(*found, from, to);
+  return part_of(*found, from, to);
 }
 
 Result<void> insert_extent(Forest& forest, const ExtentRecord& extent) {
   for (u32 from = 0; from < extent.run.count; from += kRecordBlocksMax)
     LK_TRYV(put_record(forest,
-                       part(extent, from, std::min(extent.run.count, from + kRecordBlocksMax))));
+                       part_of(extent, from, std::min(extent.run.count, from + kRecordBlocksMax))));
   return {};
 }
 
@@ -107,12 +106,12 @@ Result<void> count_references(Forest& forest, BlockRun run, int delta,
     LK_TRY(const ExtentRecord record, std::move(*whole));
     const u32 from = static_cast<u32>(run.block - record.run.block);
     const u32 to = from + here.run.count;
-    ExtentRecord middle = part(record, from, to);
+    ExtentRecord middle = part_of(record, from, to);
     if (delta > 0 && middle.references == ~u32{0})
       return fail(Errc::too_big, "a block has too many references", run.block * kBlockBytes);
     middle.references += static_cast<u32>(delta);
-    if (from != 0) LK_TRYV(put_record(forest, part(record, 0, from)));
-    if (to != record.run.count) LK_TRYV(put_record(forest, part(record, to, record.run.count)));
+    if (from != 0) LK_TRYV(put_record(forest, part_of(record, 0, from)));
+    if (to != record.run.count) LK_TRYV(put_record(forest, part_of(record, to, record.run.count)));
     if (middle.references != 0) {
       LK_TRYV(put_record(forest, middle));
     } else {

@@ -14,6 +14,8 @@ namespace latchkey::engine {
 // Decodes totally: malformed for anything that encode would not write.
 Result<ExtentRecord> decode_extent(const Key& key, Bytes value);
 std::vector<std::byte> encode_extent(const ExtentRecord& record);
+// [from, to) of the record, both in blocks from its start.
+ExtentRecord part_of(const ExtentRecord& record, u32 from, u32 to);
 
 // The record that contains `block`, clipped to [block, block + blocks_max).
 Result<ExtentRecord> find_extent(const Forest& forest, u64 block, u32 blocks_max);

@@ -104,6 +104,13 @@ struct NodeRecordDisk {
 };
 LK_DISK_STRUCT(NodeRecordDisk, 8);
 
+// Where the first two blocks of the generation's fsync log will lie (engine/fsync_log.h).
+struct LogHeadDisk {
+  Le64 place[2];  // 0: there is no log
+  std::array<u8, 48> reserved;
+};
+LK_DISK_STRUCT(LogHeadDisk, 64);
+
 // Written whole to each of its places, one 4096-byte block each.
 struct SuperblockDisk {
   std::array<char, 8> magic;
@@ -124,7 +131,7 @@ struct SuperblockDisk {
   Le64 used_blocks;
   Le64 node_count;
   std::array<char, 64> label;
-  std::array<std::byte, 64> log_head;     // reserved, zero
+  LogHeadDisk log_head;
   std::array<std::byte, 256> volume_key;  // reserved, zero
   Le64 extent_node_count;                 // of the nodes, those of the extent table
   Le64 promised_blocks;                   // of all trees, so that opening walks none

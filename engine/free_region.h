@@ -47,6 +47,7 @@ class FreeRegion {
   void drop_unwritten(Run run);  // used -> free; not what is committed
 
   bool can_release(Run run) const;  // all used, none of it reserved
+  bool is_free(Run run) const { return taken_.none_set(run) && committed_.none_set(run); }
   bool is_used(u32 position) const { return used_.test(position); }
   u32 blocks() const { return blocks_; }
   u32 free() const { return blocks_ - taken_count_; }

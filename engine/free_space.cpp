@@ -87,6 +87,31 @@ FreeRegion& FreeSpace::loaded_region(u64 block) {
   return *regions_[index].loaded;
 }
 
+Result<void> FreeSpace::claim(BlockRun run) {
+  if (map_damaged_) return std::unexpected(damage_.front().error);
+  if (run.count == 0 || run.block >= blocks_total() || run.count > blocks_total() - run.block)
+    return fail(Errc::malformed, "blocks are claimed that the device does not have");
+  Result<void> wrong;
+  each_part(run, [&](u32 index, Run part) {
+    const u64 at = (layout_.first_block(index) + part.first) * kBlockBytes;
+    if (index >= layout_.regions()) {
+      wrong = fail(Errc::malformed, "blocks are claimed that no region has", at);
+    } else if (const auto loaded = region(index); !loaded) {
+      wrong = std::unexpected(loaded.error());
+    } else if (!(*loaded)->is_free(part)) {
+      wrong = fail(Errc::malformed, "blocks are claimed that are in use", at);
+    }
+    return wrong.has_value();
+  });
+  LK_TRYV(wrong);
+  each_part(run, [&](u32 index, Run part) {
+    loaded_region(layout_.first_block(index)).allocate(part);
+    return true;
+  });
+  allocated_ += run.count;
+  return {};
+}
+
 void FreeSpace::cancel(BlockRun run) {
   each_part(run, [&](u32 index, Run part) {
     loaded_region(layout_.first_block(index)).cancel(part);

@@ -86,6 +86,8 @@ class FreeSpace {
     u64 hint = kNowhere;
   };
   Result<BlockRun> allocate(Want want);
+  // free -> allocated: these very blocks. malformed: one of them is not free, and nothing changed.
+  Result<void> claim(BlockRun run);
   void cancel(BlockRun run);     // allocated -> free
   void mark_used(BlockRun run);  // allocated -> used
   // used -> pinned(transaction). Changes nothing on an error: malformed (a block is not used: the

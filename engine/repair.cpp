@@ -22,11 +22,14 @@ Result<RepairResult> repair_store(Store& store) {
   LK_TRY(const Checked checked, check_state(state, {}));
   repair.sound = checked.sound;
   if (!checked.sound) return repair;
-  if (checked.space_wrong && checked.whole) {
-    {
-      Lock lock(state.space_mutex);
-      state.space->rebuild(store.facts().generation, checked.reachable);
-    }
+  const bool rebuilds = checked.space_wrong && checked.whole;
+  if (rebuilds) {
+    Lock lock(state.space_mutex);
+    state.space->rebuild(store.facts().generation, checked.reachable);
+  }
+  // Before anything is committed, which would end it.
+  if (checked.whole) LK_TRYV(store.replay_log());
+  if (rebuilds) {
     LK_TRYV(commit_twice(state));
     repair.space_rebuilt = true;
     repair.mended.push_back({"free space was written anew from what is in use", "bitmaps", true});
@@ -39,6 +42,9 @@ Result<RepairResult> repair_store(Store& store) {
     LK_TRYV(commit_twice(state));
     repair.mended.push_back({"promises were counted anew from the trees", "superblock", true});
   }
+  if (state.fixed.log_damaged && checked.whole)
+    repair.mended.push_back(
+        {"the fsync log was damaged: what was synced after that block is lost", "fsync log", true});
   LK_TRY(ScrubResult scrubbed, scrub_store(store, {.data = false, .progress = {}}));
   for (Finding& finding : scrubbed.findings)
     if (finding.repairable) repair.mended.push_back(std::move(finding));

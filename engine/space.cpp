@@ -88,8 +88,12 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
       state_->leaves_reserved -= leaves;
       state_->clones_reserved -= clones;
     }
-    // What was freed in this generation can be had after two commits.
+    // What was freed in this generation can be had after two commits, as can the log's blocks.
     if (attempt == 2) return fail(Errc::no_space, "the store is full");
+    {
+      Lock lock(state_->space_mutex);
+      state_->log.squeezed = true;
+    }
     LK_TRYV(state_->commit_through(running_transaction(), true));
   }
 }
@@ -127,11 +131,13 @@ SpaceFacts Store::space() const {
   facts.blocks_pinned = space.blocks_pinned();
   facts.blocks_reserved = state_->data_reserved + state_->tree_reserved;
   facts.blocks_promised = state_->promised;
+  facts.blocks_log = state_->log.blocks;
   facts.blocks_discarded = state_->blocks_discarded.load(std::memory_order_relaxed);
   const u64 node = state_->node_blocks();  // what is kept for nodes is kept as whole ones
   const u64 nodes = state_->tree_reserved + fixed + state_->shared_reserve();
   const u64 promised = state_->data_kept() + (nodes + node - 1) / node * node;
-  const u64 free = space.blocks_free() + space.blocks_pinned() + state_->pool->blocks();
+  const u64 free =
+      space.blocks_free() + space.blocks_pinned() + state_->pool->blocks() + facts.blocks_log;
   facts.blocks_available = free > promised ? free - promised : 0;
   // Where what is free lies in pieces that are too small for nodes, there is nothing to promise.
   const bool settled = facts.blocks_pinned == 0 && !state_->read_only;

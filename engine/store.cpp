@@ -17,6 +17,7 @@ namespace {
 constexpr u32 kCommitQueueDepth = 64;
 constexpr u64 kDirtyNodesMax = 1024;
 constexpr u32 kNodeRings = 4;
+constexpr u64 kLogBlocksMax = 1024, kLogPartOfStore = 64;
 
 // The first 64 KiB stay zero: where others look for boot code, partition tables and file systems,
 // the bits of a bitmap could pass for one.
@@ -83,6 +84,7 @@ Result<void> make_rings(StoreState& state) {
   }
   IoOptions commit_options;
   commit_options.queue_depth = kCommitQueueDepth;
+  LK_TRY(state.log.buffer, IoBuffer::create(kBlockBytes));
   LK_TRY(state.commit_io, state.device.make_io(commit_options));
   return {};
 }
@@ -109,6 +111,8 @@ void build(StoreState& state, const Superblock& superblock) {
       Forest::Options{superblock.volume_id, superblock.node_bytes, state.options.runs_of},
       *state.cache, *state.space, *state.pool, state.space_mutex);
   const u64 node_blocks = state.node_blocks();
+  state.log.blocks_max =
+      state.options.fsync_log ? std::min(kLogBlocksMax, blocks / kLogPartOfStore) : 0;
   state.dirty_nodes_max = std::clamp<u64>(blocks / (16 * 2 * node_blocks), 32, kDirtyNodesMax);
   Lock lock(state.commit_mutex);
   state.superblock = superblock;
@@ -189,7 +193,9 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     state->forest->find_shared_trees();
     state->note_forest();
   }
-  return std::unique_ptr<Store>(new Store(std::move(state)));
+  std::unique_ptr<Store> store(new Store(std::move(state)));
+  LK_TRYV(store->open_log(recovered.has_value()));
+  return store;
 }
 
 Store::Store(std::unique_ptr<StoreState> state) : state_(std::move(state)) {}

@@ -53,6 +53,12 @@ struct FormatOptions {
 // the two and of nothing else, and call nothing of the store. Absent: no record refers to any.
 using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 
+// Enters one record of the fsync log again, as its insert did: the note says how. Errors: malformed
+// for a note that no insert would have made.
+class Transaction;
+struct LogRecord;
+using Replay = std::function<Result<void>(Transaction&, const LogRecord&)>;
+
 struct OpenOptions {
   bool read_only = false;
   // Read-only, for rescue: the older superblock set, or the one that can be read.
@@ -63,6 +69,11 @@ struct OpenOptions {
   u64 read_ring_buffer_bytes = 1 * kMiB;
   bool register_buffers = true;  // of those rings
   RunsOf runs_of = {};
+  // For what was synced after the last commit. A store that has such records is not opened for
+  // writing without it (unsupported). Read-only they are entered in memory; without it the store
+  // is that of the last commit, and logged() has them.
+  Replay replay = {};
+  bool fsync_log = true;  // else every sync is a commit
   // Tells the device which blocks nobody needs any more, once they may be reused (E2) and before
   // they are: by the thread that commits, after its commit is durable. A device that knows no
   // discard is not asked. Not told: what is freed while the store is open without this, or just
@@ -81,6 +92,8 @@ struct StoreFacts {
   // At the open neither copy of the other superblock set verified: a commit was torn before anybody
   // was told of it, or the newest generation is lost (docs/limits.md).
   bool stepped_back = false;
+  u64 log_replayed = 0;      // records of the fsync log that this open entered
+  bool log_damaged = false;  // it was opened for repair or reading, and acknowledged ones are lost
 };
 
 struct SpaceFacts {
@@ -89,6 +102,7 @@ struct SpaceFacts {
   u64 blocks_pinned = 0;    // freed, not yet reusable
   u64 blocks_reserved = 0;  // promised to writers
   u64 blocks_promised = 0;  // to ranges of files: see Transaction::promise
+  u64 blocks_log = 0;       // of the fsync log: free on disk, and free when the room is needed
   // What reserve() can still promise to data: to the block, when nothing is pinned.
   u64 blocks_available = 0;
   u64 blocks_discarded = 0;  // since the open
@@ -190,6 +204,14 @@ struct ExtentRecord {
   std::vector<u32> checksums;      // crc32c of each block's bytes on the device
 };
 
+// One insert into an object, as the fsync log carries it.
+struct LogRecord {
+  TreeId tree = 0;
+  u64 object = 0;
+  std::vector<ExtentRecord> extents;  // one reference each
+  std::vector<std::byte> note;        // the caller's
+};
+
 // A consistent picture of the running transaction. Holds the forest shared.
 class View {
  public:
@@ -266,11 +288,28 @@ class Transaction : public View {
   // For a repair: the tree's records promise so many blocks, whatever was counted.
   Result<void> recount_promises(TreeId tree, u64 blocks);
 
+  // This transaction enters extents of so many `blocks` into that object of a subvolume's tree and
+  // changes nothing of any other; OpenOptions::replay can do it again from the note. What is not
+  // declared in this way makes sync_object() of the objects concerned a commit.
+  void declare_insert(TreeId tree, u64 object, std::vector<std::byte> note, u64 blocks);
+
  private:
   friend class Store;
+  struct Touched {
+    TreeId tree = 0;
+    u64 object = 0;
+    bool operator==(const Touched&) const = default;
+  };
   Transaction(Store& store, Reservation&& tree_space);
   Result<void> free_blocks(const std::vector<BlockRun>& freed);
+  void touch(TreeId tree, u64 object);
+  void touch_tree(TreeId tree);
+  void note_changes();
   Reservation tree_space_;
+  std::vector<Touched> touched_;  // objects of subvolumes' trees, neighbours once
+  LogRecord inserted_;            // as declared
+  u64 blocks_declared_ = 0;
+  bool undeclared_ = false;  // it changed what no declaration covers
 };
 
 // A ring borrowed from the readers' pool; returned by the destructor. Waits when all are out.
@@ -339,8 +378,14 @@ class Store {
   Result<void> commit();
   // Waits until transaction `id` is durable, committing it if it still runs.
   Result<void> wait_durable(u64 id);
+  // What transactions that have ended changed of an object of a subvolume's tree is durable on
+  // return: by a block of the fsync log, which several share, or by a commit.
+  Result<void> sync_object(TreeId tree, u64 object);
+  // Records of the log that the open found and did not enter; for a check.
+  std::vector<LogRecord> logged() const;
   u64 running_transaction() const;
-  u64 commits() const;  // counter
+  u64 commits() const;     // counter
+  u64 log_blocks() const;  // counter: written
 
  private:
   friend class View;
@@ -350,6 +395,8 @@ class Store {
   friend class ReadPin;
   friend class BorrowedIo;
   explicit Store(std::unique_ptr<StoreState> state);
+  Result<void> open_log(bool space_known);
+  Result<void> replay_log();
   friend Result<struct CheckResult> check_store(Store& store, const struct CheckOptions& options);
   friend Result<struct RepairResult> repair_store(Store& store);
   friend Result<struct ScrubResult> scrub_store(Store& store, const struct ScrubOptions& options);

@@ -9,6 +9,7 @@
 
 #include "engine/extent_table.h"
 #include "engine/forest.h"
+#include "engine/fsync_log.h"
 #include "engine/ring_pool.h"
 #include "engine/store.h"
 #include "engine/superblock.h"
@@ -56,6 +57,7 @@ struct StoreState {
 
   Mutex commit_mutex;
   CondVar commit_done;
+  // Somebody writes a generation or a block of the log; has commit_io then.
   bool committing LK_GUARDED_BY(commit_mutex) = false;
   u64 durable LK_GUARDED_BY(commit_mutex) = 0;
   std::optional<Error> failed LK_GUARDED_BY(commit_mutex);
@@ -66,6 +68,11 @@ struct StoreState {
   // Of the thread that commits.
   bool discarding = false;  // wanted, and the device has not refused yet
   std::atomic<u64> blocks_discarded{0};
+
+  LogChanges log_changes;
+  LogPlaces log;
+  LogFound log_found;  // at the open, until it is entered
+  std::atomic<u64> log_blocks{0};
 
   u32 node_blocks() const { return fixed.node_bytes / u32{kBlockBytes}; }
   Result<void> read_blocks(u64 block, MutableBytes into);
@@ -78,6 +85,16 @@ struct StoreState {
   Result<void> write_frozen(const Forest::Frozen& frozen,
                             const std::vector<FreeSpace::SlotWrite>& slots, const Superblock& next);
   void unpin() LK_EXCLUDES(space_mutex, commit_mutex);
+
+  // engine/fsync_log_write.cpp
+  Result<void> find_log();
+  Result<void> claim_log() LK_REQUIRES(space_mutex);
+  Result<void> sync_object(ObjectId id) LK_EXCLUDES(commit_mutex);
+  Result<void> write_log(ObjectId id);
+  bool log_has_room() const;
+  void find_log_places() LK_REQUIRES(space_mutex);
+  std::array<u64, 2> next_log_head() LK_REQUIRES(space_mutex);
+  void begin_log();
   void discard_pinned(u64 through) LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
 

@@ -83,7 +83,9 @@ Result<bool> View::tree_exists(TreeId tree) const {
 Transaction::Transaction(Store& store, Reservation&& tree_space)
     : View(store, true), tree_space_(std::move(tree_space)) {}
 
-Transaction::~Transaction() = default;
+Transaction::~Transaction() {
+  if (store_ != nullptr) note_changes();
+}
 
 u64 Transaction::id() const { return store_->state_->forest->running(); }
 
@@ -98,15 +100,45 @@ Result<T> sticky(StoreState& state, Result<T> result) {
 
 }  // namespace
 
+// Where all changes of records pass: nobody has to remember to say so (fsync_log.h, L1).
+void Transaction::touch(TreeId tree, u64 object) {
+  if (!is_subvolume(tree)) return;
+  const Touched touched{tree, object};
+  if (touched_.empty() || touched_.back() != touched) touched_.push_back(touched);
+}
+
+void Transaction::touch_tree(TreeId tree) {
+  if (is_subvolume(tree)) store_->state_->log_changes.changed_tree(tree);
+}
+
+void Transaction::declare_insert(TreeId tree, u64 object, std::vector<std::byte> note, u64 blocks) {
+  inserted_ = {tree, object, {}, std::move(note)};
+  blocks_declared_ = blocks;
+}
+
+void Transaction::note_changes() {
+  LogChanges& changes = store_->state_->log_changes;
+  u64 blocks = 0;
+  for (const ExtentRecord& extent : inserted_.extents) blocks += extent.run.count;
+  const Touched declared{inserted_.tree, inserted_.object};
+  const bool whole = !undeclared_ && blocks_declared_ != 0 && blocks == blocks_declared_;
+  for (const Touched& touched : touched_)
+    if (!whole || touched != declared) changes.changed({touched.tree, touched.object});
+  if (whole) changes.inserted(inserted_);
+}
+
 Result<void> Transaction::put(TreeId tree, Key key, Bytes value) {
+  touch(tree, key.object);
   return sticky(*store_->state_, store_->state_->forest->put(tree, key, value));
 }
 
 Result<bool> Transaction::erase(TreeId tree, Key key) {
+  touch(tree, key.object);
   return sticky(*store_->state_, store_->state_->forest->erase(tree, key));
 }
 
 Result<void> Transaction::create_tree(TreeId tree) {
+  touch_tree(tree);
   return sticky(*store_->state_, store_->state_->forest->create_tree(tree));
 }
 
@@ -114,6 +146,8 @@ Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
   LK_TRY(const bool there, tree_exists(from));
   if (!there) return fail(Errc::not_found, "there is no such tree");
   StoreState& state = *store_->state_;
+  touch_tree(from);
+  touch_tree(to);
   LK_TRYV(sticky(state, state.forest->clone_tree(from, to)));
   state.note_forest();
   return {};
@@ -122,6 +156,7 @@ Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
 Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
   LK_TRY(const bool there, tree_exists(tree));
   if (!there) return fail(Errc::not_found, "there is no such tree");
+  touch_tree(tree);
   StoreState& state = *store_->state_;
   LK_TRY(const u64 promised, sticky(state, state.forest->promised_blocks(tree)));
   DrawnPromise none;
@@ -147,7 +182,9 @@ Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes cont
     Lock lock(state.space_mutex);
     state.space->mark_used(run);
   }
-  return sticky(state, engine::insert_extent(*state.forest, record));
+  LK_TRYV(sticky(state, engine::insert_extent(*state.forest, record)));
+  inserted_.extents.push_back(std::move(record));
+  return {};
 }
 
 Result<void> Transaction::share_extent(BlockRun run) {
@@ -175,6 +212,7 @@ Result<void> Transaction::free_blocks(const std::vector<BlockRun>& freed) {
 }
 
 Result<void> Transaction::promise(TreeId tree, u64 blocks, Reservation& space) {
+  undeclared_ = true;
   StoreState& state = *store_->state_;
   LK_CHECK(space.store_ == store_);
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
@@ -191,6 +229,7 @@ Result<void> Transaction::promise(TreeId tree, u64 blocks, Reservation& space) {
 }
 
 Result<void> Transaction::end_promise(TreeId tree, u64 blocks, DrawnPromise& drawn) {
+  undeclared_ = true;
   StoreState& state = *store_->state_;
   LK_CHECK(drawn.blocks_ <= blocks);
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
@@ -209,6 +248,7 @@ Result<void> Transaction::end_promise(TreeId tree, u64 blocks, DrawnPromise& dra
 }
 
 Result<void> Transaction::recount_promises(TreeId tree, u64 blocks) {
+  undeclared_ = true;
   StoreState& state = *store_->state_;
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
   LK_TRYV(sticky(state, state.forest->set_promised_blocks(tree, blocks)));

@@ -296,9 +296,16 @@ void expect_stopped(Volume& volume, HandleId handle) {
 struct Stop {
   OpKind kind;
   u64 after;  // ops of that kind before it
+  bool logs = false;
 };
 
-class Stopped : public VolumeFault, public ::testing::WithParamInterface<Stop> {};
+class Stopped : public VolumeFault, public ::testing::WithParamInterface<Stop> {
+ protected:
+  void SetUp() override {
+    options_.fsync_log = GetParam().logs;
+    VolumeFault::SetUp();
+  }
+};
 
 TEST_P(Stopped, volume_stops_says_so_and_keeps_what_it_acknowledged) {
   for (const u64 seed : seeds(12)) {
@@ -335,15 +342,15 @@ TEST_P(Stopped, volume_stops_says_so_and_keeps_what_it_acknowledged) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(by, Stopped,
-                         ::testing::Values(Stop{OpKind::flush, 0}, Stop{OpKind::flush, 1},
-                                           Stop{OpKind::write, 0}, Stop{OpKind::write, 3}),
-                         [](const auto& chosen) {
-                           return std::string(chosen.param.kind == OpKind::flush
-                                                  ? "flush"
-                                                  : "metadata_write") +
-                                  std::to_string(chosen.param.after);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    by, Stopped,
+    ::testing::Values(Stop{OpKind::flush, 0}, Stop{OpKind::flush, 1}, Stop{OpKind::write, 0},
+                      Stop{OpKind::write, 3}, Stop{OpKind::flush, 0, true},
+                      Stop{OpKind::write, 0, true}),
+    [](const auto& chosen) {
+      return std::string(chosen.param.kind == OpKind::flush ? "flush" : "metadata_write") +
+             std::to_string(chosen.param.after) + (chosen.param.logs ? "_of_the_log" : "");
+    });
 
 TEST_F(VolumeFault, handle_that_heard_of_the_stop_hears_of_it_once) {
   const HandleId by_fsync = open("/vault/a");

@@ -17,6 +17,7 @@ class VolumeOrder : public VolumeTest {
   void SetUp() override {
     options_.inline_writeback = true;
     options_.commit_interval_ms = 0;
+    options_.fsync_log = false;
     VolumeTest::SetUp();
     vault();
     ASSERT_TRUE(volume_->sync());

@@ -14,6 +14,7 @@
 #include "extent/map.h"
 #include "volume/check_data.h"
 #include "volume/check_subvolumes.h"
+#include "volume/log_replay.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
 
@@ -56,6 +57,7 @@ class VolumeChecker {
       return true;
     }));
     LK_TRYV(collect_pieces(view));
+    check_log(view);
     return check_data(
         view, std::move(pieces_),
         [&](InodeId inode) -> std::optional<std::optional<crypto::KeyId>> {
@@ -125,6 +127,13 @@ class VolumeChecker {
             {entry->disk_block, entry->file_block, {tree, key.object}, entry->blocks});
       return true;
     });
+  }
+  // What an open for writing would enter. Later records may change what earlier ones made.
+  void check_log(const engine::View& view) {
+    for (const engine::LogRecord& record : store_.logged())
+      if (const auto right = check_record(view, record); !right)
+        found(right.error().what,
+              fmt::format("fsync log, tree {}, inode {}", record.tree, record.object));
   }
   bool lies_inside(const extent::MapEntry& entry) const {
     const u64 blocks = store_.facts().size_bytes / engine::kBlockBytes;

@@ -161,9 +161,11 @@ Result<void> Volume::fsync(HandleId id) {
   const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode);
   LK_TRYV(state.tell_errors(*handle));
   LK_TRYV(flushed);
-  auto committed = state.store->commit();
-  if (!committed) handle->stop_told = true;
-  return committed;
+  const InodeId inode = handle->inode->id();
+  auto synced = handle->directory ? state.store->commit()
+                                  : state.store->sync_object(inode.subvolume, inode.number);
+  if (!synced) handle->stop_told = true;
+  return synced;
 }
 
 Result<void> Volume::sync() {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "volume/log_replay.h"
 #include "writeback/plan.h"
 
 namespace latchkey::volume {
@@ -242,6 +243,7 @@ Result<void> Inode::insert(engine::Transaction& transaction,
     atime_pending_ = false;
   }
   last_transaction = transaction.id();
+  declare_insert(transaction, id_, now, fresh);
   return put_inode(transaction, id_, now);
 }
 

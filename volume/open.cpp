@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "volume/lock_limit.h"
+#include "volume/log_replay.h"
 #include "volume/state.h"
 #include "volume/subvolumes.h"
 
@@ -105,6 +106,8 @@ Result<void> Volume::State::start() {
   open_options.read_ring_buffer_bytes = kReadRingBytes;
   open_options.register_buffers = pipeline_options.register_buffers = sizes.register_buffers;
   open_options.runs_of = runs_of;
+  open_options.replay = replay_record;
+  open_options.fsync_log = options.fsync_log;
   LK_TRY(store, engine::Store::open(device, open_options, env));
   LK_TRY(slots, keymgr::SlotTable::create(sizes.key_slots));
   pipeline_options.queue_depth = options.queue_depth;
@@ -144,6 +147,7 @@ VolumeFacts Volume::facts() const {
   facts.store = state_->store->facts();
   facts.space = state_->store->space();
   facts.commits = state_->store->commits();
+  facts.log_blocks = state_->store->log_blocks();
   facts.slots = state_->slots->counters();
   if (state_->pipeline) {
     facts.extents_sealed = state_->pipeline->counters().extents;

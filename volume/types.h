@@ -53,6 +53,7 @@ struct VolumeOptions {
   u32 key_slots = 1024;
   bool no_atime = false;          // reads do not move atime (Stat)
   bool discard = false;           // see engine::OpenOptions
+  bool fsync_log = true;          // false: every fsync is a commit
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
                                   // in one order, for the simulator
 };
@@ -218,6 +219,7 @@ struct VolumeFacts {
   engine::SpaceFacts space;
   u64 dirty_bytes = 0;
   u64 commits = 0;
+  u64 log_blocks = 0;  // of the fsync log, written
   u64 extents_sealed = 0;
   u64 bytes_sealed = 0;
   keymgr::SlotCounters slots;

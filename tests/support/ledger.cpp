@@ -57,6 +57,8 @@ Result<std::vector<std::string>> observe_store(NonceLedger& ledger, engine::Stor
         return !malformed;
       }));
   if (malformed) return std::unexpected(*malformed);
+  for (const LogRecord& record : store.logged())  // sealed, flushed, and not in the tree yet
+    extents.insert(extents.end(), record.extents.begin(), record.extents.end());
 
   std::vector<std::string> violations;
   const BorrowedIo io = store.borrow_io();

@@ -197,8 +197,25 @@ bool PointModel::fsync(const std::string& path) {
   if (!has_contents(path)) return false;
   if (!lost_[*inode(path)]) contents_[*inode(path)].acknowledge();
   dirty_.erase(*inode(path));
-  shapes_.erase(shapes_.begin(), shapes_.end() - 1);
+  auto first = shapes_.end() - 1;
+  while (first != shapes_.begin() &&
+         about(*(first - 1), *inode(path)) == about(last(), *inode(path)))
+    --first;
+  shapes_.erase(shapes_.begin(), first);
   return true;
+}
+
+std::string PointModel::about(const Shape& shape, u64 number) {
+  const auto item = shape.items.find(number);
+  if (item == shape.items.end()) return "nothing";
+  std::string about = text(item->second);
+  for (const auto& [path, named] : shape.names) {
+    if (named != number) continue;
+    const auto parent = shape.names.find(parent_of(path));
+    about += fmt::format(" {} in {}", path.substr(path.rfind('/')),
+                         parent == shape.names.end() ? 0 : parent->second);
+  }
+  return about;
 }
 
 void PointModel::sync() {

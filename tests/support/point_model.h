@@ -49,6 +49,8 @@ class PointModel {
   bool has_contents(const std::string& path) const;
   u64 size(const std::string& path) const;
 
+  // Durable is the file, what is said of it and each name that leads to it, in the directory where
+  // it is; not what else happened since, such as a new name of that directory.
   bool fsync(const std::string& path);
   void sync();
 
@@ -83,6 +85,7 @@ class PointModel {
   bool has_below(const std::string& path) const;
   static void move(Shape& shape, const std::string& from, const std::string& to);
   static std::string text(const Item& item);
+  static std::string about(const Shape& shape, u64 number);
   static std::optional<std::string> differs(const Shape& shape, const FoundTree& found);
   std::optional<std::string> contents_differ(const Shape& shape, const FoundTree& found,
                                              bool live) const;
