@@ -3,13 +3,13 @@
 // bench are its clients.
 //
 // Promises
-//   V1  After fsync() of a handle returns, what was written through any handle of that inode before
-//   the
-//       call survives a crash; so do its creation and its size. An operation on names is atomic in
-//       a crash. Of an unacknowledged write each 4 KiB block is old or new.
+//   V1  After fsync() of a handle returns, what was written through any handle of that inode
+//       before the call survives a crash; so do its size, its creation and its own names, but not
+//       what else happened, such as a new name of a directory above it: that is for sync(). An
+//       operation on names is atomic in a crash. Of an unacknowledged write each 4 KiB block is old
+//       or new.
 //   V2  A write that was acknowledged is not lost to the removal of its key but where the mode's
-//   row
-//       says so, and then it is counted in the report and told once by fsync or close.
+//       row says so, and then it is counted in the report and told once by fsync or close.
 //   V3  Data and names of an encrypted directory are never on the device in the clear.
 //   V4  An error changes nothing that it does not say.
 //

@@ -227,6 +227,7 @@ void Caller::fsync(const SimOp& op, Files::File file, const Target& target) {
   if (place_->read_only) return;
   if (verdict != Verdict::done) return doubt(target.history);
   if (unsure(target.history) && !settle(op, file, target.history)) return;
+  if (machine_.log_may_be_torn()) return;
   if (target.path.empty())
     target.history->acknowledge();
   else

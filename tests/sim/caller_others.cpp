@@ -64,7 +64,8 @@ void Caller::act_on_blocks(const SimOp& op) {
   } else {
     const u64 begun = blocks.next_event();
     const auto flushed = machine_.files.fsync(*file);
-    if (judge(machine_, op, flushed) == Verdict::done) blocks.acknowledge(which, begun);
+    if (judge(machine_, op, flushed) == Verdict::done && !machine_.log_may_be_torn())
+      blocks.acknowledge(which, begun);
   }
   (void)judge(machine_, op, machine_.files.close_file(*file));
 }

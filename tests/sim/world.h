@@ -143,6 +143,8 @@ struct SimMachine {
   bool faulty() const {
     return world.harmed || (plan.promise() != SimPromise::survived && device.faults_met() != 0);
   }
+  // The newest block of the fsync log or its data may be lied about (docs/fault_budget.md).
+  bool log_may_be_torn() const { return plan.promise() == SimPromise::detected; }
 };
 
 // What a call's error means to the model.

@@ -96,10 +96,7 @@ void Model::truncate(const std::string& path, u64 size) { file(path).truncate(si
 
 void Model::fsync(const std::string& path) {
   file(path).acknowledge();
-  u64 call = 0;
-  for (std::string name = path; !name.empty(); name = parent_of(name))
-    call = std::max(call, trees_.back().at(name).named_at);
-  durable_through(call);
+  durable_through(trees_.back().at(path).named_at);
 }
 
 void Model::sync(const std::function<bool(const std::shared_ptr<FileHistory>&)>& unsure) {

@@ -6,7 +6,8 @@
 //     call, not before the last one that is durable. Every call on names is there whole or not at
 //     all. A file may have several names.
 //   - Contents follow FileHistory, each file on its own. fsync acknowledges the file, its name and
-//     the directories above it; sync everything. A symlink's target never changes.
+//     what led to that: so the directories above it are there, but not under names that they got
+//     later; sync acknowledges everything. A symlink's target never changes.
 //
 // A call that the power may interrupt is told to the model before it is made: then it may be there.
 // A call that fails otherwise is not told. Paths are "a/b/c", the root is "". Misuse (a parent that
