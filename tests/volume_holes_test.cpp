@@ -246,6 +246,23 @@ TEST_F(VolumeHoles, a_write_that_fails_on_its_way_down_keeps_its_promise) {
   close(again);
 }
 
+TEST_F(VolumeHoles, a_write_that_the_device_refuses_once_uses_its_promise_once) {
+  vault();
+  const HandleId file = open("/vault/file");
+  ASSERT_TRUE(volume_->allocate(file, 0, 8 * kPage));
+  flush();
+  write(file, 0, 8 * kPage, 'p');
+  device_.inject({.kind = engine::OpKind::write});
+  EXPECT_EQ(code_of(volume_->fsync(file)), Errc::io);
+  EXPECT_EQ(promised(), 8U);
+  EXPECT_TRUE(volume_->fsync(file));
+  EXPECT_EQ(promised(), 0U);
+  write(file, 8 * kPage, 8 * kPage, 'q');
+  EXPECT_TRUE(volume_->fsync(file));
+  EXPECT_EQ(content(file), std::string(8 * kPage, 'p') + std::string(8 * kPage, 'q'));
+  close(file);
+}
+
 // --- a model of bytes ---------------------------------------------------------------------------
 
 TEST_F(VolumeHoles, random_operations_agree_with_a_model) {
