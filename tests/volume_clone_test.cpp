@@ -259,6 +259,37 @@ TEST_F(VolumeClone, a_clone_costs_metadata_only) {
   close(to);
 }
 
+// As much of the range as there was room for, and a size that goes with it.
+TEST_F(VolumeClone, one_that_a_full_store_stops_leaves_the_front_of_the_range) {
+  options_.inline_writeback = true;
+  options_.commit_interval_ms = 0;
+  reopen();
+  vault();
+  const HandleId from = open("/vault/from"), to = open("/vault/to"), filler = open("/vault/filler");
+  write_map_of_many_nodes(from);
+  flush();
+  const std::string source = content(from), bytes(64 * kPage, 'f');
+  for (u64 size = bytes.size(); size >= kPage;)
+    if (!volume_->append(filler, Bytes(bytes_of(bytes)).first(size))) size /= 2;
+  flush();
+  u64 in_part = 0;
+  const u64 step = 32 * kPage;  // less than what the trees of the whole clone take
+  for (u64 filled = volume_->stat(filler)->size;; filled -= step) {
+    const Errc done = clone(from, 0, to, 0, 0);
+    const u64 size = volume_->stat(to)->size;
+    ASSERT_EQ(content(to), source.substr(0, size));
+    if (done == Errc{}) break;
+    ASSERT_EQ(done, Errc::no_space);
+    in_part += size != 0 ? 1 : 0;
+    ASSERT_TRUE(volume_->truncate(to, 0));
+    ASSERT_GT(filled, step);
+    ASSERT_TRUE(volume_->truncate(filler, filled - step));
+  }
+  EXPECT_GT(in_part, 0U);
+  EXPECT_EQ(content(to), source);
+  for (const HandleId handle : {from, to, filler}) close(handle);
+}
+
 // --- models --------------------------------------------------------------------------------------
 
 struct Model {
