@@ -51,6 +51,14 @@ bool StoreState::has_space(u64 data_blocks, u64 drawing, u64 tree_blocks, u64 fl
   return space->blocks_free() >= data && space->blocks_free() + beyond >= data + copies;
 }
 
+// Where a bitmap could not be read, or does not verify, its region is out of use: that is told if
+// its blocks would have done.
+Error StoreState::why_full(u64 blocks) {
+  Lock lock(space_mutex);
+  if (space->blocks_lost() > blocks) return space->damage().back().error;
+  return {Errc::no_space, "the store is full"};
+}
+
 Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
   check_may_wait();
   if (auto error = state_->failure()) return std::unexpected(*error);
@@ -89,7 +97,7 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
       state_->clones_reserved -= clones;
     }
     // What was freed in this generation can be had after two commits, as can the log's blocks.
-    if (attempt == 2) return fail(Errc::no_space, "the store is full");
+    if (attempt == 2) return std::unexpected(state_->why_full(need.data_blocks + tree));
     {
       Lock lock(state_->space_mutex);
       state_->log.squeezed = true;

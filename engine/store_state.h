@@ -97,6 +97,7 @@ struct StoreState {
   void begin_log();
   void discard_pinned(u64 through) LK_EXCLUDES(space_mutex, commit_mutex);
   u64 fixed_reserve() const;
+  Error why_full(u64 blocks) LK_EXCLUDES(space_mutex);
 
   // Space for trees that share nodes: engine/shared_space.cpp. All answers are in blocks, and 0 as
   // long as no two trees share. note_forest() is called with the forest lock.
