@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # soak.sh MINUTES: a million random cases of each cipher kernel against OpenSSL; every test again
-# and again with new seeds, with torture of every mode and some thousand schedules of the simulator
-# after each round; then the fuzz target with the last third of the time. `./run soak` builds
-# first. A failure prints the command that repeats it and does not end the soak; at the end comes a
-# summary, and 1 if anything failed.
+# and again with new seeds, with torture of every mode, some thousand schedules of the simulator and
+# two minutes of crash states (which go on where the soak before ended) after each round; then the
+# fuzz target with the last third of the time. `./run soak` builds first. A failure prints the
+# command that repeats it and does not end the soak; at the end comes a summary, and 1 if anything
+# failed.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -23,7 +24,8 @@ rm -f "$out"/*.log "$out"/crash-* "$out"/timeout-* "$out"/oom-* "$out"/leak-*
 total=$((minutes * 60))
 random_cases=1000000
 schedules_a_round=20000  # of the simulator, in each core
-rounds=0 tests=0 tortures=0 images=0 compared=0 kernels= schedules=0
+points_seconds=120       # of crash states, in each round
+rounds=0 tests=0 tortures=0 images=0 compared=0 kernels= schedules=0 points=none
 failures=()
 
 say() { echo "soak: $(printf '%4d' $((SECONDS / 60))) min  $*"; }
@@ -105,6 +107,20 @@ sim_round() {
   done
 }
 
+# All sequences of one and two operations, then sampled ones of three: soak by soak, by build/soak's
+# file. A finding names what repeats it.
+points_round() {
+  local log=$out/points-$1.log
+  local command="build/release/tests/crash_points --seconds $points_seconds --jobs $jobs"
+  if $command --resume "$out/points.state" >"$log" 2>&1; then
+    points=$(tail -1 "$log" | sed -nE 's/^crash points: (.*) in [0-9]+ s$/\1/p')
+    rm -f "$log"
+  else
+    failed "crash points" "build/release/tests/crash_points \
+$(sed -nE 's/^FINDING (--seed [0-9]+ --only [0-9]+):.*/\1/p' "$log" | head -1)" "$log"
+  fi
+}
+
 # fuzz_round SECONDS
 fuzz_round() {
   local seed=$((RANDOM * 32768 + RANDOM + 1))
@@ -131,6 +147,7 @@ summary() {
     "$compared random cases (${kernels:-none}), $tortures tortures, $schedules schedules," \
     "$images fuzzed images;" \
     "${#failures[@]} failed"
+  echo "soak: crash points so far: $points"
   [ ${#failures[@]} -eq 0 ] || printf '  %s\n' "${failures[@]}"
   [ ${#failures[@]} -eq 0 ] && [ "$rounds" -gt 0 ] && [ "$images" -gt 0 ] &&
     [ "$compared" -gt 0 ] && [ "$schedules" -gt 0 ]
@@ -149,6 +166,7 @@ while [ "$rounds" -eq 0 ] || [ "$SECONDS" -lt $((total * 2 / 3)) ]; do
   test_round "$seed"
   for mode in $modes; do torture_round "$mode" "$seed"; done
   sim_round "$seed"
+  points_round "$seed"
   rounds=$((rounds + 1))
 done
 while [ "$images" -eq 0 ] || [ $((total - SECONDS)) -gt 30 ]; do

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
 #include <set>
 #include <utility>
 
 #include "base/check.h"
+#include "engine/file_device.h"
 #include "engine/superblock.h"
 #include "tests/support/sim_device.h"
 #include "volume/paths.h"
@@ -16,6 +19,16 @@
 namespace latchkey::tests {
 
 using namespace volume;  // NOLINT: the whole file is about it
+
+VolumeOptions point_volume_options() {
+  VolumeOptions options;
+  options.inline_writeback = true;
+  options.commit_interval_ms = 0;
+  options.dirty_bytes_max = kMiB;
+  options.key_slots = 16;
+  options.writeback_workers = 1;
+  return options;
+}
 
 namespace {
 
@@ -36,16 +49,6 @@ class SeededEnv final : public Env {
   std::mt19937_64 random_;
   u64 now_ = 0;
 };
-
-VolumeOptions point_volume_options() {
-  VolumeOptions options;
-  options.inline_writeback = true;
-  options.commit_interval_ms = 0;
-  options.dirty_bytes_max = kMiB;
-  options.key_slots = 16;
-  options.writeback_workers = 1;
-  return options;
-}
 
 bool is_superblock(u64 page) {
   for (u32 place = 0; place < 4; ++place)
@@ -210,6 +213,15 @@ std::string recover(engine::Device& device, Env& env, FoundTree& found) {
 
 }  // namespace
 
+std::string inspect_point_image(const SimImage& image, NonceLedger& ledger, FoundTree& found) {
+  SimDevice device({.size_bytes = kPointDeviceBytes, .shuffle = false});
+  device.restore(image);
+  std::string wrong = check_image(device, ledger, system_env());
+  if (wrong.empty()) wrong = recover(device, system_env(), found);
+  if (wrong.empty()) wrong = check_image(device, ledger, system_env());
+  return wrong;
+}
+
 std::shared_ptr<CrashPoints::Outcome> CrashPoints::inspect(const SimImage& image, History& history,
                                                            DeviceLog& reads) {
   SimDevice sim({.size_bytes = kPointDeviceBytes, .shuffle = false});
@@ -299,14 +311,13 @@ PointTotals CrashPoints::look_at(const DeviceLog& log, const SimImage& start,
   return std::move(history.totals);
 }
 
-PointTotals CrashPoints::run(const PointSequence& sequence) {
-  SimDevice sim({.size_bytes = kPointDeviceBytes, .seed = options_.seed});
-  sim.restore(point_image());
-  RecordingDevice device(sim);
+PointTotals CrashPoints::record(engine::Device& below, const PointSequence& sequence,
+                                const VolumeOptions& volume_options) {
+  RecordingDevice device(below);
   SeededEnv env(options_.seed);
   PointRun run;
   {
-    auto volume = Volume::open(device, point_volume_options(), env);
+    auto volume = Volume::open(device, volume_options, env);
     LK_CHECK_MSG(volume.has_value(), "the image of all sequences opens");
     const auto key = add_point_key(**volume);
     LK_CHECK(key.has_value());
@@ -318,6 +329,40 @@ PointTotals CrashPoints::run(const PointSequence& sequence) {
   for (std::string& finding : totals.findings)
     finding = to_text(sequence) + " [seed " + std::to_string(options_.seed) + "]: " + finding;
   return totals;
+}
+
+PointTotals CrashPoints::run(const PointSequence& sequence) {
+  SimDevice sim({.size_bytes = kPointDeviceBytes, .seed = options_.seed});
+  sim.restore(point_image());
+  return record(sim, sequence, point_volume_options());
+}
+
+namespace {
+
+void write_image(const SimImage& image, const std::string& path) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  for (u64 index = 0; index < kPointDeviceBytes / kSimPage; ++index) {
+    const SimPagePtr page = image.page(index);
+    if (page == nullptr) continue;
+    file.seekp(static_cast<std::streamoff>(index * kSimPage));
+    file.write(reinterpret_cast<const char*>(page->data()), kSimPage);
+  }
+  file.close();
+  LK_CHECK_MSG(file.good(), "an image is written to a file");
+  std::filesystem::resize_file(path, kPointDeviceBytes);
+}
+
+}  // namespace
+
+Result<PointTotals> CrashPoints::run_on_file(const PointSequence& sequence, const std::string& path,
+                                             bool workers) {
+  write_image(point_image(), path);
+  LK_TRY(const auto device, engine::open_device(path, {}));
+  LK_TRYV(device->make_io({}));  // asks whether io_uring may be used
+  VolumeOptions volume_options = point_volume_options();
+  volume_options.inline_writeback = !workers;
+  volume_options.writeback_workers = 2;
+  return record(*device, sequence, volume_options);
 }
 
 }  // namespace latchkey::tests

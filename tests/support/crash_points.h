@@ -48,12 +48,23 @@ bool is_worthwhile(const PointSequence& sequence);
 // The image that sequences begin with, closed; the same for all seeds.
 const SimImage& point_image();
 
+// How all of them open their volumes.
+volume::VolumeOptions point_volume_options();
+
+// Looks at an image as it lies: checks it with all data, shows it to the ledger, opens and reads
+// it, and writes to it. What is wrong, or nothing.
+std::string inspect_point_image(const SimImage& image, NonceLedger& ledger, FoundTree& found);
+
 class CrashPoints {
  public:
   explicit CrashPoints(const PointOptions& options) : options_(options) {}
 
   // On a simulated device: one thread, an order of completions by the seed.
   PointTotals run(const PointSequence& sequence);
+  // On a file at `path`, which is made anew, through io_uring; writeback with threads of its own if
+  // `workers`. Errc::unavailable where the kernel refuses io_uring.
+  Result<PointTotals> run_on_file(const PointSequence& sequence, const std::string& path,
+                                  bool workers);
   // What some other device has recorded of one; `moments`: the model at each mark of the log.
   PointTotals look_at(const DeviceLog& log, const SimImage& start,
                       const std::vector<PointModel>& moments);
@@ -75,6 +86,8 @@ class CrashPoints {
   OutcomePtr outcome_of(const State& state, Tree::Walk& walk, History& history);
   std::shared_ptr<Outcome> inspect(const SimImage& image, History& history, DeviceLog& reads);
   void crash_recovery(const OutcomePtr& outcome, History& history);
+  PointTotals record(engine::Device& below, const PointSequence& sequence,
+                     const volume::VolumeOptions& volume_options);
   void report(const State& state, const std::string& what, History& history);
 
   PointOptions options_;

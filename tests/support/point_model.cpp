@@ -132,12 +132,21 @@ bool PointModel::exchange(const std::string& a, const std::string& b) {
 
 bool PointModel::say(const std::string& path, const std::string& what, const std::string& value) {
   if (!reachable(path) || !inode(path)) return false;
-  Item& item = next().items[*inode(path)];
-  if (value.empty())
-    item.says.erase(what);
-  else
-    item.says[what] = value;
+  next().items[*inode(path)].says[what] = value;
   return true;
+}
+
+bool PointModel::unsay(const std::string& path, const std::string& what) {
+  if (!reachable(path) || !inode(path)) return false;
+  if (!last().items.at(*inode(path)).says.contains(what)) return false;
+  next().items[*inode(path)].says.erase(what);
+  return true;
+}
+
+void PointModel::take_names_of(const PointModel& before) {
+  shapes_ = before.shapes_;
+  locked_ = before.locked_;
+  lose_dirty();
 }
 
 bool PointModel::write(const std::string& path, u64 offset, Bytes bytes) {
@@ -157,11 +166,23 @@ bool PointModel::truncate(const std::string& path, u64 size) {
   return true;
 }
 
+bool PointModel::grow(const std::string& path, u64 size) {
+  return this->size(path) >= size || truncate(path, size);
+}
+
+bool PointModel::punch(const std::string& path, u64 offset, u64 length) {
+  if (!has_contents(path)) return false;
+  const u64 end = std::min(offset + length, size(path));
+  if (end <= offset) return true;
+  return write(path, offset, std::vector<std::byte>(end - offset));
+}
+
 bool PointModel::copy_contents(const std::string& from, const std::string& to) {
   if (!has_contents(from) || !has_contents(to) || inode(from) == inode(to)) return false;
+  // A part of a block can only be the end of both.
+  if (size(from) % FileHistory::kBlock != 0 && size(to) > size(from)) return false;
   const auto bytes = contents_[*inode(from)].latest();
-  contents_[*inode(to)].write(0, bytes);
-  return true;
+  return write(to, 0, bytes);
 }
 
 // Its inodes are other ones, with the contents of now.

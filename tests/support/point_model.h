@@ -41,9 +41,12 @@ class PointModel {
   bool rename(const std::string& from, const std::string& to);
   bool exchange(const std::string& a, const std::string& b);
   bool say(const std::string& path, const std::string& what, const std::string& value);
+  bool unsay(const std::string& path, const std::string& what);  // it was said
   bool write(const std::string& path, u64 offset, Bytes bytes);
   bool append(const std::string& path, Bytes bytes);
   bool truncate(const std::string& path, u64 size);
+  bool grow(const std::string& path, u64 size);  // or leave it
+  bool punch(const std::string& path, u64 offset, u64 length);
   bool copy_contents(const std::string& from, const std::string& to);  // its front
   bool snapshot(const std::string& to);  // of everything but subvolumes below
   bool has_contents(const std::string& path) const;
@@ -57,6 +60,9 @@ class PointModel {
   // While `locked`, nothing below /vault can be reached by its name.
   void lock(bool locked) { locked_ = locked; }
   bool locked() const { return locked_; }
+  // A call failed for another reason than one that the model knows: names are what they were, of
+  // contents what it would have written may be there.
+  void take_names_of(const PointModel& before);
   // Dirty pages were dropped: what the last contents are is not known any more.
   void lose_dirty();
 

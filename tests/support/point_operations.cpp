@@ -91,6 +91,14 @@ Result<void> rename(PointActor& a, const char* from, const char* to, bool exchan
   return a.volume.rename(first.directory, first.name, second.directory, second.name,
                          {.exchange = exchange});
 }
+Result<void> clone(PointActor& a, const char* from, const char* to) {
+  LK_TRY(const HandleId source, open_path(a.volume, kOwner, from, {}));
+  const Result<void> done = with_file(
+      a, to, [&](HandleId handle) { return a.volume.clone_range(source, 0, handle, 0, 0); });
+  const Result<void> closed = a.volume.close_handle(source);
+  LK_TRYV(done);
+  return closed;
+}
 Result<void> symlink(PointActor& a, const char* path, std::string_view target) {
   LK_TRY(const ParentAndName into, parent(a, path));
   LK_TRYV(a.volume.symlink(kOwner, into.directory, into.name, target));
@@ -118,6 +126,10 @@ Result<void> unnamed_held(PointActor& a) {
 
 bool holds_key(PointModel& m) { return !m.locked(); }
 void acknowledge_all(PointModel& m) { m.sync(); }
+
+std::string hash_text(Bytes bytes) {
+  return fmt::format("{} bytes {:016x}", bytes.size(), hash64(bytes));
+}
 
 std::string policy_text(const crypto::KeyId& id) { return to_hex(id.bytes).substr(0, 8); }
 const std::string& point_policy() {
@@ -160,7 +172,8 @@ const PointOperation kOperations[] = {
      [](M& m) { return m.remove(kFoo, false); }},
     {"unlink B/bar", [](A& a) { return remove(a, kBar, false); },
      [](M& m) { return m.remove(kBar, false); }},
-    {"unlink A/foo while it is open", unlink_held, [](M& m) { return m.remove(kFoo, false); }},
+    {"unlink A/foo while it is open", unlink_held,
+     [](M& m) { return m.write(kFoo, 0, pattern(90, 5000)) && m.remove(kFoo, false); }},
     {"a file without a name", unnamed_held, holds_key},
     {"rmdir A/sub", [](A& a) { return remove(a, kSub, true); },
      [](M& m) { return m.remove(kSub, true); }},
@@ -184,6 +197,46 @@ const PointOperation kOperations[] = {
        return a.volume.set_mode(inode, 0600);
      },
      [](M& m) { return m.say(kFoo, "mode", "600"); }},
+    {"set an attribute of A/foo",
+     [](A& a) -> Result<void> {
+       LK_TRY(const InodeId inode, resolve(a.volume, kFoo));
+       return a.volume.set_xattr(inode, "user.a", pattern(20, 300));
+     },
+     [](M& m) { return m.say(kFoo, "user.a", hash_text(pattern(20, 300))); }},
+    {"set a longer attribute of A/foo",
+     [](A& a) -> Result<void> {
+       LK_TRY(const InodeId inode, resolve(a.volume, kFoo));
+       return a.volume.set_xattr(inode, "user.a", pattern(21, 5000));
+     },
+     [](M& m) { return m.say(kFoo, "user.a", hash_text(pattern(21, 5000))); }},
+    {"remove an attribute of A/foo",
+     [](A& a) -> Result<void> {
+       LK_TRY(const InodeId inode, resolve(a.volume, kFoo));
+       return a.volume.remove_xattr(inode, "user.a");
+     },
+     [](M& m) { return m.unsay(kFoo, "user.a"); }},
+    {"preallocate behind A/foo",
+     [](A& a) {
+       return with_file(a, kFoo,
+                        [&](HandleId handle) { return a.volume.allocate(handle, 8192, 30000); });
+     },
+     [](M& m) { return m.has_contents(kFoo) && m.grow(kFoo, 8192 + 30000); }},
+    {"preallocate beside the size of B/bar",
+     [](A& a) {
+       return with_file(a, kBar,
+                        [&](HandleId handle) { return a.volume.allocate(handle, 0, 40000, true); });
+     },
+     [](M& m) { return m.has_contents(kBar); }},
+    {"punch A/foo",
+     [](A& a) {
+       return with_file(a, kFoo,
+                        [&](HandleId handle) { return a.volume.punch(handle, 1000, 9000); });
+     },
+     [](M& m) { return m.punch(kFoo, 1000, 9000); }},
+    {"clone A/foo to B/bar", [](A& a) { return clone(a, kFoo, kBar); },
+     [](M& m) { return m.copy_contents(kFoo, kBar); }},
+    {"clone B/bar to A/bar", [](A& a) { return clone(a, kBar, kNewBar); },
+     [](M& m) { return m.copy_contents(kBar, kNewBar); }},
     {"snapshot",
      [](A& a) -> Result<void> {
        LK_TRYV(a.volume.snapshot(kOwner, kRootInode, kRootInode, kSnapshot + 1, false));
@@ -239,7 +292,9 @@ const PointOperation& point_operation(std::string_view name) {
 }
 
 Result<crypto::KeyId> add_point_key(Volume& volume) {
-  return volume.add_key(kOwner, in_arena(Heap(64, std::byte{7})));
+  LK_TRY(SecretBytes secret, SecretBytes::create(64));
+  std::ranges::fill(secret.bytes(), std::byte{7});
+  return volume.add_key(kOwner, std::move(secret));
 }
 
 Result<void> make_point_tree(Volume& volume, const crypto::KeyId& key) {
@@ -300,6 +355,11 @@ Result<void> read_below(Volume& volume, InodeId directory, const std::string& pa
     if (entry.kind == FileKind::symlink) {
       LK_TRY(const std::string target, volume.read_link(entry.inode));
       row.says += "target=" + target + ";";
+    }
+    LK_TRY(const auto attributes, volume.list_xattrs(entry.inode));
+    for (const std::string& attribute : attributes) {
+      LK_TRY(const auto value, volume.get_xattr(entry.inode, attribute));
+      row.says += attribute + "=" + hash_text(value) + ";";
     }
     if (entry.kind == FileKind::regular) {
       LK_TRY(row.contents, contents_of(volume, name));
