@@ -203,6 +203,8 @@ def chart(benchmarks, kind, path):
     axes.grid(True, alpha=0.3)
     axes.legend(fontsize=7, ncol=2)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line.rstrip() + "\n" for line in lines))
 
 
 def replace(text, name, lines):
