@@ -54,7 +54,7 @@ constexpr bool in_order() {
     if (static_cast<std::size_t>(kNames[i].code) != i + 1) return false;
   return true;
 }
-static_assert(in_order(), "a code is missing, or not in its place");
+static_assert(in_order(), "a row is not in its place");
 
 constexpr Names names(Errc code) {
   const std::size_t row = static_cast<std::size_t>(code) - 1;

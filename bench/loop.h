@@ -6,10 +6,7 @@
 // and mounts are in a namespace of the process's own. Needs root.
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/loop.h>
-#include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
@@ -22,6 +19,7 @@
 #include "base/result.h"
 #include "bench/disk.h"
 #include "engine/fd.h"
+#include "tests/support/loop_device.h"
 
 namespace latchkey::bench {
 
@@ -34,18 +32,17 @@ class LoopDevice {
     const std::string image = loop->folder_.file("image");
     Disk::fill(image, size);
     const engine::Fd file(::open(image.c_str(), O_RDWR | O_CLOEXEC));
-    const engine::Fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-    if (!file.valid() || !control.valid())
-      return fail_os(Errc::unavailable, errno, "no loop device can be had");
-    for (const u32 flags : {u32{LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO}, u32{LO_FLAGS_AUTOCLEAR}})
-      if (loop->attach(control, file, flags)) return loop;
-    return fail_os(Errc::unavailable, errno, "no loop device can be had");
+    if (!file.valid()) return fail_os(Errc::unavailable, errno, "an image cannot be opened");
+    auto attached = tests::attach_loop(file, LO_FLAGS_DIRECT_IO, 4096);
+    if (!attached) attached = tests::attach_loop(file, 0, 4096);
+    LK_TRY(loop->loop_, std::move(attached));
+    return loop;
   }
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return loop_.path; }
   // The kernel's count for the device.
   u64 bytes_written() const {
-    std::ifstream in("/sys/block/" + path_.substr(path_.rfind('/') + 1) + "/stat");
+    std::ifstream in("/sys/block/" + path().substr(path().rfind('/') + 1) + "/stat");
     u64 value = 0;
     for (int field = 0; field < 7; ++field) in >> value;
     return value * 512;
@@ -54,29 +51,8 @@ class LoopDevice {
  private:
   LoopDevice() : folder_(folder()) {}
 
-  bool attach(const engine::Fd& control, const engine::Fd& file, u32 flags) {
-    loop_config config{};
-    config.fd = static_cast<u32>(file.get());
-    config.block_size = 4096;
-    config.info.lo_flags = flags;
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
-      if (number < 0) return false;
-      path_ = fmt::format("/dev/loop{}", number);
-      engine::Fd device(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
-      if (!device.valid()) return false;
-      if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
-        open_ = std::move(device);
-        return true;
-      }
-      if (errno != EBUSY) return false;  // else another process was faster
-    }
-    return false;
-  }
-
   tests::TempFolder folder_;
-  std::string path_;
-  engine::Fd open_;
+  tests::LoopDevice loop_;
 };
 
 // mkfs.ext4's defaults on a loop device, mounted where only this process sees it.
@@ -89,8 +65,7 @@ class Ext4 {
         "PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 " +
         ext4->device_->path();
     if (std::system(command.c_str()) != 0) return fail(Errc::unavailable, "mkfs.ext4 failed");
-    if (::unshare(CLONE_NEWNS) != 0 ||
-        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+    if (!tests::own_mounts())
       return fail_os(Errc::unavailable, errno, "no mount namespace of its own");
     if (::mkdir(ext4->point_.c_str(), 0700) != 0 ||
         ::mount(ext4->device_->path().c_str(), ext4->point_.c_str(), "ext4", 0, nullptr) != 0)

@@ -122,6 +122,16 @@ Result<void> StoreState::write_generation(bool force) {
   return {};
 }
 
+// What was written under it failed: the store stops.
+void StoreState::end_commit(const Result<void>& written) {
+  committing = false;
+  if (!written && !failed) {
+    failed = written.error();
+    has_failed.store(true, std::memory_order_release);
+  }
+  commit_done.notify_all();
+}
+
 Result<void> StoreState::commit_through(u64 transaction, bool force) {
   commit_mutex.lock();
   while (!failed && (durable < transaction || force)) {
@@ -133,12 +143,7 @@ Result<void> StoreState::commit_through(u64 transaction, bool force) {
     commit_mutex.unlock();
     const auto written = write_generation(force);
     commit_mutex.lock();
-    committing = false;
-    if (!written && !failed) {
-      failed = written.error();
-      has_failed.store(true, std::memory_order_release);
-    }
-    commit_done.notify_all();
+    end_commit(written);
     break;  // what ran is durable, or nothing had changed, or it failed
   }
   const std::optional<Error> error = failed;
@@ -198,5 +203,6 @@ Result<void> Store::wait_durable(u64 id) {
 u64 Store::running_transaction() const { return state_->running.load(std::memory_order_acquire); }
 u64 Store::commits() const { return state_->commits.load(std::memory_order_relaxed); }
 std::optional<Error> Store::failure() const { return state_->failure(); }
+void Store::stop(const Error& why) { state_->set_failure(why); }
 
 }  // namespace latchkey::engine

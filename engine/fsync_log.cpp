@@ -120,7 +120,7 @@ Checksum encode_log_block(const VolumeId& volume, const LogBlock& block, u32 rec
   head.bytes = static_cast<u32>(body.size());
   std::ranges::copy(body, into.subspan(sizeof head).begin());
   store_disk(into, head);
-  head.checksum = checksum_of(into);
+  head.checksum = checksum128(into);  // its own field is still zero
   store_disk(into, head);
   return head.checksum;
 }
@@ -178,9 +178,19 @@ class Reader {
     return block.head.next[0] == place && inside(block.head.next[1]);
   }
 
-  // What lies there, if it is the block of this log with that number.
+  // What lies there, if it is the block of this log with that number. What does not verify is read
+  // once more before it is believed that nobody was told of it: a read may be wrong, too.
   Result<std::optional<Block>> block_at(u64 place, u64 sequence) {
     if (!inside(place)) return fail(Errc::malformed, "the fsync log leads past the store's end");
+    const bool torn = torn_;
+    for (const bool last : {false, true}) {
+      torn_ = torn;
+      LK_TRY(auto block, block_read(place, sequence));
+      if (block || last) return block;
+    }
+    return std::optional<Block>{};
+  }
+  Result<std::optional<Block>> block_read(u64 place, u64 sequence) {
     const MutableBytes bytes = buffer_.bytes().first(kBlockBytes);
     LK_TRYV(read_(place, bytes));
     Block block{load_disk<LogBlockDisk>(bytes), {}};
@@ -202,12 +212,18 @@ class Reader {
     for (const LogRecord& record : records)
       for (const ExtentRecord& extent : record.extents) {
         if (!inside(extent.run.block) || !inside(extent.run.end() - 1)) return malformed();
-        const MutableBytes data = buffer_.bytes().first(extent.run.count * kBlockBytes);
-        LK_TRYV(read_(extent.run.block, data));
-        for (u32 i = 0; i < extent.run.count; ++i)
-          if (crc32c(data.subspan(i * kBlockBytes, kBlockBytes)) != extent.checksums[i])
-            return false;
+        LK_TRY(const bool whole, data_verifies(extent));
+        if (whole) continue;
+        LK_TRY(const bool read_again, data_verifies(extent));
+        if (!read_again) return false;
       }
+    return true;
+  }
+  Result<bool> data_verifies(const ExtentRecord& extent) {
+    const MutableBytes data = buffer_.bytes().first(extent.run.count * kBlockBytes);
+    LK_TRYV(read_(extent.run.block, data));
+    for (u32 i = 0; i < extent.run.count; ++i)
+      if (crc32c(data.subspan(i * kBlockBytes, kBlockBytes)) != extent.checksums[i]) return false;
     return true;
   }
 
@@ -241,11 +257,16 @@ void LogChanges::changed_tree(TreeId tree) {
   trees_.insert(tree);
 }
 
-void LogChanges::inserted(const LogRecord& record) {
+void LogChanges::inserted(const LogRecord& record, bool logged) {
   Lock lock(mutex_);
   Change& change = changes_[{record.tree, record.object}];
   ++change.records;
   if (!change.plain) return;
+  if (logged) {
+    LK_CHECK(change.waiting.empty());
+    change.taken = change.records;
+    return;
+  }
   const u64 before = change.waiting.size();
   encode_log_record(record, change.waiting);
   bytes_ += change.waiting.size() - before;
@@ -258,6 +279,12 @@ void LogChanges::frozen() {
   trees_.clear();
   wanted_.clear();
   bytes_ = 0;
+  broken_ = false;
+}
+
+void LogChanges::log_broken() {
+  Lock lock(mutex_);
+  broken_ = true;
 }
 
 u64 LogChanges::count(ObjectId id) const {
@@ -272,7 +299,7 @@ LogChanges::Needs LogChanges::needs(ObjectId id, u64 records) const {
   const auto it = changes_.find(id);
   if (it == changes_.end()) return Needs::nothing;
   const Change& change = it->second;
-  if (!change.plain) return Needs::commit;
+  if (!change.plain || broken_) return Needs::commit;
   return change.taken >= records ? Needs::nothing : Needs::log;
 }
 
@@ -297,8 +324,30 @@ LogChanges::Body LogChanges::take(ObjectId id) {
   Lock lock(mutex_);
   Body body;
   take_into(id, body);
+  take_wanted(body);
+  return body;
+}
+
+void LogChanges::take_wanted(Body& body) {
   for (const ObjectId other : wanted_) take_into(other, body);
   wanted_.clear();
+}
+
+std::optional<LogChanges::Body> LogChanges::take_with(const LogRecord& record) {
+  Lock lock(mutex_);
+  const ObjectId id{record.tree, record.object};
+  if (broken_ || trees_.contains(id.tree)) return {};
+  std::vector<std::byte> bytes;
+  encode_log_record(record, bytes);
+  const auto it = changes_.find(id);
+  const u64 before = it == changes_.end() ? 0 : it->second.waiting.size();
+  const bool plain = it == changes_.end() || it->second.plain;
+  if (!plain || before + bytes.size() > kLogBodyBytes) return {};
+  Body body;
+  take_into(id, body);
+  append(body.bytes, bytes);
+  ++body.records;
+  take_wanted(body);
   return body;
 }
 

@@ -106,7 +106,8 @@ class LogChanges {
   // By those who hold the forest lock exclusively.
   void changed(ObjectId id) LK_EXCLUDES(mutex_);  // otherwise than by inserted()
   void changed_tree(TreeId tree) LK_EXCLUDES(mutex_);
-  void inserted(const LogRecord& record) LK_EXCLUDES(mutex_);
+  // `logged`: this log has the record already, from take_with().
+  void inserted(const LogRecord& record, bool logged) LK_EXCLUDES(mutex_);
   void frozen() LK_EXCLUDES(mutex_);  // all of it goes with a commit
 
   // How many records of the object there were; what has as many in the log is durable.
@@ -121,6 +122,12 @@ class LogChanges {
   };
   // What the next block carries: of `id` all that is not in the log yet, and of who waits.
   Body take(ObjectId id) LK_EXCLUDES(mutex_);
+  // The same with a record that is about to be inserted; none if its object needs a commit, or has
+  // more than a block holds.
+  std::optional<Body> take_with(const LogRecord& record) LK_EXCLUDES(mutex_);
+  // What was taken last may not be durable, and nothing can be written behind it: all that has
+  // changed needs a commit.
+  void log_broken() LK_EXCLUDES(mutex_);
 
  private:
   struct Change {
@@ -135,6 +142,7 @@ class LogChanges {
     }
   };
   void take_into(ObjectId id, Body& body) LK_REQUIRES(mutex_);
+  void take_wanted(Body& body) LK_REQUIRES(mutex_);
   void give_up(Change& change) LK_REQUIRES(mutex_);
 
   mutable Mutex mutex_;
@@ -142,6 +150,7 @@ class LogChanges {
   std::set<TreeId> trees_ LK_GUARDED_BY(mutex_);
   std::vector<ObjectId> wanted_ LK_GUARDED_BY(mutex_);
   u64 bytes_ LK_GUARDED_BY(mutex_) = 0;  // that wait
+  bool broken_ LK_GUARDED_BY(mutex_) = false;
 };
 
 // Where the log of this generation lies, and the one before. Of who holds the commit (`committing`)

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/no_wait.h"
+#include "engine/log_turn.h"
 #include "engine/store_state.h"
 
 namespace latchkey::engine {
@@ -64,10 +65,8 @@ void StoreState::begin_log() {
   log.sequence = 0;
 }
 
-// One block, one flush; the data that it tells of was written before and is flushed along. By who
-// holds the commit.
-Result<void> StoreState::write_log(ObjectId id) {
-  const LogChanges::Body body = log_changes.take(id);
+// The log's next block, in its buffer. Answers where it will lie. By who holds the commit.
+u64 StoreState::make_log_block(const LogChanges::Body& body) {
   LK_CHECK(body.records != 0 && log_has_room());
   LogBlock block;
   {
@@ -79,14 +78,29 @@ Result<void> StoreState::write_log(ObjectId id) {
   block.next = {log.ready[1], log.ready[2]};
   block.previous = log.last;
   log.last = encode_log_block(fixed.volume_id, block, body.records, body.bytes, log.buffer.bytes());
-  LK_TRYV(write_sync(*commit_io, log.ready[0] * kBlockBytes, log.buffer.bytes()));
-  LK_TRYV(flush_sync(*commit_io));
+  return log.ready.front();
+}
+
+// It is durable.
+void StoreState::log_block_written() {
   ++log.sequence;
   log.written.push_back(log.ready.front());
   log.ready.pop_front();
   log_blocks.fetch_add(1, std::memory_order_relaxed);
   Lock lock(space_mutex);
   find_log_places();
+}
+
+// One block, one flush; the data that it tells of was written before and is flushed along. Where
+// the block cannot be written a commit may do.
+Result<void> StoreState::write_log(ObjectId id) {
+  const u64 place = make_log_block(log_changes.take(id));
+  if (!write_sync(*commit_io, place * kBlockBytes, log.buffer.bytes())) {
+    log_changes.log_broken();
+    return {};
+  }
+  LK_TRYV(flush_sync(*commit_io));
+  log_block_written();
   return {};
 }
 
@@ -112,12 +126,7 @@ Result<void> StoreState::sync_object(ObjectId id) {
     commit_mutex.unlock();
     const auto written = write_log(id);
     commit_mutex.lock();
-    committing = false;
-    if (!written && !failed) {
-      failed = written.error();
-      has_failed.store(true, std::memory_order_release);
-    }
-    commit_done.notify_all();
+    end_commit(written);
   }
   const std::optional<Error> error = failed;
   commit_mutex.unlock();
@@ -131,6 +140,53 @@ Result<void> Store::sync_object(TreeId tree, u64 object) {
   if (auto error = state_->failure()) return std::unexpected(*error);
   if (state_->read_only) return {};
   return state_->sync_object({tree, object});
+}
+
+// --- beside the data ----------------------------------------------------------------------------
+
+std::optional<LogTurn> LogTurn::take(Store& store, const LogRecord& record) {
+  StoreState& state = *store.state_;
+  {
+    Lock lock(state.commit_mutex);
+    if (state.failed || state.committing || !state.log_has_room()) return {};
+    state.committing = true;
+  }
+  const auto body = state.log_changes.take_with(record);
+  if (!body) {
+    Lock lock(state.commit_mutex);
+    state.end_commit({});
+    return {};
+  }
+  std::optional<LogTurn> turn(LogTurn(state, state.running.load(std::memory_order_acquire)));
+  turn->op_.kind = OpKind::write;
+  turn->op_.offset = state.make_log_block(*body) * kBlockBytes;
+  turn->op_.data = state.log.buffer.bytes();
+  return turn;
+}
+
+LogTurn::LogTurn(LogTurn&& other) noexcept
+    : state_(std::exchange(other.state_, nullptr)),
+      generation_(other.generation_),
+      op_(other.op_) {}
+
+LogTurn::~LogTurn() { LK_CHECK_MSG(state_ == nullptr, "a turn of the fsync log has no end"); }
+
+Result<u64> LogTurn::end(Io& io, bool landed) {
+  StoreState& state = *std::exchange(state_, nullptr);
+  Result<void> written;
+  landed = landed && result_of(op_);
+  if (landed) {
+    written = flush_sync(io);
+    if (written) state.log_block_written();
+  } else {
+    state.log_changes.log_broken();
+  }
+  {
+    Lock lock(state.commit_mutex);
+    state.end_commit(written);
+  }
+  if (!written) return std::unexpected(written.error());
+  return landed ? generation_ : 0;
 }
 
 u64 Store::log_blocks() const { return state_->log_blocks.load(std::memory_order_relaxed); }

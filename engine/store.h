@@ -35,6 +35,7 @@
 namespace latchkey::engine {
 
 class Store;
+class LogTurn;      // engine/log_turn.h
 struct StoreState;  // private: engine/store_state.h
 
 using VolumeId = std::array<std::byte, 16>;
@@ -53,10 +54,10 @@ struct FormatOptions {
 // the two and of nothing else, and call nothing of the store. Absent: no record refers to any.
 using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 
-// Enters one record of the fsync log again, as its insert did: the note says how. Errors: malformed
-// for a note that no insert would have made.
 class Transaction;
 struct LogRecord;
+// Enters one record of the fsync log again, as its insert did: the note says how. Errors: malformed
+// for a note that no insert would have made.
 using Replay = std::function<Result<void>(Transaction&, const LogRecord&)>;
 
 struct OpenOptions {
@@ -292,6 +293,9 @@ class Transaction : public View {
   // changes nothing of any other; OpenOptions::replay can do it again from the note. What is not
   // declared in this way makes sync_object() of the objects concerned a commit.
   void declare_insert(TreeId tree, u64 object, std::vector<std::byte> note, u64 blocks);
+  // What was declared is in the log of that generation (LogTurn); does not matter any more if
+  // another one runs.
+  void already_logged(u64 generation) { logged_ = generation; }
 
  private:
   friend class Store;
@@ -309,6 +313,7 @@ class Transaction : public View {
   std::vector<Touched> touched_;  // objects of subvolumes' trees, neighbours once
   LogRecord inserted_;            // as declared
   u64 blocks_declared_ = 0;
+  u64 logged_ = 0;           // the generation whose log has it
   bool undeclared_ = false;  // it changed what no declaration covers
 };
 
@@ -383,6 +388,8 @@ class Store {
   Result<void> sync_object(TreeId tree, u64 object);
   // Records of the log that the open found and did not enter; for a check.
   std::vector<LogRecord> logged() const;
+  // By who has found that memory and device cannot agree any more (E5): nothing more is written.
+  void stop(const Error& why);
   u64 running_transaction() const;
   u64 commits() const;     // counter
   u64 log_blocks() const;  // counter: written
@@ -394,6 +401,7 @@ class Store {
   friend class Reservation;
   friend class ReadPin;
   friend class BorrowedIo;
+  friend class LogTurn;
   explicit Store(std::unique_ptr<StoreState> state);
   Result<void> open_log(bool space_known);
   Result<void> replay_log();

@@ -81,6 +81,7 @@ struct StoreState {
   std::optional<Error> failure() LK_EXCLUDES(commit_mutex);
   // `force`: also when nothing changed. Waits for the commit under way, then commits what runs.
   Result<void> commit_through(u64 transaction, bool force) LK_EXCLUDES(commit_mutex);
+  void end_commit(const Result<void>& written) LK_REQUIRES(commit_mutex);
   Result<void> write_generation(bool force);
   Result<void> write_frozen(const Forest::Frozen& frozen,
                             const std::vector<FreeSpace::SlotWrite>& slots, const Superblock& next);
@@ -91,6 +92,8 @@ struct StoreState {
   Result<void> claim_log() LK_REQUIRES(space_mutex);
   Result<void> sync_object(ObjectId id) LK_EXCLUDES(commit_mutex);
   Result<void> write_log(ObjectId id);
+  u64 make_log_block(const LogChanges::Body& body) LK_EXCLUDES(commit_mutex);
+  void log_block_written() LK_EXCLUDES(space_mutex);
   bool log_has_room() const;
   void find_log_places() LK_REQUIRES(space_mutex);
   std::array<u64, 2> next_log_head() LK_REQUIRES(space_mutex);

@@ -124,7 +124,7 @@ void Transaction::note_changes() {
   const bool whole = !undeclared_ && blocks_declared_ != 0 && blocks == blocks_declared_;
   for (const Touched& touched : touched_)
     if (!whole || touched != declared) changes.changed({touched.tree, touched.object});
-  if (whole) changes.inserted(inserted_);
+  if (whole) changes.inserted(inserted_, logged_ == id());
 }
 
 Result<void> Transaction::put(TreeId tree, Key key, Bytes value) {

@@ -20,6 +20,7 @@ constexpr u64 kPageBytes = engine::kBlockBytes;
 
 class VolumeLog : public VolumeTest {
  protected:
+  using VolumeTest::VolumeTest;
   void SetUp() override {
     options_.inline_writeback = true;
     options_.commit_interval_ms = 0;
@@ -55,6 +56,31 @@ TEST_F(VolumeLog, fsync_of_written_data_is_one_block_of_the_log_and_one_flush) {
   }
   EXPECT_EQ(sync(handle), By::nothing);
   close(handle);
+}
+
+class VolumeLogInOrder : public VolumeLog {
+ protected:
+  VolumeLogInOrder() : VolumeLog({.size_bytes = 128 * kMiB, .shuffle = false}) {}
+};
+
+// The block beside the data that was refused must never count, so the log ends there.
+TEST_F(VolumeLogInOrder, data_that_is_refused_beside_its_block_makes_the_next_fsync_a_commit) {
+  const HandleId handle = open("/vault/file");
+  ASSERT_TRUE(volume_->write(handle, 0, bytes_of("first")));
+  EXPECT_EQ(sync(handle), By::log);
+  ASSERT_TRUE(volume_->write(handle, 0, bytes_of("after")));
+  device_.inject({.after = 0});
+  const u64 blocks = volume_->facts().log_blocks;
+  const auto refused = volume_->fsync(handle);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::io);
+  device_.clear_faults();
+  EXPECT_EQ(volume_->facts().log_blocks, blocks);
+  EXPECT_EQ(sync(handle), By::commit);
+  ASSERT_TRUE(volume_->write(handle, 5, bytes_of("more")));
+  EXPECT_EQ(sync(handle), By::log);
+  close(handle);
+  EXPECT_EQ(content("/vault/file"), "aftermore");
 }
 
 TEST_F(VolumeLog, whatever_else_happened_to_a_file_makes_its_fsync_a_commit) {

@@ -126,6 +126,11 @@ class FakeFile final : public DirtyFile {
     return taken;
   }
   void sealed(std::span<const DirtyPage> pages) override { sealed_count += pages.size(); }
+  std::optional<engine::LogRecord> log_record(const engine::Store&,
+                                              std::span<const extent::MapEntry>) const override {
+    if (!logged) return {};
+    return engine::LogRecord{engine::kFirstSubvolume, 1, {}, {}};
+  }
   Result<void> insert(engine::Transaction&, std::span<const extent::MapEntry> fresh) override {
     if (refuse_insert) return fail(Errc::damaged, "the test's map cannot be read");
     for (const extent::MapEntry& entry : fresh)
@@ -148,6 +153,7 @@ class FakeFile final : public DirtyFile {
   u64 dirty_pages() const { return dirty_.size(); }
   u64 reserved() const { return space_.data_blocks(); }
   bool refuse_insert = false;
+  bool logged = false;  // what it enters can be
   u64 sealed_count = 0;
   Content landed;
   std::map<u64, u64> map;  // page index -> disk block
@@ -186,9 +192,10 @@ class WritebackTest : public KeyringTest {
     pipeline_ = std::move(*made);
   }
   FakeFile sealed_file() { return {*store_, &lease_, id_}; }
-  Result<void> flush(FakeFile& file) {
+  Result<void> flush(FakeFile& file, bool synced = false) {
     FileFlush one;
     one.file = &file;
+    one.synced = synced;
     pipeline_->flush({&one, 1});
     return one.result;
   }
@@ -304,6 +311,42 @@ TEST_F(WritebackTest, keys_are_derived_eight_at_a_time_across_files) {
     expect_readable(file);
   }
   for (keymgr::Lease& lease : leases) ring_.release(lease);
+}
+
+// What an fsync waits for, all in one batch: then data, block and one flush come before the insert.
+TEST_F(WritebackTest, one_batch_of_a_file_whose_fsync_waits_is_logged_beside_its_data) {
+  const auto count = [&](u64 pages, bool logged, bool synced) {
+    FakeFile file = sealed_file();
+    file.logged = logged;
+    for (u64 i = 0; i < pages; ++i) file.dirty(i);
+    const u64 flushes = device_.counters().flushes, blocks = store_->log_blocks();
+    EXPECT_TRUE(flush(file, synced));
+    expect_readable(file);
+    EXPECT_EQ(device_.counters().flushes - flushes, store_->log_blocks() - blocks);
+    return store_->log_blocks() - blocks;
+  };
+  EXPECT_EQ(count(3, true, true), 1U);
+  EXPECT_EQ(count(3, true, false), 0U);
+  EXPECT_EQ(count(3, false, true), 0U);
+  EXPECT_EQ(count(kBatchPages - 1, true, true), 1U);
+  EXPECT_EQ(count(kBatchPages, true, true), 0U);
+  EXPECT_EQ(count(kBatchPages + 1, true, true), 0U);
+}
+
+TEST_F(WritebackTest, insert_that_fails_behind_its_log_stops_the_store) {
+  {
+    FakeFile file = sealed_file();
+    file.logged = file.refuse_insert = true;
+    file.dirty(1);
+    ASSERT_FALSE(flush(file, true));
+    EXPECT_EQ(file.dirty_pages(), 1U);
+  }
+  const auto why = store_->failure();
+  ASSERT_TRUE(why);
+  EXPECT_EQ(why->code, Errc::damaged);
+  pipeline_.reset();
+  EXPECT_FALSE(store_->close());
+  store_.reset();
 }
 
 TEST_F(WritebackTest, a_retry_has_new_nonces_and_gives_the_old_blocks_back) {

@@ -1,5 +1,5 @@
-// Writing. The order of a write (design 6): room in the cache, space on the device,
-// the key's gate, the copy.
+// Writing. The order of a write (design 6): room in the cache, space on the device, the key's gate,
+// the copy.
 
 #include <algorithm>
 #include <cstring>
@@ -57,9 +57,9 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
   for (u32 i = 0; i < (count == 1 ? 1U : 2U); ++i) {
     const bool whole = part_of(edges.index[i], offset, from).bytes.size() == kPageBytes;
     if (whole || edges.index[i] * kPageBytes >= inode.size()) continue;
+    edges.there[i] = true;  // wiped from now on
     LK_TRYV(read_blocks(inode, edges.index[i],
                         MutableBytes(edges.bytes).subspan(i * kPageBytes, kPageBytes)));
-    edges.there[i] = true;
   }
   // Dirty pages have their space already. Those that a flush takes in the meantime need new space:
   // then the rest is reserved and the copy goes on.

@@ -27,8 +27,8 @@ bool device_refuses(const Result<void>& flushed) {
 // The files of a group are locked together: the first one by waiting for it, the others only where
 // that needs no wait, so two groups cannot wait for each other. Their leases are held shared, so a
 // writeout under way is finished before a lease is taken.
-Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
-                                                 bool wait) LK_NO_ANALYSIS {
+Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list, bool wait,
+                                                 bool synced) LK_NO_ANALYSIS {
   Flushed flushed;
   if (!writable()) return flushed;
   std::vector<InodePtr> left(list.begin(), list.end());
@@ -53,6 +53,7 @@ Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
     for (std::size_t i = 0; i < group.size(); ++i) {
       group[i]->lease_lock.lock_shared();
       files[i].file = group[i].get();
+      files[i].synced = synced;
     }
     if (auto failure = store->failure())  // D4: nothing more goes down
       for (writeback::FileFlush& file : files) file.result = std::unexpected(*failure);
@@ -71,8 +72,8 @@ Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
   return flushed;
 }
 
-Result<void> Volume::State::flush(const InodePtr& inode) {
-  return flush_many({&inode, 1}, true).result;
+Result<void> Volume::State::flush(const InodePtr& inode, bool synced) {
+  return flush_many({&inode, 1}, true, synced).result;
 }
 
 // Waits for the dirty limit. Outside of gates and transactions (T3).
@@ -158,7 +159,7 @@ void Volume::State::work() {
 Result<void> Volume::fsync(HandleId id) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
-  const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode);
+  const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode, true);
   LK_TRYV(state.tell_errors(*handle));
   LK_TRYV(flushed);
   const InodeId inode = handle->inode->id();

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "volume/page_buffer.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -154,10 +155,12 @@ Result<void> Volume::State::punch(const InodePtr& inode, u64 offset, u64 end) {
 Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end) {
   if (offset >= end) return {};
   static constexpr std::array<std::byte, kPageBytes> kZeros{};
-  alignas(64) std::array<std::byte, kPageBytes> page;
-  LK_TRYV(read_blocks(inode, offset / kPageBytes, page));
-  const bool zero = std::memcmp(&page[offset % kPageBytes], kZeros.data(), end - offset) == 0;
-  wipe(page);
+  bool zero = false;
+  {
+    PageBuffer page;
+    LK_TRYV(read_blocks(inode, offset / kPageBytes, page.bytes));
+    zero = std::memcmp(&page.bytes[offset % kPageBytes], kZeros.data(), end - offset) == 0;
+  }
   if (zero) return {};
   return write_piece(inode, {offset, Bytes(kZeros).first(end - offset), inode.losses, true});
 }
@@ -166,10 +169,8 @@ Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end) {
 Result<void> Volume::State::put_changed(engine::Transaction& transaction, Inode& inode, u64 size) {
   inode.set_size(size);
   const i64 now = static_cast<i64>(env.realtime_ns());
-  const Attributes item = inode.change(
-      [&](Attributes& attributes) { attributes.mtime_ns = attributes.ctime_ns = now; });
-  inode.last_transaction = transaction.id();
-  return put_inode(transaction, inode.id(), item);
+  return put_changed(transaction, inode,
+                     [now](Attributes& item) { item.mtime_ns = item.ctime_ns = now; });
 }
 
 // --- allocate ----------------------------------------------------------------------------------

@@ -235,16 +235,34 @@ Result<void> Inode::insert(engine::Transaction& transaction,
     drawn_.merge(std::move(drawn));  // what a failure left
     LK_TRYV(replaced);
     flight_drawn(fresh, true);
-    // Of a page that has grown since it was taken, only the old part is on the device: take() sees
-    // to it that nothing beyond such a page comes here before the page does.
-    tree_size_ = std::max(tree_size_, std::min(flight_size_, fresh.back().file_end() * kPageBytes));
-    now = attributes_;
-    now.size = tree_size_;
+    now = item_with(fresh);
+    tree_size_ = now.size;
     atime_pending_ = false;
   }
   last_transaction = transaction.id();
-  declare_insert(transaction, id_, now, fresh);
+  u64 blocks = 0;
+  for (const extent::MapEntry& piece : fresh) blocks += piece.blocks;
+  transaction.declare_insert(id_.subvolume, id_.number, insert_note(now, fresh), blocks);
   return put_inode(transaction, id_, now);
+}
+
+// Of a page that has grown since it was taken, only the old part is on the device: take() sees to
+// it that nothing beyond such a page comes here before the page does.
+Attributes Inode::item_with(std::span<const extent::MapEntry> fresh) const {
+  Attributes item = attributes_;
+  item.size = std::max(tree_size_, std::min(flight_size_, fresh.back().file_end() * kPageBytes));
+  return item;
+}
+
+// A map that cannot be read is met before anything is logged. A promise that the insert ends is
+// counted elsewhere than in this file (Transaction::end_promise).
+std::optional<engine::LogRecord> Inode::log_record(const engine::Store& store,
+                                                   std::span<const extent::MapEntry> fresh) const {
+  const u64 first = fresh.front().file_block;
+  const auto there = map_entries(store.view(), id_, {first, fresh.back().file_end() - first});
+  if (!there || std::ranges::any_of(*there, &extent::MapEntry::promised)) return {};
+  Lock lock(mutex);
+  return engine::LogRecord{id_.subvolume, id_.number, {}, insert_note(item_with(fresh), fresh)};
 }
 
 // The pages are wiped before the lease's lock is let go, so before a removal can take the lease.

@@ -106,6 +106,9 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   std::vector<writeback::DirtyPage> take(u64 from, u32 pages_max,
                                          engine::Reservation& space) override LK_EXCLUDES(mutex);
   void sealed(std::span<const writeback::DirtyPage> pages) override LK_EXCLUDES(mutex);
+  std::optional<engine::LogRecord> log_record(
+      const engine::Store& store, std::span<const extent::MapEntry> fresh) const override
+      LK_EXCLUDES(mutex);
   Result<void> insert(engine::Transaction& transaction,
                       std::span<const extent::MapEntry> fresh) override LK_EXCLUDES(mutex);
   void finished(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
@@ -124,6 +127,8 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   // Memory of pages that went, given back when the lock is not held any more.
   using Released = std::vector<std::byte*>;
   u64 drop(u64 first, Released& released) LK_REQUIRES(mutex);
+  // The item once `fresh` is in the map.
+  Attributes item_with(std::span<const extent::MapEntry> fresh) const LK_REQUIRES(mutex);
   // Of the pages of `fresh`, which are in flight, those that drew. `end`: they do no more.
   u64 flight_drawn(std::span<const extent::MapEntry> fresh, bool end) LK_REQUIRES(mutex);
   void drop_if_clean(Pages::iterator page, Released& released) LK_REQUIRES(mutex);

@@ -66,20 +66,17 @@ Result<Note> understand(const engine::View& view, const engine::LogRecord& recor
 
 }  // namespace
 
-void declare_insert(engine::Transaction& transaction, InodeId inode, const Attributes& item,
-                    std::span<const extent::MapEntry> fresh) {
+std::vector<std::byte> insert_note(const Attributes& item,
+                                   std::span<const extent::MapEntry> fresh) {
   std::vector<std::byte> note;
   const auto append = [&note](const auto& disk) {
     const Bytes bytes = std::as_bytes(std::span(&disk, 1));
     note.insert(note.end(), bytes.begin(), bytes.end());
   };
   append(encode(item));
-  u64 blocks = 0;
-  for (const extent::MapEntry& piece : fresh) {
+  for (const extent::MapEntry& piece : fresh)
     append(LogPieceDisk{piece.file_block * engine::kBlockBytes, extent::encode(piece)});
-    blocks += piece.blocks;
-  }
-  transaction.declare_insert(inode.subvolume, inode.number, std::move(note), blocks);
+  return note;
 }
 
 Result<void> replay_record(engine::Transaction& transaction, const engine::LogRecord& record) {

@@ -3,6 +3,7 @@
 // entered, and how they are entered again (engine/fsync_log.h). Needs no key.
 
 #include <span>
+#include <vector>
 
 #include "engine/store.h"
 #include "extent/map.h"
@@ -17,9 +18,8 @@ struct LogPieceDisk {
 };
 LK_DISK_STRUCT(LogPieceDisk, 24);
 
-// By Inode::insert, whose changes those are, and all of them.
-void declare_insert(engine::Transaction& transaction, InodeId inode, const Attributes& item,
-                    std::span<const extent::MapEntry> fresh);
+// Of an insert whose changes those are, and all of them.
+std::vector<std::byte> insert_note(const Attributes& item, std::span<const extent::MapEntry> fresh);
 
 // engine::OpenOptions::replay.
 Result<void> replay_record(engine::Transaction& transaction, const engine::LogRecord& record);

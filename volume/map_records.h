@@ -21,9 +21,9 @@ constexpr u32 leaves_of_neighbours(u64 records) { return static_cast<u32>(3 + re
 
 Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes);
-// not_found: there is no such inode.
 // How many inodes the subvolume has, the root directory included; 1 where nobody counted yet.
 Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume);
+// not_found: there is no such inode.
 Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 
 // A symlink's stored target, in pieces.

@@ -179,7 +179,8 @@ struct Volume::State {
   Result<void> tell_errors(Handle& handle);  // what fsync and close say, once for each handle
 
   // --- flush.cpp
-  Result<void> flush(const InodePtr& inode);
+  // `synced`: its fsync comes next.
+  Result<void> flush(const InodePtr& inode, bool synced = false);
   // Flushes each, many files in one write. `wait`: also those that somebody else flushes just now.
   // Returns those that failed, and the first error.
   struct Flushed {
@@ -187,7 +188,7 @@ struct Volume::State {
     std::vector<InodePtr> failed;
     Result<void> result;
   };
-  Flushed flush_many(std::span<const InodePtr> list, bool wait);
+  Flushed flush_many(std::span<const InodePtr> list, bool wait, bool synced = false);
   Result<Room> take_room(u64 pages);
   void stop_workers();
   void work();

@@ -3,10 +3,9 @@
 // an error shows the zeros under the old size. Only a file of many pieces is cut in steps.
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "base/secret.h"
+#include "volume/page_buffer.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -18,18 +17,13 @@ constexpr u32 kEntriesAtOnce = 64;
 constexpr engine::SpaceNeed kCutNeed{0, 4 * (kEntriesAtOnce + 1), 4096 + 220,
                                      leaves_of_neighbours(kEntriesAtOnce + 1)};
 
-// A page that holds the end of a file, as it is after the cut.
-struct LastPage {
-  alignas(64) std::array<std::byte, kPageBytes> bytes{};
-  ~LastPage() { wipe(bytes); }
-};
-
 // That page on its way down. Writeback seals it and writes it as any other, but it was never dirty
 // in memory; and where it is entered into the map the cut is made.
 class CutPage final : public writeback::DirtyFile {
  public:
   using Cut = std::function<Result<bool>(engine::Transaction&, std::span<const extent::MapEntry>)>;
-  CutPage(const Inode& inode, u64 index, const LastPage& page, engine::Reservation&& space, Cut cut)
+  CutPage(const Inode& inode, u64 index, const PageBuffer& page, engine::Reservation&& space,
+          Cut cut)
       : inode_(inode),
         page_{index, page.bytes.data()},
         space_(std::move(space)),
@@ -106,7 +100,7 @@ Result<void> Volume::State::cut_map(Inode& inode, u64 size) {
 }
 
 Result<void> Volume::State::cut_inside(Inode& inode, u64 size) {
-  LastPage page;
+  PageBuffer page;
   const u64 index = size / kPageBytes;
   LK_TRYV(read_blocks(inode, index, page.bytes));
   const MutableBytes behind = std::span(page.bytes).subspan(size % kPageBytes);
@@ -151,12 +145,7 @@ Result<bool> Volume::State::cut_step(engine::Transaction& transaction, Inode& in
   LK_TRYV(
       apply(transaction, inode.id(),
             extent::replace(entries, {from, kFileBlocksMax - from}, {last.begin(), last.end()})));
-  inode.set_size(more ? from * kPageBytes : size);
-  const i64 now = static_cast<i64>(env.realtime_ns());
-  const Attributes item = inode.change(
-      [&](Attributes& attributes) { attributes.mtime_ns = attributes.ctime_ns = now; });
-  LK_TRYV(put_inode(transaction, inode.id(), item));
-  inode.last_transaction = transaction.id();
+  LK_TRYV(put_changed(transaction, inode, more ? from * kPageBytes : size));
   return more;
 }
 

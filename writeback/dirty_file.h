@@ -5,6 +5,7 @@
 // Threads: one flush of a file at a time; the caller of flush() holds the file's flush lock (D5: a
 // range is under one writeout at a time).
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,12 @@ class DirtyFile {
   // the size in the tree run ahead of the data (D5).
   virtual std::vector<DirtyPage> take(u64 from, u32 pages_max, engine::Reservation& space) = 0;
   virtual void sealed(std::span<const DirtyPage> pages) = 0;
+  // What insert() is about to enter, as the fsync log carries it but for the extents; none: only a
+  // commit can make it durable. A short look at the map at most.
+  virtual std::optional<engine::LogRecord> log_record(
+      const engine::Store& /*store*/, std::span<const extent::MapEntry> /*fresh*/) const {
+    return {};
+  }
   // The pages' data is on the device: enters it into the map. In the order of the takes; after an
   // error no later take of that flush is inserted. A failure has changed nothing unless the store
   // has stopped.

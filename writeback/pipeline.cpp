@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/secret_work.h"
+#include "engine/log_turn.h"
 #include "extent/context.h"
 #include "extent/seal.h"
 
@@ -38,7 +39,9 @@ struct Pipeline::Batch {
   std::vector<u32> checksums;
   std::vector<PlannedWrite> writes;
   std::vector<engine::Op> ops;  // of those writes
-  u32 ops_left = 0;
+  u32 ops_left = 0;             // and the log's
+  bool synced = false;          // all that is dirty of a file whose fsync somebody waits for
+  std::optional<engine::LogTurn> turn;
 
   std::span<const DirtyPage> pages_of(std::size_t part) const {
     return std::span(pages).subspan(parts[part].pages.first, parts[part].pages.count);
@@ -128,9 +131,12 @@ void Pipeline::flush(std::span<FileFlush> files) {
     // This half's last batch must have landed before the half is used again; batches land in the
     // order in which they were taken, so that the size in the tree never runs ahead of the data.
     finish(lane, batch);
+    const bool first = next == 0 && from == 0;
     fill(files, next, from, batch);
     if (batch.parts.empty()) break;
+    batch.synced = first && files.size() == 1 && files[0].synced && next == files.size();
     start(lane, batch);
+    if (batch.turn) finish(lane, batch);  // others wait for it
   }
   finish(lane, lane.batches[half ^ 1]);
   return_lane(lane);
@@ -177,6 +183,7 @@ void Pipeline::start(Lane& lane, Batch& batch) {
   for (const Part& part : batch.parts) ranges.push_back(part.pages);
   batch.extents = plan_extents(ranges, batch.runs, options_.extent_blocks_max, env_);
   seal(lane, batch);
+  if (batch.synced && !batch.parts[0].ended) take_log_turn(batch);
   write(lane, batch);
 }
 
@@ -255,28 +262,59 @@ void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
   }
 }
 
+engine::ExtentRecord Pipeline::record_of(const Batch& batch, const PlannedExtent& extent) {
+  const DirtyFile& file = *batch.parts[extent.part].flush->file;
+  engine::ExtentRecord record;
+  record.run = extent.run;
+  record.references = 1;
+  if (file.lease() != nullptr) {
+    const extent::ContextDisk context =
+        extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
+    const Bytes bytes = std::as_bytes(std::span(&context, 1));
+    record.context.assign(bytes.begin(), bytes.end());
+  }
+  const auto first = batch.checksums.begin() + static_cast<std::ptrdiff_t>(extent.first_page);
+  record.checksums.assign(first, first + extent.run.count);
+  return record;
+}
+
+void Pipeline::take_log_turn(Batch& batch) {
+  const DirtyFile& file = *batch.parts[0].flush->file;
+  auto record = file.log_record(store_, map_entries(batch.pages, batch.extents));
+  if (!record) return;
+  for (const PlannedExtent& extent : batch.extents)
+    record->extents.push_back(record_of(batch, extent));
+  if (auto turn = engine::LogTurn::take(store_, *record)) batch.turn.emplace(std::move(*turn));
+}
+
 void Pipeline::write(Lane& lane, Batch& batch) {
   std::vector<bool> ended;
   ended.reserve(batch.parts.size());
   for (const Part& part : batch.parts) ended.push_back(part.ended);
   batch.writes = plan_writes(batch.extents, kWriteBlocksMax, ended);
   batch.ops.assign(batch.writes.size(), {});
-  batch.ops_left = static_cast<u32>(batch.ops.size());
+  batch.ops_left = 0;
+  const auto submit = [&](engine::Op& op) {
+    op.owner = &batch;
+    op.done = [](engine::Op& done) { --static_cast<Batch*>(done.owner)->ops_left; };
+    ++batch.ops_left;
+    lane.io->submit(op);
+  };
   for (std::size_t i = 0; i < batch.ops.size(); ++i) {
     engine::Op& op = batch.ops[i];
     op.kind = engine::OpKind::write;
     op.offset = batch.writes[i].block * engine::kBlockBytes;
     op.data = lane.blocks(batch, batch.writes[i].pages);
-    op.owner = &batch;
-    op.done = [](engine::Op& done) { --static_cast<Batch*>(done.owner)->ops_left; };
-    lane.io->submit(op);
+    submit(op);
   }
+  if (batch.turn) submit(batch.turn->op());
   LK_CHECK_MSG(lane.io->tick(0), "a ring broke while writes were in flight");
 }
 
 void Pipeline::finish(Lane& lane, Batch& batch) {
   while (batch.ops_left != 0)
     LK_CHECK_MSG(lane.io->tick(1), "a ring broke while writes were in flight");
+  const u64 logged = batch.turn ? end_log_turn(lane, batch) : 0;
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
     Part& part = batch.parts[i];
     if (part.ended) continue;
@@ -288,7 +326,9 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
           pages.end() > part.pages.first)
         result = engine::result_of(batch.ops[w]);
     }
-    if (result) result = insert(batch, i);
+    if (result) result = insert(batch, i, logged);
+    // Its blocks would be free for others, and the log has them.
+    if (!result && logged != 0) store_.stop(result.error());
     if (result) continue;
     part.flush->gap = true;
     give_up(batch, i, result.error());
@@ -297,24 +337,30 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
   batch.pages.clear();
 }
 
+// Answers in which generation's log the batch is.
+u64 Pipeline::end_log_turn(Lane& lane, Batch& batch) {
+  const bool landed =
+      std::ranges::none_of(batch.ops, [](const engine::Op& op) { return op.result < 0; });
+  const auto logged = batch.turn->end(*lane.io, landed);
+  batch.turn.reset();
+  return logged.value_or(0);  // a failure has stopped the store: it is not inserted
+}
+
 // First what can fail and has changed nothing then: the file's map. The part keeps its tree space
 // until the extents are in, for a retry.
-Result<void> Pipeline::insert(Batch& batch, std::size_t index) {
+Result<void> Pipeline::insert(Batch& batch, std::size_t index, u64 logged) {
   Part& part = batch.parts[index];
   DirtyFile& file = *part.flush->file;
-  const bool clear = file.lease() == nullptr;
   u64 extents = 0;
   {
     LK_TRY(engine::Transaction transaction, store_.begin({}));
     LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents_of(index))));
     for (const PlannedExtent& extent : batch.extents_of(index)) {
-      const extent::ContextDisk context =
-          extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
-      LK_TRYV(transaction.insert_extent(
-          extent.run, 0, clear ? Bytes{} : std::as_bytes(std::span(&context, 1)),
-          std::span(batch.checksums).subspan(extent.first_page, extent.run.count)));
+      const engine::ExtentRecord record = record_of(batch, extent);
+      LK_TRYV(transaction.insert_extent(record.run, 0, record.context, record.checksums));
       ++extents;
     }
+    transaction.already_logged(logged);
     part.flush->transaction = transaction.id();
   }
   part.space = {};

@@ -8,6 +8,9 @@
 // Derivation and sealing of a batch's files under one key happen under a KeyUse, so that a wipe
 // waits for what is in hand.
 //
+// Where an fsync waits for one file and all that is dirty of it goes down at once, the block of the
+// fsync log that tells of it goes down beside it (engine/log_turn.h), before the insert.
+//
 // Locks: Pipeline::mutex_ (a leaf). flush() is called with the files' flush locks held, and what
 // keeps their leases from being taken.
 
@@ -40,6 +43,7 @@ struct PipelineCounters {
 // One file of a flush, and what became of it.
 struct FileFlush {
   DirtyFile* file = nullptr;
+  bool synced = false;  // somebody waits for its fsync; of a file that is flushed alone
   Result<void> result;  // its first error ends its flush; other files go on
   u64 transaction = 0;  // the last one that inserted something of it: wait_durable() it
   u64 pages = 0;        // inserted
@@ -71,9 +75,12 @@ class Pipeline {
   Result<void> seal_parts(Lane& lane, Batch& batch, std::span<const std::size_t> parts);
   void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
                     std::span<const PlannedExtent* const> extents);
+  static engine::ExtentRecord record_of(const Batch& batch, const PlannedExtent& extent);
+  void take_log_turn(Batch& batch);
   void write(Lane& lane, Batch& batch);
   void finish(Lane& lane, Batch& batch);
-  Result<void> insert(Batch& batch, std::size_t index);
+  u64 end_log_turn(Lane& lane, Batch& batch);
+  Result<void> insert(Batch& batch, std::size_t index, u64 logged);
   void give_up(Batch& batch, std::size_t index, const Error& why);
 
   engine::Store& store_;

@@ -35,19 +35,21 @@ namespace {
 constexpr Caller kOwner{1000};
 constexpr const char* kAfter = "/vault/after";  // made once a state has been recovered
 
-// Chance and time from a seed: a run that is repeated writes the same bytes.
+// Chance and time from a seed: a run of one thread that is repeated writes the same bytes.
 class SeededEnv final : public Env {
  public:
   explicit SeededEnv(u64 seed) : random_(seed) {}
-  u64 monotonic_ns() override { return now_ += 1000; }
-  u64 realtime_ns() override { return 1'700'000'000'000'000'000 + (now_ += 1000); }
+  u64 monotonic_ns() override { return now_.fetch_add(1000, std::memory_order_relaxed); }
+  u64 realtime_ns() override { return 1'700'000'000'000'000'000 + monotonic_ns(); }
   void random(MutableBytes bytes) override {
+    Lock lock(mutex_);
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_());
   }
 
  private:
-  std::mt19937_64 random_;
-  u64 now_ = 0;
+  Mutex mutex_;
+  std::mt19937_64 random_ LK_GUARDED_BY(mutex_);
+  std::atomic<u64> now_ = 0;
 };
 
 bool is_superblock(u64 page) {

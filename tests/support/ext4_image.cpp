@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/loop.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -14,6 +13,7 @@
 #include <fstream>
 
 #include "base/check.h"
+#include "tests/support/loop_device.h"
 
 namespace latchkey::tests {
 namespace {
@@ -22,13 +22,6 @@ using engine::Fd;
 
 std::string reason(const std::string& what, int error) {
   return what + ": " + std::strerror(error);
-}
-
-// From now on what this process mounts is seen by nobody else. Once is enough.
-bool own_mounts() {
-  static const bool ours = ::unshare(CLONE_NEWNS) == 0 &&
-                           ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
-  return ours;
 }
 
 }  // namespace
@@ -58,32 +51,12 @@ std::string Ext4Image::make(u64 size, u32 block_bytes) {
   return reason(device_.empty() ? "no loop device" : "ext4 cannot be mounted", refused);
 }
 
-Fd Ext4Image::attach() {
-  const Fd image(::open(image_.c_str(), O_RDWR | O_CLOEXEC));
-  const Fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-  if (!control.valid()) return {};
-  loop_config config{};
-  config.fd = static_cast<u32>(image.get());
-  config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
-    if (number < 0) return {};
-    const std::string path = fmt::format("/dev/loop{}", number);
-    Fd device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    if (!device.valid()) return {};
-    if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
-      device_ = path;
-      return device;
-    }
-    if (errno != EBUSY) return {};  // else another test was faster
-  }
-  return {};
-}
-
 int Ext4Image::mount() {
   LK_CHECK(!mounted_);
-  const Fd device = attach();
-  if (!device.valid()) return errno;
+  const Fd image(::open(image_.c_str(), O_RDWR | O_CLOEXEC));
+  const auto loop = attach_loop(image);
+  if (!loop) return loop.error().os_errno;
+  device_ = loop->path;
   if (::mount(device_.c_str(), point_.c_str(), "ext4", MS_NOATIME, nullptr) != 0) return errno;
   mounted_ = true;
   return 0;

@@ -40,9 +40,6 @@ class Ext4Image {
   bool attached() const;
 
  private:
-  // An open loop device behind which the image lies.
-  engine::Fd attach();
-
   TempFolder folder_;
   std::string image_ = folder_.file("image");
   std::string point_ = folder_.file("mnt");

@@ -27,6 +27,7 @@ Errc code_of(const Result<T>& result) {
 
 class VolumeTest : public ::testing::Test {
  protected:
+  explicit VolumeTest(const SimConfig& device = {.size_bytes = 128 * kMiB}) : device_(device) {}
   void SetUp() override {
     auto made = volume::Volume::mkfs(device_, {}, system_env());
     ASSERT_TRUE(made) << made.error().what;
@@ -133,7 +134,7 @@ class VolumeTest : public ::testing::Test {
   }
   keymgr::KeyState state(const crypto::KeyId& id) { return volume_->key_status(kUser, id).state; }
 
-  SimDevice device_{SimConfig{.size_bytes = 128 * kMiB}};
+  SimDevice device_;
   volume::VolumeOptions options_;
   std::unique_ptr<volume::Volume> volume_;
 };
