@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "tests/sim/caller.h"
+#include "tests/support/random.h"
 
 namespace latchkey::tests {
 
@@ -15,7 +16,7 @@ constexpr u64 kFileBytesMax = 60'000;
 constexpr std::size_t kOpenMax = 3;
 
 std::vector<std::byte> random_bytes(u64 seed, u64 size) {
-  std::mt19937_64 random(seed);
+  SplitMix64 random(seed);
   std::vector<std::byte> bytes(size);
   for (u64 at = 0; at < size; at += sizeof(u64)) {
     const u64 word = random();

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 
 #include "base/env.h"
+#include "tests/support/random.h"
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
@@ -28,7 +28,7 @@ class SimEnv final : public Env {
  private:
   static constexpr u64 kBegin = 1'700'000'000'000'000'000;
   SimClock* clock_ = nullptr;
-  std::mt19937_64 random_;
+  SplitMix64 random_;
 };
 
 }  // namespace latchkey::tests

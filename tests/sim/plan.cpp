@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <random>
 
 #include "base/check.h"
+#include "tests/support/random.h"
 
 namespace latchkey::tests {
 
@@ -31,7 +31,7 @@ constexpr std::array kFaultNames = {
     "rotten_bit",  "rotten_sector", "rotten_block",    "rotten_mib"};
 constexpr auto kLastTold = static_cast<u64>(SimFaultKind::device_full);
 
-using Random = std::mt19937_64;
+using Random = SplitMix64;
 
 u64 below(Random& random, u64 bound) { return random() % bound; }
 

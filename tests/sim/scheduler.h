@@ -18,11 +18,11 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "base/wait.h"
 #include "tests/sim/fiber.h"
+#include "tests/support/random.h"
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
@@ -92,7 +92,7 @@ class FiberScheduler final : public Scheduler, public SimClock {
   static inline FiberScheduler* current_ = nullptr;
 
   const SchedulerOptions options_;
-  std::mt19937_64 random_;
+  SplitMix64 random_;
   std::vector<std::unique_ptr<Actor>> actors_;  // in the order of their start
   Actor* running_ = nullptr;
   u64 next_name_ = 1;

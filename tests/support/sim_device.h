@@ -25,11 +25,11 @@
 
 #include <atomic>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "base/mutex.h"
 #include "engine/io.h"
+#include "tests/support/random.h"
 #include "tests/support/sim_image.h"
 
 namespace latchkey::tests {
@@ -144,7 +144,7 @@ class SimDevice final : public engine::Device {
 
  private:
   friend class SimIo;
-  using Random = std::mt19937_64;
+  using Random = SplitMix64;
 
   // What an op must know of the moment when it was submitted.
   struct Stamp {

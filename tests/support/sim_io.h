@@ -2,10 +2,10 @@
 // One Io of a SimDevice. Ops take effect and complete in tick(), one after the other; with a clock
 // in the order of their moments.
 
-#include <random>
 #include <vector>
 
 #include "engine/io_buffer.h"
+#include "tests/support/random.h"
 #include "tests/support/sim_device.h"
 
 namespace latchkey::tests {
@@ -40,7 +40,7 @@ class SimIo final : public engine::Io {
 
   SimDevice& device_;
   engine::IoBuffer buffer_;
-  std::mt19937_64 random_;
+  SplitMix64 random_;
   std::vector<Queued> queue_;
   bool ticking_ = false;
 };
