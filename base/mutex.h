@@ -40,6 +40,9 @@ class LK_CAPABILITY("shared_mutex") SharedMutex {
   void unlock() LK_RELEASE();
   void lock_shared() LK_ACQUIRE_SHARED();
   void unlock_shared() LK_RELEASE_SHARED();
+  // Somebody sleeps because of it, or was woken and has not come that far: who has just released it
+  // and wants it again next can give way.
+  bool wanted() const { return sleepers_.load(std::memory_order_relaxed) != 0; }
 
  private:
   void sleep_while_blocked(bool exclusive);

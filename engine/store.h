@@ -377,6 +377,9 @@ class Store {
   // large (it commits first). Errors: read_only, the sticky failure; no_space, before anything is
   // changed, if trees share nodes and what is free lies in pieces too small for copies of them.
   Result<Transaction> begin(Reservation&& space);
+  // Others wait for a View or Transaction: who makes many in a row lets them go first, since nobody
+  // queues for one.
+  bool wanted() const;
 
   // Everything whose Transaction ended before the call is durable on return. Several callers share
   // one commit. Nothing to commit: returns at once (but reports a sticky failure).

@@ -259,6 +259,8 @@ Result<void> Transaction::recount_promises(TreeId tree, u64 blocks) {
 
 View Store::view() const { return View(const_cast<Store&>(*this), false); }
 
+bool Store::wanted() const { return state_->forest_lock.wanted(); }
+
 Result<Transaction> Store::begin(Reservation&& space) {
   check_may_wait();
   StoreState& state = *state_;

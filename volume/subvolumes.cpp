@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/wait.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -15,6 +16,7 @@ namespace {
 constexpr u32 kRecords = 16;  // names, counters, two directories' items, the subvolume's record
 constexpr u64 kRecordBytes = 3000;
 constexpr u32 kNodesAStep = 32;  // freed under one hold of the forest
+constexpr u64 kGiveWayNsMax = 10'000'000;
 constexpr engine::Key kLastKey{~u64{0}, 255, ~u64{0}};
 
 Subvolume named(InodeId directory, std::string_view stored, i64 created_ns) {
@@ -324,7 +326,8 @@ void Volume::State::forget_subvolume(engine::TreeId id) {
 }
 
 // Frees a bounded number of nodes of one removed subvolume. False: there is nothing to do, or
-// somebody does it.
+// somebody does it. Where others wait for the trees they get them for as long as the step took: the
+// next one would find the lock free before a waiter is awake.
 Result<bool> Volume::State::drop_step() {
   engine::TreeId id = 0;
   {
@@ -333,7 +336,9 @@ Result<bool> Volume::State::drop_step() {
     dropping = true;
     id = to_drop.front();
   }
+  const u64 begun = env.monotonic_ns();
   const auto gone = drop_some(id);
+  if (store->wanted()) pause_for(std::min(env.monotonic_ns() - begun, kGiveWayNsMax));
   {
     Lock lock(worker_mutex);
     dropping = false;
