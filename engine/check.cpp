@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "engine/check_state.h"
@@ -23,15 +24,22 @@ class Checker {
     LK_TRYV(check_superblocks());
     SharedLock lock(state_.forest_lock);
     LK_TRY(const Pointer root, state_.forest->root(kRootTree));
-    walk(root, kRootTree);
-    for (const auto& [tree, pointer] : trees_) walk(pointer, tree);
+    walk(root, kRootTree, {});
+    for (const auto& [tree, pointer] : trees_) walk(pointer, tree, {});
     check_references();
     check_promises();
     check_log();
     if (options_.data) check_data();
     check_bitmaps();
-    return Checked{std::move(result_), std::move(reachable_), whole_, sound_, space_wrong_,
-                   promised_,          promised_wrong_};
+    return Checked{std::move(result_),
+                   std::move(counts_wrong_),
+                   extent_nodes_,
+                   std::move(reachable_),
+                   whole_,
+                   sound_,
+                   space_wrong_,
+                   promised_,
+                   promised_wrong_};
   }
 
  private:
@@ -90,22 +98,55 @@ class Checker {
     return fmt::format("tree {}, level {}, {}", tree, pointer.level, at(pointer.place[0]));
   }
 
-  // Whether this pointer leads to a node of subvolumes that was walked already. Such a node is
-  // walked once and its pointers are counted.
-  bool seen_before(const Pointer& pointer, TreeId tree) {
-    if (!is_subvolume(tree)) return false;
-    const auto [it, fresh] = nodes_.try_emplace(pointer.place[0], Seen{pointer, tree, 0});
-    ++it->second.references;
-    if (fresh) return false;
-    const Pointer& first = it->second.pointer;
+  // Keys that may lie below an entry: look-ups find no others there.
+  struct Range {
+    Key first{};
+    std::optional<Key> end;
+  };
+  static Range range_of(const Node& node, u32 index, const Range& range) {
+    Range below = range;
+    if (index != 0) below.first = node.key(index);
+    if (index + 1 < node.count()) below.end = node.key(index + 1);
+    return below;
+  }
+  static bool is_in(const Node& node, const Range& range) {
+    if (node.count() == 0) return true;
+    const bool leaf = node.level() == 0;
+    const u32 first = leaf ? 0 : 1;  // the key of an entry that comes first says nothing
+    if (first < node.count() && node.key(first) < range.first) return false;
+    const u32 last = node.count() - 1;
+    return last < first || !range.end || node.key(last) < *range.end;
+  }
+
+  // The least and the greatest key of the records below a node; nothing: there are none, or nobody
+  // knows.
+  using Bounds = std::optional<std::pair<Key, Key>>;
+  static void widen(Bounds& bounds, const Bounds& by) {
+    if (!by) return;
+    if (!bounds) bounds = by;
+    bounds->first = std::min(bounds->first, by->first);
+    bounds->second = std::max(bounds->second, by->second);
+  }
+
+  // A node of subvolumes is walked once and its pointers are counted; each may lead there from an
+  // entry of its own.
+  Bounds walk(const Pointer& pointer, TreeId tree, const Range& range) {
+    if (!is_subvolume(tree)) return walk_below(pointer, tree, range);
+    const auto [it, fresh] = nodes_.try_emplace(pointer.place[0], Seen{pointer, tree, 0, {}});
+    Seen& seen = it->second;
+    ++seen.references;
+    if (fresh) return seen.below = walk_below(pointer, tree, range);
+    const Pointer& first = seen.pointer;
     if (first.place != pointer.place || first.generation != pointer.generation ||
         first.level != pointer.level || first.checksum != pointer.checksum)
       lost("two pointers to one tree node differ", at(pointer, tree));
-    return true;
+    const Bounds& below = seen.below;
+    if (below && (below->first < range.first || (range.end && !(below->second < *range.end))))
+      lost("a tree node has keys that do not belong there", at(pointer, tree));
+    return below;
   }
 
-  void walk(const Pointer& pointer, TreeId tree) {
-    if (seen_before(pointer, tree)) return;
+  Bounds walk_below(const Pointer& pointer, TreeId tree, const Range& range) {
     const std::string where = at(pointer, tree);
     NodePtr good;
     for (u32 place = 0; place < 2; ++place) {
@@ -124,17 +165,22 @@ class Checker {
     for (const u64 place : pointer.place) claim({place, state_.node_blocks()}, where);
     if (!good) {
       lost("a tree node is lost: neither place verifies", where);
-      return;
+      return {};
     }
-    if (seen) return;  // claim() told; a tree of nodes that share children has no end
+    if (seen) return {};  // claim() told; a tree of nodes that share children has no end
+    if (!is_in(*good, range)) lost("a tree node has keys that do not belong there", where);
+    Bounds below;
+    if (good->level() == 0 && good->count() != 0)
+      below = std::pair(good->key(0), good->key(good->count() - 1));
     for (u32 i = 0; i < good->count(); ++i) {
       if (good->level() > 0)
-        walk(good->child(i), tree);
+        widen(below, walk(good->child(i), tree, range_of(*good, i, range)));
       else if (tree == kRootTree)
         root_record(good->key(i), good->value(i), where);
       else if (tree == kExtentTree)
         extent_record(good->key(i), good->value(i), where);
     }
+    return below;
   }
 
   void root_record(const Key& key, Bytes value, const std::string& where) {
@@ -155,10 +201,12 @@ class Checker {
     const u64 count = value.size() == sizeof(NodeRecordDisk)
                           ? u64{load_disk<NodeRecordDisk>(value).references}
                           : u64{0};
-    if (key.offset != 0 || count < 2)
-      found("a count of references to a tree node is malformed", where);
-    else
+    if (key.offset == 0 && count >= 2) {
       counts_[key.object] = count;
+      return;
+    }
+    found("a count of references to a tree node is malformed", where);
+    counts_wrong_.push_back({key, 0});
   }
 
   void extent_record(const Key& key, Bytes value, const std::string& where) {
@@ -176,21 +224,33 @@ class Checker {
 
   // The counts against the pointers that were met, both ways.
   void check_references() {
+    if (whole_ && result_.nodes != state_.forest->node_count())
+      found(fmt::format("the superblock counts {} tree nodes, there are {}",
+                        state_.forest->node_count(), result_.nodes),
+            "superblock", true);
     if (extent_nodes_ != state_.forest->extent_node_count())
       found(fmt::format("the superblock counts {} nodes of the extent table, which has {}",
                         state_.forest->extent_node_count(), extent_nodes_),
-            "superblock");
+            "superblock", whole_);
+    for (const auto& [place, count] : counts_) {
+      if (nodes_.contains(place)) continue;
+      found("a count of references to a tree node that nothing leads to", at(place));
+      counts_wrong_.push_back({{place, kNodeRecordType, 0}, 0});
+    }
+    bool shared = false;
     for (const auto& [place, seen] : nodes_) {
+      shared = shared || seen.references > 1;
       const auto it = counts_.find(place);
       const u64 counted = it == counts_.end() ? 1 : it->second;
-      if (counted != seen.references)
-        found(fmt::format("a tree node has {} references and its count says {}", seen.references,
-                          counted),
-              at(seen.pointer, seen.tree));
+      if (counted == seen.references) continue;
+      found(fmt::format("a tree node has {} references and its count says {}", seen.references,
+                        counted),
+            at(seen.pointer, seen.tree));
+      counts_wrong_.push_back({{place, kNodeRecordType, 0}, seen.references});
     }
-    for (const auto& [place, count] : counts_)
-      if (!nodes_.contains(place))
-        found("a count of references to a tree node that nothing leads to", at(place));
+    // Whoever writes would take shared nodes for its own.
+    if (shared && !state_.forest->sharing())
+      found_unsound("trees share nodes and their records do not say so", "root tree");
   }
 
   void check_promises() {
@@ -272,8 +332,10 @@ class Checker {
     Pointer pointer;
     TreeId tree = 0;
     u64 references = 0;
+    Bounds below;
   };
   u64 extent_nodes_ = 0;
+  std::vector<NodeCount> counts_wrong_;
   std::map<u64, Seen> nodes_;  // of subvolumes, by first place
   std::map<u64, u64> counts_;  // that the records say, by first place
   u64 promised_ = 0;           // as the trees count

@@ -7,8 +7,16 @@
 
 namespace latchkey::engine {
 
+// What the extent table should say of a node.
+struct NodeCount {
+  Key key;
+  u64 references = 0;  // below 2: no record
+};
+
 struct Checked {
   CheckResult result;
+  std::vector<NodeCount> counts_wrong;  // those without a record first
+  u64 extent_nodes = 0;
   std::vector<bool> reachable;  // by block: something refers to it
   bool whole = true;            // nothing that might refer to blocks is lost
   bool sound = true;            // every block is referred to once, and may be

@@ -50,6 +50,10 @@ class Forest {
   u64 running() const { return running_; }
   u64 node_count() const { return node_count_; }
   u64 extent_node_count() const { return extent_node_count_; }
+  void set_node_counts(u64 count, u64 of_extents) {  // by a repair
+    node_count_ = count;
+    extent_node_count_ = of_extents;
+  }
   u64 shared_trees() const { return shared_trees_; }
   u32 height() const { return height_; }  // levels above the leaves, of any subvolume tree so far
   u64 dirty_nodes() const { return dirty_nodes_; }

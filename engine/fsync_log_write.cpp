@@ -203,7 +203,8 @@ Result<void> StoreState::find_log() {
   auto found =
       read_log(of, [this](u64 block, MutableBytes into) { return read_blocks(block, into); });
   const bool lenient = read_only || options.repair;
-  if (!found && !lenient) return std::unexpected(found.error());
+  if (!found && (!lenient || found.error().code == Errc::no_memory))
+    return std::unexpected(found.error());
   if (found) log_found = std::move(*found);
   fixed.log_damaged = !found || log_found.damaged;
   if (fixed.log_damaged && !lenient)
@@ -231,7 +232,7 @@ Result<void> StoreState::claim_log() {
 }
 
 // All records in one transaction, which nobody commits half of.
-Result<void> Store::replay_log() {
+Result<void> Store::replay_log(const std::function<Result<void>(Transaction&)>& first) {
   StoreState& state = *state_;
   const u64 records = state.log_found.records.size();
   {
@@ -247,13 +248,14 @@ Result<void> Store::replay_log() {
     if (!state.read_only && records != 0)
       (void)state.pool->fill(fixed + std::max(shared, state.shared_floor()), 0);
   }
-  if (records != 0) {
+  if (records != 0 || first) {
     Transaction transaction(*this, Reservation());
+    if (first) LK_TRYV(first(transaction));
     for (const LogRecord& record : state.log_found.records)
       LK_TRYV(state.options.replay(transaction, record));
   }
   state.fixed.log_replayed = records;
-  const bool ends = records != 0 || state.log_found.unfinished || state.fixed.log_damaged;
+  const bool ends = records != 0 || first || state.log_found.unfinished || state.fixed.log_damaged;
   state.log_found = {};
   if (!state.read_only && ends)
     return state.commit_through(state.running.load(std::memory_order_acquire), true);

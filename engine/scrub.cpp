@@ -74,7 +74,7 @@ class Scrubber {
           bad.push_back(place);
       if (bad.empty()) return {};
       if (store_.facts().generation != before) continue;
-      bool mend = !state_.read_only;
+      bool mend = !state_.read_only && options_.commits;
       for (u32 i = 0; mend && i < 2; ++i)
         mend = state_.commit_through(store_.running_transaction(), true).has_value();
       for (const u32 place : bad) {

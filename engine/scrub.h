@@ -23,6 +23,7 @@ inline constexpr u64 kBadBlocksMax = u64{1} << 16;  // listed; further ones are 
 struct ScrubOptions {
   bool data = true;          // false: only what describes it
   u64 bytes_per_second = 0;  // read, on average; 0: as fast as it goes
+  bool commits = true;       // false: superblock copies, which only a commit mends, stay
   // Bytes read so far, and about how many there are; false stops the scrub. Called without locks.
   std::function<bool(u64 done, u64 total)> progress;
 };

@@ -236,6 +236,7 @@ class View {
   // that refers to it.
   Result<void> scan_distinct(const std::function<bool(TreeId, const Key&, Bytes)>& fn) const;
   Result<bool> tree_exists(TreeId tree) const;
+  bool shares_nodes() const;  // trees do: a change of one may copy leaves, see OpenOptions::runs_of
 
  protected:
   friend class Store;
@@ -407,7 +408,9 @@ class Store {
   friend class LogTurn;
   explicit Store(std::unique_ptr<StoreState> state);
   Result<void> open_log(bool space_known);
-  Result<void> replay_log();
+  // `first`: changes that come before the log's, in the same transaction. What is waiting in the
+  // log is claimed before either, and nothing is committed in between.
+  Result<void> replay_log(const std::function<Result<void>(Transaction&)>& first = {});
   friend Result<struct CheckResult> check_store(Store& store, const struct CheckOptions& options);
   friend Result<struct RepairResult> repair_store(Store& store);
   friend Result<struct ScrubResult> scrub_store(Store& store, const struct ScrubOptions& options);

@@ -80,6 +80,8 @@ Result<bool> View::tree_exists(TreeId tree) const {
   return std::unexpected(root.error());
 }
 
+bool View::shares_nodes() const { return store_->state_->forest->sharing(); }
+
 Transaction::Transaction(Store& store, Reservation&& tree_space)
     : View(store, true), tree_space_(std::move(tree_space)) {}
 

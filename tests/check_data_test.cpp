@@ -37,7 +37,15 @@ TEST_F(CheckData, piece_of_a_map_must_be_what_we_write) {
   expect_one(100, {5000, 1, 2}, "map record: unknown flags");
   expect_one(100, {~u64{0}, 2, 0}, "map record: out of range");
   expect_one(100, {blocks, 1, 0}, "a file refers past the end of the store");
-  expect_one(100, {blocks - 1, 2, 0}, "a file refers past the end of the store");
+  {
+    change_inode(plain_, [](InodeDisk& inode) { inode.size = u64{1} << 30; });
+    const extent::MapDisk disk{blocks - 1, 2, 0};
+    put_record({plain_, kMapType, 100 * kBlock}, std::as_bytes(std::span(&disk, 1)));
+    expect({at(plain_, 100) + ": a file refers past the end of the store",
+            at(plain_, 100) + ", " + at_block(blocks - 1) +
+                ": a file refers to a block that no extent record holds"});
+    device_.restore(whole);
+  }
   // A promise is no piece, but its tree counts it; another tree's is a hole here.
   const auto put_promise = [&](engine::TreeId tree) {
     const extent::MapDisk disk{tree, 7, extent::kMapPromised};

@@ -7,6 +7,7 @@
 #include "engine/format.h"
 #include "engine/free_space_format.h"
 #include "engine/slot_map.h"
+#include "engine/superblock.h"
 #include "tests/support/volume_fixture.h"
 
 namespace latchkey::tests {
@@ -110,6 +111,22 @@ class Repair : public VolumeTest {
       device_.overwrite(slot * kBlockBytes, bytes);
     }
   }
+  // What every copy says, with its checksum right.
+  void change_superblocks(const std::function<void(engine::Superblock&)>& change) {
+    auto io = device_.make_io({});
+    ASSERT_TRUE(io);
+    const u64 size = device_.info().size_bytes;
+    const auto scan = engine::scan_superblocks(**io, size);
+    ASSERT_TRUE(scan);
+    for (u32 place = 0; place < 4; ++place) {
+      ASSERT_TRUE(scan->copies[place].superblock);
+      engine::Superblock superblock = *scan->copies[place].superblock;
+      change(superblock);
+      const auto disk = engine::encode_superblock(superblock, place);
+      device_.overwrite(engine::superblock_place(place, size) * kBlockBytes,
+                        std::as_bytes(std::span(&disk, 1)));
+    }
+  }
   u64 data_block() {
     open_again();
     add_key();
@@ -167,6 +184,19 @@ TEST_F(Repair, writes_places_of_nodes_from_their_twins) {
   }
   EXPECT_FALSE(findings().empty());
   expect_repaired();
+}
+
+TEST_F(Repair, counts_nodes_anew) {
+  for (const u64 wrong : {u64{0}, u64{3}, u64{1} << 40}) {
+    change_superblocks([&](engine::Superblock& superblock) { superblock.node_count = wrong; });
+    EXPECT_FALSE(findings().empty());
+    expect_repaired();
+    change_superblocks([&](engine::Superblock& superblock) {
+      superblock.extent_node_count = superblock.node_count - 1;
+    });
+    EXPECT_FALSE(findings().empty());
+    expect_repaired();
+  }
 }
 
 // With a node lost nobody knows which blocks it referred to: the bitmaps stay as they are.

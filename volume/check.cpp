@@ -9,7 +9,6 @@
 #include <tuple>
 
 #include "base/checksum.h"
-#include "crypto/names.h"
 #include "engine/format.h"
 #include "extent/map.h"
 #include "volume/check_data.h"
@@ -34,11 +33,6 @@ struct Link {
 
 u64 name_hash(std::string_view stored) { return hash64(std::as_bytes(std::span(stored)), 1); }
 
-bool could_be_stored(std::string_view stored, bool encrypted) {
-  if (!encrypted) return check_name(stored).has_value();
-  return stored.size() == crypto::kNameBytesMax || (!stored.empty() && stored.size() % 32 == 0);
-}
-
 constexpr engine::Key kLastKey{~u64{0}, 255, ~u64{0}};
 
 class VolumeChecker {
@@ -50,6 +44,10 @@ class VolumeChecker {
     SubvolumeChecker subvolumes(result_.findings);
     LK_TRYV(subvolumes.read(view));
     for (const engine::TreeId id : subvolumes.there()) LK_TRYV(run_subvolume(view, id, subvolumes));
+    for (const engine::TreeId id : subvolumes.unknown()) {
+      LK_TRY(const auto first, view.at_or_after(id, {}));
+      if (first) LK_TRYV(run_subvolume(view, id, subvolumes));
+    }
     subvolume_ = kRootInode.subvolume;
     subvolumes.check_names();
     LK_TRYV(view.scan(engine::kKeyTree, {}, kLastKey, [&](const engine::Key& key, Bytes) {
@@ -122,9 +120,10 @@ class VolumeChecker {
     return view.scan_distinct([&](engine::TreeId tree, const engine::Key& key, Bytes value) {
       if (key.type != kMapType || key.object < kRootNumber) return true;
       const auto entry = extent::decode_map(key.offset, value);
-      if (entry && !entry->promised && lies_inside(*entry))
-        pieces_.push_back(
-            {entry->disk_block, entry->file_block, {tree, key.object}, entry->blocks});
+      const u64 end = store_.facts().size_bytes / engine::kBlockBytes;
+      if (!entry || entry->promised || entry->disk_block >= end) return true;
+      const auto blocks = static_cast<u32>(std::min<u64>(entry->blocks, end - entry->disk_block));
+      pieces_.push_back({entry->disk_block, entry->file_block, {tree, key.object}, blocks});
       return true;
     });
   }

@@ -25,7 +25,7 @@ Result<void> SubvolumeChecker::read(const engine::View& view) {
       return true;
     }
     auto subvolume = decode_subvolume(value);
-    if (key != subvolume_key(key.object) || !subvolume)
+    if (key != subvolume_key(key.object) || !engine::is_subvolume(key.object) || !subvolume)
       found("the record of a subvolume is malformed", key.object);
     else
       subvolumes_.emplace(key.object, std::move(*subvolume));
@@ -36,7 +36,8 @@ Result<void> SubvolumeChecker::read(const engine::View& view) {
     if (next && id >= *next) found("a subvolume beyond the counter", id);
     if (!std::ranges::binary_search(trees_, id)) found("a subvolume without a tree", id);
   }
-  if (!subvolumes_.contains(kRootInode.subvolume))
+  const auto first = subvolumes_.find(kRootInode.subvolume);
+  if (first == subvolumes_.end() || first->second.removed)
     found("there is no first subvolume", kRootInode.subvolume);
   return {};
 }
@@ -62,6 +63,13 @@ std::vector<engine::TreeId> SubvolumeChecker::there() const {
   std::vector<engine::TreeId> ids;
   for (const auto& [id, subvolume] : subvolumes_)
     if (!subvolume.removed && std::ranges::binary_search(trees_, id)) ids.push_back(id);
+  return ids;
+}
+
+std::vector<engine::TreeId> SubvolumeChecker::unknown() const {
+  std::vector<engine::TreeId> ids;
+  for (const engine::TreeId id : trees_)
+    if (engine::is_subvolume(id) && !subvolumes_.contains(id)) ids.push_back(id);
   return ids;
 }
 

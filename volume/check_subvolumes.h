@@ -17,6 +17,9 @@ class SubvolumeChecker {
   Result<void> read(const engine::View& view);
   // Subvolumes whose trees are whole.
   std::vector<engine::TreeId> there() const;
+  // Trees without a record that can be read; one that is not empty may be a subvolume's all the
+  // same.
+  std::vector<engine::TreeId> unknown() const;
   // An entry of kind subvolume, as one of those has it.
   void name(InodeId directory, const std::string& stored, engine::TreeId leads_to);
   void check_names();  // when every name has been told

@@ -11,7 +11,6 @@ namespace latchkey::volume {
 namespace {
 
 constexpr u64 kDeviceNumberMax = 0xffff'ffff;
-constexpr u64 kTargetBytesMax = 4095;
 
 bool kind_known(u8 kind) {
   return kind >= static_cast<u8>(FileKind::regular) &&
@@ -70,7 +69,7 @@ Result<Attributes> decode_inode(Bytes value) {
   const auto kind = static_cast<FileKind>(disk.kind);
   const u64 size_max = is_device(kind)             ? kDeviceNumberMax
                        : is_special(kind)          ? 0
-                       : kind == FileKind::symlink ? kTargetBytesMax
+                       : kind == FileKind::symlink ? kStoredTargetMax
                                                    : u64{1} << 62;
   const bool policy_known =
       disk.encrypted == 0 || (disk.encrypted == 1 && disk.contents_mode == 1 &&

@@ -21,6 +21,7 @@ inline constexpr u8 kOrphanType = 11;  // (kOrphanObject, 11, inode): nothing; u
 inline constexpr u64 kCounterObject = 1;
 inline constexpr u64 kOrphanObject = 2;
 inline constexpr std::size_t kTargetPieceBytes = 896;  // of all but the last: fits any node size
+inline constexpr u64 kStoredTargetMax = 4095;          // of a stored target
 // In a snapshot, of every directory that stands where a subvolume was: it is no record's, always
 // empty, and never changes.
 inline constexpr u64 kEmptyNumber = 2;
@@ -77,6 +78,8 @@ Result<Attributes> decode_inode(Bytes value);
 // fscrypt's rule: an encrypted directory holds what has its policy, what is never encrypted, and
 // nothing else; a plain one holds anything.
 bool has_policy_of(const Attributes& item, const Attributes& directory);
+// Whether a directory can have a name that is stored so.
+bool could_be_stored(std::string_view stored, bool encrypted);
 // The ciphertext in the stored target of an encrypted symlink; empty: it is malformed.
 std::string_view sealed_target(std::string_view stored);
 

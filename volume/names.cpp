@@ -13,6 +13,11 @@ Result<void> check_name(std::string_view name) {
   return {};
 }
 
+bool could_be_stored(std::string_view stored, bool encrypted) {
+  if (!encrypted) return check_name(stored).has_value();
+  return stored.size() == crypto::kNameBytesMax || (!stored.empty() && stored.size() % 32 == 0);
+}
+
 Result<NameAccess> NameAccess::with(const keymgr::Lease& lease, const crypto::Nonce& nonce) {
   NameAccess access(true);
   LK_TRY(access.key_, Secret<crypto::NameKey>::create());

@@ -50,6 +50,8 @@ Result<engine::TreeId> take_subvolume_id(engine::Transaction& transaction) {
   if (!record || record->value.size() != sizeof(Le64))
     return fail(Errc::malformed, "the store has no counter of subvolumes");
   const engine::TreeId id = load_disk<Le64>(record->value);
+  if (!engine::is_subvolume(id) || id == ~u64{0})
+    return fail(Errc::malformed, "the counter of subvolumes is wrong");
   const Le64 next(id + 1);
   LK_TRYV(transaction.put(kSubvolumeTree, kSubvolumeIdKey, std::as_bytes(std::span(&next, 1))));
   return id;

@@ -37,7 +37,7 @@ Result<void> Volume::State::load_subvolumes() {
   LK_TRYV(store->view().scan(
       kSubvolumeTree, {1, 0, 0}, kLastKey, [&](const engine::Key& key, Bytes value) {
         auto subvolume = decode_subvolume(value);
-        if (!subvolume || key.type != kSubvolumeType) {
+        if (!subvolume || key != subvolume_key(key.object) || !engine::is_subvolume(key.object)) {
           wrong = fail(Errc::malformed, "the record of a subvolume is malformed");
           return false;
         }
@@ -45,7 +45,8 @@ Result<void> Volume::State::load_subvolumes() {
         return true;
       }));
   LK_TRYV(wrong);
-  if (!found.contains(kRootInode.subvolume))
+  const auto first = found.find(kRootInode.subvolume);
+  if (first == found.end() || first->second.removed)
     return fail(Errc::malformed, "the store has no first subvolume");
   for (const auto& [id, subvolume] : found) {
     if (!subvolume.removed) continue;

@@ -207,11 +207,18 @@ struct CheckFindings {
 Result<CheckFindings> check_volume(engine::Device& device, const engine::CheckOptions& options,
                                    Env& env);
 
-// Offline repair of what can be derived (engine/repair.h): places of nodes, free space, superblock
-// copies. A check afterwards says what is left. Needs no key. Errors: those of Store::open.
+// Offline repair of what can be derived: places of nodes, free space, superblock copies, counts of
+// references (engine/repair.h); then, if every record can be read, names, links, counters, sizes,
+// maps and subvolumes against each other (volume/repair.cpp). What nothing leads to comes into
+// lost+found. A check afterwards says what is left. Needs no key. One that was cut off is begun
+// again. Errors: those of Store::open, io.
+struct RepairOptions {
+  u32 commit_every = 256;  // changes
+};
 struct RepairFindings {
   std::vector<engine::Finding> mended;
 };
-Result<RepairFindings> repair_volume(engine::Device& device, Env& env);
+Result<RepairFindings> repair_volume(engine::Device& device, Env& env,
+                                     const RepairOptions& options = {});
 
 }  // namespace latchkey::volume
