@@ -2,9 +2,9 @@
 # soak.sh MINUTES: a million random cases of each cipher kernel against OpenSSL; every test again
 # and again with new seeds, with torture of every mode, some thousand schedules of the simulator and
 # two minutes of crash states (which go on where the soak before ended) after each round; then the
-# fuzz target with the last third of the time. `./run soak` builds first. A failure prints the
-# command that repeats it and does not end the soak; at the end comes a summary, and 1 if anything
-# failed.
+# fuzz targets in turn with the last third of the time, ten minutes each. `./run soak` builds first.
+# A failure prints the command that repeats it and does not end the soak; at the end comes a
+# summary, and 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/../.."
 
@@ -14,7 +14,7 @@ jobs=${LATCHKEY_JOBS:-$(nproc)}
 modes="soft hard"        # a removal mode that lands is a word here
 torture_seconds=15
 fuzz_seconds_max=600     # then from the seeds again, so that a corpus does not fill the memory
-fuzz=build/fuzz/tests/open_fuzz
+fuzz_targets=(open repair calls)
 latchkey=build/release/latchkey
 out=build/soak
 image=$out/store.img
@@ -121,19 +121,19 @@ $(sed -nE 's/^FINDING (--seed [0-9]+ --only [0-9]+):.*/\1/p' "$log" | head -1)" 
   fi
 }
 
-# fuzz_round SECONDS
+# fuzz_round TARGET SECONDS
 fuzz_round() {
-  local seed=$((RANDOM * 32768 + RANDOM + 1))
-  local corpus=$out/corpus log=$out/fuzz-$seed.log
+  local fuzz=build/fuzz/tests/$1_fuzz seed=$((RANDOM * 32768 + RANDOM + 1))
+  local corpus=$out/corpus log=$out/fuzz-$1-$seed.log
   rm -rf "$corpus" && mkdir "$corpus"
-  "$fuzz" -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -seed="$seed" \
+  "$fuzz" -max_total_time="$2" -timeout=10 -rss_limit_mb=2048 -seed="$seed" \
     -artifact_prefix="$out/" "$corpus" >"$log" 2>&1
   local code=$? runs found
   runs=$(sed -nE 's/^#([0-9]+).*/\1/p' "$log" | tail -1)
   images=$((images + ${runs:-0}))
   if [ $code -ne 0 ]; then
     found=$(sed -nE 's/.*Test unit written to (.*)/\1/p' "$log" | tail -1)
-    failed "fuzz target" "$fuzz ${found:--seed=$seed -max_total_time=$1 $corpus}" "$log"
+    failed "fuzz target $1" "$fuzz ${found:--seed=$seed -max_total_time=$2 $corpus}" "$log"
   else
     rm -f "$log"
   fi
@@ -169,10 +169,16 @@ while [ "$rounds" -eq 0 ] || [ "$SECONDS" -lt $((total * 2 / 3)) ]; do
   points_round "$seed"
   rounds=$((rounds + 1))
 done
-while [ "$images" -eq 0 ] || [ $((total - SECONDS)) -gt 30 ]; do
+# Each target once, whatever time is left.
+turn=0
+while [ "$turn" -lt ${#fuzz_targets[@]} ] || [ $((total - SECONDS)) -gt 30 ]; do
+  target=${fuzz_targets[turn % ${#fuzz_targets[@]}]}
   left=$((total - SECONDS))
-  span=$((left > fuzz_seconds_max ? fuzz_seconds_max : left < 30 ? 30 : left))
-  say "fuzz target for $span s"
-  fuzz_round "$span"
+  to_come=$((turn < ${#fuzz_targets[@]} ? ${#fuzz_targets[@]} - turn : 1))
+  span=$((left / to_come))
+  span=$((span > fuzz_seconds_max ? fuzz_seconds_max : span < 30 ? 30 : span))
+  say "fuzz target $target for $span s"
+  fuzz_round "$target" "$span"
+  turn=$((turn + 1))
   [ "$images" -gt 0 ] && [ ${#failures[@]} -lt 20 ] || break
 done

@@ -190,7 +190,7 @@ std::vector<u64> ImageMutator::targets(const StoreImage& image) {
 }
 
 engine::Key ImageMutator::some_key(const StoreImage& image) {
-  static constexpr std::array<u8, 9> kTypes = {0, 1, 2, 3, 4, 5, 10, 11, 255};
+  static constexpr std::array<u8, 11> kTypes = {0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 255};
   return {interesting(image), kTypes[below(kTypes.size())], interesting(image)};
 }
 
