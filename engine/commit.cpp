@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/no_wait.h"
 #include "engine/io_buffer.h"
 #include "engine/store_state.h"
@@ -141,7 +142,7 @@ Result<void> StoreState::commit_through(u64 transaction, bool force) {
     }
     committing = true;
     commit_mutex.unlock();
-    const auto written = write_generation(force);
+    const auto written = or_no_memory([&] { return write_generation(force); });
     commit_mutex.lock();
     end_commit(written);
     break;  // what ran is durable, or nothing had changed, or it failed

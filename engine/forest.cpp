@@ -369,9 +369,8 @@ void Forest::finalize(Pointer& pointer, TreeId tree, Finalized& done) {
 Result<Forest::Frozen> Forest::freeze() {
   Frozen frozen;
   Finalized done{frozen.nodes, {}};
-  auto roots = std::move(changed_roots_);
-  changed_roots_.clear();
-  for (auto& [tree, pointer] : roots) {
+  for (const auto& [tree, root] : changed_roots_) {
+    Pointer pointer = root;
     finalize(pointer, tree, done);
     LK_TRY(TreeRecordDisk record, record_in_tree(tree));
     record.root = to_disk(pointer);
@@ -379,6 +378,7 @@ Result<Forest::Frozen> Forest::freeze() {
   }
   finalize(root_tree_, kRootTree, done);
   LK_CHECK_MSG(frozen.nodes.size() == dirty_nodes_, "a dirty node is not reachable");
+  changed_roots_.clear();  // not before: one that fails half way leaves what can be read
   frozen.root = root_tree_;
   frozen.generation = running_;
   dirty_nodes_ = 0;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/no_wait.h"
 #include "engine/log_turn.h"
 #include "engine/store_state.h"
@@ -114,7 +115,7 @@ Result<void> StoreState::sync_object(ObjectId id) {
   bool must_commit = false;
   while (!failed && durable < through && !must_commit) {
     if (committing) {
-      log_changes.want(id);
+      (void)or_no_memory([&] { log_changes.want(id); });  // else it goes with one of its own
       commit_done.wait(commit_mutex);
       continue;
     }
@@ -124,7 +125,7 @@ Result<void> StoreState::sync_object(ObjectId id) {
     if (must_commit) break;
     committing = true;
     commit_mutex.unlock();
-    const auto written = write_log(id);
+    const auto written = or_no_memory([&] { return write_log(id); });
     commit_mutex.lock();
     end_commit(written);
   }
@@ -151,15 +152,20 @@ std::optional<LogTurn> LogTurn::take(Store& store, const LogRecord& record) {
     if (state.failed || state.committing || !state.log_has_room()) return {};
     state.committing = true;
   }
-  const auto body = state.log_changes.take_with(record);
-  if (!body) {
+  const auto place = or_no_memory([&]() -> std::optional<u64> {
+    const auto body = state.log_changes.take_with(record);
+    if (!body) return {};
+    return state.make_log_block(*body);
+  });
+  if (!place || !*place) {
+    if (!place) state.log_changes.log_broken();  // what was taken is not in it
     Lock lock(state.commit_mutex);
     state.end_commit({});
     return {};
   }
   std::optional<LogTurn> turn(LogTurn(state, state.running.load(std::memory_order_acquire)));
   turn->op_.kind = OpKind::write;
-  turn->op_.offset = state.make_log_block(*body) * kBlockBytes;
+  turn->op_.offset = **place * kBlockBytes;
   turn->op_.data = state.log.buffer.bytes();
   return turn;
 }
@@ -177,7 +183,7 @@ Result<u64> LogTurn::end(Io& io, bool landed) {
   landed = landed && result_of(op_);
   if (landed) {
     written = flush_sync(io);
-    if (written) state.log_block_written();
+    if (written) written = or_no_memory([&] { state.log_block_written(); });
   } else {
     state.log_changes.log_broken();
   }

@@ -48,11 +48,12 @@ Result<NodePtr> NodeCache::get(const Pointer& pointer, TreeId tree) {
     mended_.fetch_add(1, std::memory_order_relaxed);
   }
   Lock lock(mutex_);
+  std::list<u64> place(1, pointer.place[0]);  // what can fail for memory comes first
   const auto [it, fresh] = entries_.try_emplace(pointer.place[0]);
   if (!fresh && is(*it->second.node, pointer, tree)) return it->second.node;
   if (!fresh && it->second.pinned) return *node;  // dirty ones are never displaced
   if (fresh) {
-    lru_.push_front(pointer.place[0]);
+    lru_.splice(lru_.begin(), place);
     it->second.position = lru_.begin();
   }
   it->second.node = *node;
@@ -80,8 +81,8 @@ void NodeCache::make_clean(u64 place) {
   Lock lock(mutex_);
   const auto it = entries_.find(place);
   if (it == entries_.end() || !it->second.pinned) return;
-  it->second.pinned = false;
   lru_.push_front(place);
+  it->second.pinned = false;
   it->second.position = lru_.begin();
   shrink();
 }

@@ -1,5 +1,7 @@
 #include "engine/node_pool.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace latchkey::engine {
@@ -7,6 +9,7 @@ namespace latchkey::engine {
 Result<void> NodePool::add(Side side) {
   std::vector<u64>& runs = sides_[side];
   u64 hint = kNowhere;  // from the end of the device down
+  if (runs.size() == runs.capacity()) runs.reserve(std::max<std::size_t>(64, 2 * runs.size()));
   if (side == middle) hint = runs.empty() ? space_.blocks_total() * 2 / 3 : runs.back();
   LK_TRY(const BlockRun run, space_.allocate({node_blocks_, node_blocks_, hint}));
   runs.push_back(run.block);

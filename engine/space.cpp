@@ -70,31 +70,27 @@ Result<Reservation> Store::reserve(const SpaceNeed& need, bool use_reserve) {
     {
       const u64 fixed = state_->fixed_reserve();
       const u64 floor = use_reserve || keeps ? fixed / 4 : fixed;
+      Reservation reservation;  // whatever ends it gives back what was counted; it takes the lock
+      reservation.store_ = this;
       Lock lock(state_->space_mutex);
-      const u64 leaves = need.leaves != 0 ? need.leaves : need.records;
-      const u64 clones = need.clone ? 1 : 0;
-      state_->leaves_reserved += leaves;
-      state_->clones_reserved += clones;
+      reservation.leaves_ = need.leaves != 0 ? need.leaves : need.records;
+      reservation.clones_ = need.clone ? 1 : 0;
+      state_->leaves_reserved += reservation.leaves_;
+      state_->clones_reserved += reservation.clones_;
       // What changes no record copies no shared node: the end of a clone is always possible.
-      const bool frees_only = use_reserve && leaves == 0;
+      const bool frees_only = use_reserve && reservation.leaves_ == 0;
       const u64 shared = frees_only ? 0 : state_->shared_floor();
       if (state_->has_space(need.data_blocks, need.promised_blocks, tree, floor + shared,
                             use_reserve || keeps)) {
         state_->data_reserved += need.data_blocks;
         state_->tree_reserved += tree;
         state_->drawn += need.promised_blocks;
-        Reservation reservation;
-        reservation.store_ = this;
         reservation.data_blocks_ = need.data_blocks;
         reservation.tree_blocks_ = tree;
-        reservation.leaves_ = leaves;
-        reservation.clones_ = clones;
         reservation.drawn_.store_ = this;
         reservation.drawn_.blocks_ = need.promised_blocks;
         return reservation;
       }
-      state_->leaves_reserved -= leaves;
-      state_->clones_reserved -= clones;
     }
     // What was freed in this generation can be had after two commits, as can the log's blocks.
     if (attempt == 2) return std::unexpected(state_->why_full(need.data_blocks + tree));
@@ -186,7 +182,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
 }
 
 Reservation::~Reservation() {
-  if (store_ == nullptr || empty()) return;
+  if (store_ == nullptr || (empty() && leaves_ == 0)) return;
   Lock lock(store_->state_->space_mutex);
   store_->state_->drawn -= std::exchange(drawn_.blocks_, 0);
   store_->state_->data_reserved -= data_blocks_;
@@ -278,10 +274,10 @@ ReadPin::~ReadPin() {
 
 ReadPin Store::pin() const {
   ReadPin pin;
-  pin.store_ = const_cast<Store*>(this);
   Lock lock(state_->space_mutex);
   pin.transaction_ = running_transaction();
   state_->pins.insert(pin.transaction_);
+  pin.store_ = const_cast<Store*>(this);
   return pin;
 }
 

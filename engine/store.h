@@ -248,7 +248,8 @@ class View {
 // Joined to the running transaction: every change made through one Transaction object is in the
 // same commit, whole or not at all. A change fails with no_space only if its need was understated,
 // with io or damaged if a node cannot be read; after such a failure the store is in failure (E5),
-// since half an operation cannot be taken back: look up what you need first.
+// since half an operation cannot be taken back: look up what you need first. So it is if an
+// exception (of memory: std::bad_alloc) leaves the life of a Transaction that has changed anything.
 class Transaction : public View {
  public:
   Transaction(Transaction&& other) noexcept = default;
@@ -306,6 +307,7 @@ class Transaction : public View {
     bool operator==(const Touched&) const = default;
   };
   Transaction(Store& store, Reservation&& tree_space);
+  StoreState& change();  // of the store, from here on
   Result<void> free_blocks(const std::vector<BlockRun>& freed);
   void touch(TreeId tree, u64 object);
   void touch_tree(TreeId tree);
@@ -316,6 +318,8 @@ class Transaction : public View {
   u64 blocks_declared_ = 0;
   u64 logged_ = 0;           // the generation whose log has it
   bool undeclared_ = false;  // it changed what no declaration covers
+  bool changed_ = false;
+  int exceptions_ = 0;  // under way when it began
 };
 
 // A ring borrowed from the readers' pool; returned by the destructor. Waits when all are out.

@@ -1,9 +1,11 @@
 // View and Transaction: the forest through its lock.
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/no_wait.h"
 #include "engine/store_state.h"
 
@@ -83,10 +85,21 @@ Result<bool> View::tree_exists(TreeId tree) const {
 bool View::shares_nodes() const { return store_->state_->forest->sharing(); }
 
 Transaction::Transaction(Store& store, Reservation&& tree_space)
-    : View(store, true), tree_space_(std::move(tree_space)) {}
+    : View(store, true),
+      tree_space_(std::move(tree_space)),
+      exceptions_(std::uncaught_exceptions()) {}
 
 Transaction::~Transaction() {
-  if (store_ != nullptr) note_changes();
+  if (store_ == nullptr) return;
+  const bool cut_off = changed_ && std::uncaught_exceptions() > exceptions_;
+  const auto noted = or_no_memory([this] { note_changes(); });
+  if (cut_off || !noted)
+    store_->state_->set_failure({Errc::no_memory, "no memory in the middle of a change"});
+}
+
+StoreState& Transaction::change() {
+  changed_ = true;
+  return *store_->state_;
 }
 
 u64 Transaction::id() const { return store_->state_->forest->running(); }
@@ -130,24 +143,27 @@ void Transaction::note_changes() {
 }
 
 Result<void> Transaction::put(TreeId tree, Key key, Bytes value) {
+  StoreState& state = change();
   touch(tree, key.object);
-  return sticky(*store_->state_, store_->state_->forest->put(tree, key, value));
+  return sticky(state, state.forest->put(tree, key, value));
 }
 
 Result<bool> Transaction::erase(TreeId tree, Key key) {
+  StoreState& state = change();
   touch(tree, key.object);
-  return sticky(*store_->state_, store_->state_->forest->erase(tree, key));
+  return sticky(state, state.forest->erase(tree, key));
 }
 
 Result<void> Transaction::create_tree(TreeId tree) {
+  StoreState& state = change();
   touch_tree(tree);
-  return sticky(*store_->state_, store_->state_->forest->create_tree(tree));
+  return sticky(state, state.forest->create_tree(tree));
 }
 
 Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
   LK_TRY(const bool there, tree_exists(from));
   if (!there) return fail(Errc::not_found, "there is no such tree");
-  StoreState& state = *store_->state_;
+  StoreState& state = change();
   touch_tree(from);
   touch_tree(to);
   LK_TRYV(sticky(state, state.forest->clone_tree(from, to)));
@@ -158,8 +174,8 @@ Result<void> Transaction::clone_tree(TreeId from, TreeId to) {
 Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
   LK_TRY(const bool there, tree_exists(tree));
   if (!there) return fail(Errc::not_found, "there is no such tree");
+  StoreState& state = change();
   touch_tree(tree);
-  StoreState& state = *store_->state_;
   LK_TRY(const u64 promised, sticky(state, state.forest->promised_blocks(tree)));
   DrawnPromise none;
   if (promised != 0) LK_TRYV(end_promise(tree, promised, none));
@@ -172,7 +188,7 @@ Result<bool> Transaction::drop_tree_step(TreeId tree, u32 nodes_max) {
 
 Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes context,
                                         std::span<const u32> checksums) {
-  StoreState& state = *store_->state_;
+  StoreState& state = change();
   LK_CHECK(checksums.size() == run.count && run.count != 0);
   ExtentRecord record;
   record.run = run;
@@ -191,11 +207,12 @@ Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes cont
 
 Result<void> Transaction::share_extent(BlockRun run) {
   std::vector<BlockRun> freed;
-  return sticky(*store_->state_, count_references(*store_->state_->forest, run, +1, freed));
+  StoreState& state = change();
+  return sticky(state, count_references(*state.forest, run, +1, freed));
 }
 
 Result<void> Transaction::release_extent(BlockRun run) {
-  StoreState& state = *store_->state_;
+  StoreState& state = change();
   std::vector<BlockRun> freed;
   LK_TRYV(sticky(state, count_references(*state.forest, run, -1, freed)));
   return free_blocks(freed);
@@ -214,8 +231,8 @@ Result<void> Transaction::free_blocks(const std::vector<BlockRun>& freed) {
 }
 
 Result<void> Transaction::promise(TreeId tree, u64 blocks, Reservation& space) {
+  StoreState& state = change();
   undeclared_ = true;
-  StoreState& state = *store_->state_;
   LK_CHECK(space.store_ == store_);
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
   LK_TRYV(sticky(state, state.forest->set_promised_blocks(tree, before + blocks)));
@@ -231,8 +248,8 @@ Result<void> Transaction::promise(TreeId tree, u64 blocks, Reservation& space) {
 }
 
 Result<void> Transaction::end_promise(TreeId tree, u64 blocks, DrawnPromise& drawn) {
+  StoreState& state = change();
   undeclared_ = true;
-  StoreState& state = *store_->state_;
   LK_CHECK(drawn.blocks_ <= blocks);
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
   Result<void> counted;
@@ -250,8 +267,8 @@ Result<void> Transaction::end_promise(TreeId tree, u64 blocks, DrawnPromise& dra
 }
 
 Result<void> Transaction::recount_promises(TreeId tree, u64 blocks) {
+  StoreState& state = change();
   undeclared_ = true;
-  StoreState& state = *store_->state_;
   LK_TRY(const u64 before, sticky(state, state.forest->promised_blocks(tree)));
   LK_TRYV(sticky(state, state.forest->set_promised_blocks(tree, blocks)));
   Lock lock(state.space_mutex);

@@ -142,7 +142,13 @@ Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret) {
       keys_, [](const auto& entry) { return entry.second->status(0).state == KeyState::absent; });
   const auto found = keys_.find(id);
   if (found != keys_.end() && found->second->add(uid)) return id;
-  keys_.insert_or_assign(id, std::make_shared<MasterKey>(id, std::move(state), uid));
+  // A key that is made is present until it is removed, so what can fail for memory comes before it.
+  keys_.erase(id);
+  keys_.reserve(keys_.size() + 1);
+  decltype(keys_) fresh;
+  std::shared_ptr<MasterKey>& made = fresh[id];
+  made = std::make_shared<MasterKey>(id, std::move(state), uid);
+  keys_.merge(fresh);
   return id;
 }
 
@@ -208,13 +214,12 @@ Result<RemovalStart> Keyring::begin_removal(const crypto::KeyId& id, u32 uid, bo
 }
 
 void Keyring::remove_everything() {
-  std::vector<std::shared_ptr<MasterKey>> keys;
+  decltype(keys_) keys;
   {
     Lock lock(mutex_);
-    for (const auto& [id, key] : keys_) keys.push_back(key);
-    keys_.clear();
+    keys.swap(keys_);
   }
-  for (const auto& key : keys) key->remove_now();
+  for (const auto& [id, key] : keys) key->remove_now();
 }
 
 std::shared_ptr<MasterKey> Keyring::find(const crypto::KeyId& id) const {

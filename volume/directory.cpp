@@ -100,9 +100,7 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
   fresh.size = what.device;
   if (!above.encrypted || is_special(what.kind)) return fresh;
   // It needs the key itself, not the names of a directory that is still open.
-  keymgr::Lease door;
-  LK_TRYV(keyring.lease(above.key_id, kNoOwner, door));
-  if (keyring.release(door)) slots->evict_key(above.key_id);
+  LK_TRYV(OwnLease(*this).take(above.key_id));
   fresh.encrypted = true;
   fresh.key_id = above.key_id;
   env.random(fresh.nonce.bytes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/no_wait.h"
 #include "base/wait.h"
 #include "volume/state.h"
@@ -32,8 +33,14 @@ Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
   Flushed flushed;
   if (!writable()) return flushed;
   std::vector<InodePtr> left(list.begin(), list.end());
+  flushed.failed.reserve(left.size());
   while (!left.empty()) {
+    // While locks are held nothing is allocated.
     std::vector<InodePtr> group, later;
+    std::vector<writeback::FileFlush> files;
+    group.reserve(std::min(left.size(), kFilesAtOnce));
+    later.reserve(left.size());
+    files.reserve(group.capacity());
     u64 pages = 0;
     for (const InodePtr& inode : left) {
       const bool full = group.size() == kFilesAtOnce || pages >= kPagesAtOnce;
@@ -49,7 +56,7 @@ Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
         later.push_back(inode);
       }
     }
-    std::vector<writeback::FileFlush> files(group.size());
+    files.resize(group.size());
     for (std::size_t i = 0; i < group.size(); ++i) {
       group[i]->lease_lock.lock_shared();
       files[i].file = group[i].get();
@@ -74,6 +81,10 @@ Volume::State::Flushed Volume::State::flush_many(std::span<const InodePtr> list,
 
 Result<void> Volume::State::flush(const InodePtr& inode, bool synced) {
   return flush_many({&inode, 1}, true, synced).result;
+}
+
+bool Volume::State::may_pass(const Error& error) {
+  return error.code == Errc::no_memory && !store->failure();
 }
 
 // Waits for the dirty limit. Outside of gates and transactions (T3).
@@ -119,40 +130,51 @@ void Volume::State::stop_workers() {
 
 // Flushes what is dirty once half of the limit is reached, and commits now and then.
 void Volume::State::work() {
-  const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
   u64 last_commit = env.monotonic_ns();
   for (;;) {
     const u64 seen = memory.pressure_changes();
     if (should_stop()) return;
-    const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
-    if (!memory.half_used() && !due) {
-      if (const auto stepped = drop_step(); stepped && *stepped) continue;
-      memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
-      continue;
-    }
-    u64 round = 0;
+    const auto worked = or_no_memory([&] { work_once(seen, last_commit); });
+    if (worked) continue;
     {
       Lock lock(worker_mutex);
-      round = ++rounds_begun;
+      stuck = worked.error();
+      stuck_round = rounds_begun;
     }
-    const std::vector<InodePtr> dirty = dirty_inodes();
-    const Flushed flushed = flush_many(dirty, false);  // errors are kept for the handles
-    {
-      Lock lock(worker_mutex);
-      if (flushed.pages != 0) {
-        stuck.reset();
-      } else if (device_refuses(flushed.result)) {
-        stuck = flushed.result.error();
-        stuck_round = std::max(stuck_round, round);
-      }
+    memory.wait_pressure(memory.pressure_changes(), kIdleWaitNs);
+  }
+}
+
+void Volume::State::work_once(u64 seen, u64& last_commit) {
+  const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
+  const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
+  if (!memory.half_used() && !due) {
+    if (const auto stepped = drop_step(); stepped && *stepped) return;
+    memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
+    return;
+  }
+  u64 round = 0;
+  {
+    Lock lock(worker_mutex);
+    round = ++rounds_begun;
+  }
+  const std::vector<InodePtr> dirty = dirty_inodes();
+  const Flushed flushed = flush_many(dirty, false);  // errors are kept for the handles
+  {
+    Lock lock(worker_mutex);
+    if (flushed.pages != 0) {
+      stuck.reset();
+    } else if (device_refuses(flushed.result)) {
+      stuck = flushed.result.error();
+      stuck_round = std::max(stuck_round, round);
     }
-    for (const InodePtr& inode : dirty) forget_if_idle(inode);
-    if (due) {
-      last_commit = env.monotonic_ns();
-      (void)store->commit();  // sticky: whoever calls fsync hears of it
-    } else if (flushed.pages == 0) {
-      memory.wait_pressure(memory.pressure_changes(), kIdleWaitNs);
-    }
+  }
+  for (const InodePtr& inode : dirty) forget_if_idle(inode);
+  if (due) {
+    last_commit = env.monotonic_ns();
+    (void)store->commit();  // sticky: whoever calls fsync hears of it
+  } else if (flushed.pages == 0) {
+    memory.wait_pressure(memory.pressure_changes(), kIdleWaitNs);
   }
 }
 

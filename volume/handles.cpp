@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "extent/context.h"
 #include "volume/state.h"
 
@@ -34,8 +35,14 @@ HandleId Volume::State::add_handle(HandlePtr handle) {
   handle->errors_told = handle->inode->error_untold && errors != 0 ? errors - 1 : errors;
   Lock lock(table_mutex);
   const u64 id = next_handle++;
-  handle->inode->handle_ids.push_back(id);
-  handles.emplace(id, std::move(handle));
+  Inode& inode = *handle->inode;
+  const auto added = handles.emplace(id, std::move(handle)).first;
+  try {
+    inode.handle_ids.push_back(id);
+  } catch (const std::bad_alloc&) {
+    handles.erase(added);
+    throw;
+  }
   return HandleId{id};
 }
 
@@ -50,17 +57,15 @@ void Volume::State::drop_handle(HandleId id) {
 // A busy file's lease lets nobody new in: the key itself must be there (compat: the lease will do).
 Result<void> Volume::State::pass_door(Inode& inode) {
   if (!inode.encrypted()) return {};
-  keymgr::Lease door;
-  const auto opened = keyring.lease(inode.key_id(), kNoOwner, door);
+  OwnLease door(*this);
+  const auto opened = door.take(inode.key_id());
   if (!opened) {
     SharedLock lock(inode.lease_lock);
     const bool busy = inode.key_lease.held() && !inode.key_lease.cut_off();
     if (options.compat_fscrypt && busy) return {};
     return opened;
   }
-  const auto unlocked = unlock_inode(inode);
-  if (keyring.release(door)) slots->evict_key(inode.key_id());
-  return unlocked;
+  return unlock_inode(inode);
 }
 
 Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string_view name,
@@ -106,10 +111,12 @@ Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags fla
   handle->path = std::move(path);
   // Before the door, so that who is inside is always listed.
   const HandleId id = add_handle(std::move(handle));
-  auto opened = pass_door(*use);
-  const bool truncates = flags.truncate && flags.write;
-  if (opened && truncates) opened = drop_privileges(*use, caller.uid);
-  if (opened && truncates) opened = truncate(use.inode(), 0, use->losses);
+  const auto opened = or_no_memory([&]() -> Result<void> {
+    LK_TRYV(pass_door(*use));
+    if (!flags.truncate || !flags.write) return {};
+    LK_TRYV(drop_privileges(*use, caller.uid));
+    return truncate(use.inode(), 0, use->losses);
+  });
   if (!opened) {
     drop_handle(id);
     return std::unexpected(opened.error());

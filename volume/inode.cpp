@@ -106,8 +106,10 @@ bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& 
       write.promised ? space.drawn_blocks() : space.data_blocks() - space.drawn_blocks();
   if (!dirty && blocks_left == 0) return false;
   if (it == pages_.end()) {
-    it = pages_.try_emplace(write.index).first;
-    it->second.data = room.take();
+    Pages fresh;  // a page that is in the map has memory
+    Page& page = fresh[write.index];
+    page.data = room.take();
+    it = pages_.insert(fresh.extract(fresh.begin())).position;
     if (!write.base.empty()) std::memcpy(it->second.data, write.base.data(), kPageBytes);
   }
   std::memcpy(it->second.data + write.offset, write.from.data(), write.from.size());
@@ -123,13 +125,13 @@ bool Inode::write_page(const PageWrite& write, Room& room, engine::Reservation& 
   return true;
 }
 
-void Inode::drop_if_clean(Pages::iterator page, Released& released) {
+void Inode::drop_if_clean(Pages::iterator page, PageList& released) {
   if (page->second.dirty || page->second.in_flight) return;
-  released.push_back(page->second.data);
+  released.push(page->second.data);
   pages_.erase(page);
 }
 
-u64 Inode::drop(u64 first, Released& released) {
+u64 Inode::drop(u64 first, PageList& released) {
   u64 dropped = 0, undrawn = 0;
   for (auto it = pages_.lower_bound(first); it != pages_.end();) {
     LK_CHECK_MSG(!it->second.in_flight, "pages are dropped under the flush lock only");
@@ -146,7 +148,7 @@ u64 Inode::drop(u64 first, Released& released) {
 }
 
 u64 Inode::drop_pages(u64 first) {
-  Released released;
+  PageList released;
   u64 lost = 0;
   {
     Lock lock(mutex);
@@ -157,7 +159,7 @@ u64 Inode::drop_pages(u64 first) {
 }
 
 u64 Inode::lose_pages() {
-  Released released;
+  PageList released;
   u64 lost = 0;
   {
     Lock lock(mutex);
@@ -179,6 +181,7 @@ crypto::KeyId Inode::key_id() const {
 std::vector<writeback::DirtyPage> Inode::take(u64 from, u32 pages_max, engine::Reservation& space) {
   Lock lock(mutex);
   std::vector<writeback::DirtyPage> taken;
+  taken.reserve(std::min<u64>(pages_max, dirty_pages_));  // no page is taken and then forgotten
   if (from != 0 && attributes_.size > flight_size_) {
     // The file has grown since the last take. If it grew inside of its last page, then what comes
     // after must not land before that page does, which this flush has passed by.
@@ -268,13 +271,13 @@ std::optional<engine::LogRecord> Inode::log_record(const engine::Store& store,
 // The pages are wiped before the lease's lock is let go, so before a removal can take the lease.
 void Inode::finished(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
                      engine::Reservation&& space) {
-  Released released;
+  PageList released;
   settle(pages, result, std::move(space), released);
   memory_.give_back(released);
 }
 
 void Inode::settle(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
-                   engine::Reservation&& space, Released& released) {
+                   engine::Reservation&& space, PageList& released) {
   Lock lock(mutex);
   for (const writeback::DirtyPage& done : pages) {
     const auto it = pages_.find(done.index);

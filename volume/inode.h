@@ -125,15 +125,14 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   };
   using Pages = std::map<u64, Page>;
   // Memory of pages that went, given back when the lock is not held any more.
-  using Released = std::vector<std::byte*>;
-  u64 drop(u64 first, Released& released) LK_REQUIRES(mutex);
+  u64 drop(u64 first, PageList& released) LK_REQUIRES(mutex);
   // The item once `fresh` is in the map.
   Attributes item_with(std::span<const extent::MapEntry> fresh) const LK_REQUIRES(mutex);
   // Of the pages of `fresh`, which are in flight, those that drew. `end`: they do no more.
   u64 flight_drawn(std::span<const extent::MapEntry> fresh, bool end) LK_REQUIRES(mutex);
-  void drop_if_clean(Pages::iterator page, Released& released) LK_REQUIRES(mutex);
+  void drop_if_clean(Pages::iterator page, PageList& released) LK_REQUIRES(mutex);
   void settle(std::span<const writeback::DirtyPage> pages, const Result<void>& result,
-              engine::Reservation&& space, Released& released) LK_EXCLUDES(mutex);
+              engine::Reservation&& space, PageList& released) LK_EXCLUDES(mutex);
 
   const InodeId id_;
   const u64 owner_word_;

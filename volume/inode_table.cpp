@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
 
@@ -59,8 +60,13 @@ Result<Volume::State::Use> Volume::State::use(InodeId number) {
 InodePtr Volume::State::add_to_table(InodeId id, const Attributes& attributes) {
   auto inode = std::make_shared<Inode>(id, next_owner_word++, attributes, memory);
   inode->users = 1;
-  inodes.emplace(id, inode);
   owners_by_word.emplace(inode->owner_word(), inode.get());
+  try {
+    inodes.emplace(id, inode);
+  } catch (const std::bad_alloc&) {
+    owners_by_word.erase(inode->owner_word());
+    throw;
+  }
   return inode;
 }
 
@@ -71,7 +77,8 @@ bool Volume::State::owes_atime(const Inode& inode) {
 }
 
 Result<void> Volume::State::end_use(const InodePtr& inode) {
-  if (owes_atime(*inode)) put_atime(*inode);
+  // Without memory it is lost, as in a crash.
+  if (owes_atime(*inode)) (void)or_no_memory([&] { put_atime(*inode); });
   bool reaps = false;
   {
     Lock lock(table_mutex);
@@ -82,7 +89,8 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
     if (!reaps && --inode->users != 0) return {};
   }
   if (reaps) {
-    const auto reaped = reap(*inode);
+    // An orphan that cannot be reaped now is so at the next open.
+    const auto reaped = or_no_memory([&] { return reap(*inode); });
     Lock lock(table_mutex);
     --inode->users;
     leave_table(*inode);
@@ -91,9 +99,9 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
   Result<void> result;
   if (!inode->clean() && key_is_leaving(*inode)) {
     // The last one out of a key that is being removed: what is dirty goes down before the lease.
-    result = flush(inode);
+    result = or_no_memory([&] { return flush(inode); });
     if (result) result = store->commit();
-    if (!result && !inode->clean()) {
+    if (!result && !may_pass(result.error()) && !inode->clean()) {
       // What cannot be written now never can be: a broken device does not keep a key.
       Lock flush_lock(inode->flush_mutex);
       if (key_is_leaving(*inode)) inode->lose_pages();

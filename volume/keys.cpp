@@ -88,7 +88,8 @@ std::vector<InodePtr> Volume::State::owners(keymgr::Removal& removal) {
 
 // What nobody uses is flushed with one commit, then its leases go; who is inside does the same at
 // the last close. A broken device does not keep a key alive: what it does not take is lost.
-void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& report) {
+// no_memory: nothing is, and another removal goes on.
+Result<void> Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& report) {
   std::vector<InodePtr> idle;
   {
     std::vector<InodePtr> all = owners(removal);
@@ -98,6 +99,7 @@ void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& repor
   }
   const Flushed flushed = flush_many(idle, true);
   report.bytes_flushed = flushed.pages * kPageBytes;
+  if (!flushed.result && may_pass(flushed.result.error())) return flushed.result;
   for (const InodePtr& inode : flushed.failed) {
     Lock flush_lock(inode->flush_mutex);
     if (!key_is_leaving(*inode)) continue;  // added again meanwhile: nothing is in a hurry
@@ -111,6 +113,7 @@ void Volume::State::flush_leaving(keymgr::Removal& removal, RemovalReport& repor
     report.files_lost += idle.size() - flushed.failed.size();
   }
   for (const InodePtr& inode : idle) forget_if_idle(inode);
+  return {};
 }
 
 // The secret is gone: dirty pages under it are dropped and counted, the leases given back. A clean
@@ -160,7 +163,7 @@ Result<RemovalReport> Volume::remove_key(Caller caller, const crypto::KeyId& id,
     state.drop_cut_off(removal, report);
     phases.end("drop");
   } else {
-    state.flush_leaving(removal, report);
+    LK_TRYV(state.flush_leaving(removal, report));
     phases.end("flush");
   }
   report.holders = state.holders(id);

@@ -90,12 +90,12 @@ Result<void> Volume::State::with_names(InodeId directory, const Attributes& attr
 
 Result<void> Volume::State::with_key(const Attributes& attributes,
                                      const std::function<Result<void>(const NameAccess&)>& fn) {
-  keymgr::Lease lease;
-  if (keyring.lease(attributes.key_id, kNoOwner, lease)) {
-    const auto done = under(lease, attributes.nonce, fn);
-    if (keyring.release(lease)) slots->evict_key(attributes.key_id);
-    if (!done) return std::unexpected(done.error());
-    if (*done) return {};
+  {
+    OwnLease lease(*this);
+    if (lease.take(attributes.key_id)) {
+      LK_TRY(const bool done, under(*lease, attributes.nonce, fn));
+      if (done) return {};
+    }
   }
   return fn(NameAccess::locked());
 }

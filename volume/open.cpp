@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "volume/lock_limit.h"
 #include "volume/log_replay.h"
 #include "volume/state.h"
@@ -79,9 +80,11 @@ void Volume::State::drop_everything() {
     }
     return_lease(*inode);
   }
-  const std::vector<crypto::KeyId> keys = keyring.list();
+  // Slots that cannot be named for lack of memory are wiped with their table.
+  const auto keys = or_no_memory([&] { return keyring.list(); });
   keyring.remove_everything();
-  for (const crypto::KeyId& key : keys) slots->evict_key(key);
+  if (!keys) return;
+  for (const crypto::KeyId& key : *keys) slots->evict_key(key);
 }
 
 Result<std::unique_ptr<Volume>> Volume::open(engine::Device& device, const VolumeOptions& options,
@@ -134,8 +137,9 @@ Result<void> Volume::State::start() {
 Result<void> Volume::close() {
   State& state = *state_;
   state.stop_workers();
-  auto first = state.flush_many(state.dirty_inodes(), true).result;
-  if (auto closed = state.store->close(); !closed && first) first = closed;
+  auto first = or_no_memory([&] { return state.flush_many(state.dirty_inodes(), true).result; });
+  if (auto closed = or_no_memory([&] { return state.store->close(); }); !closed && first)
+    first = closed;
   state.drop_everything();
   return first;
 }

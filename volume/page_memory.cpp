@@ -1,6 +1,8 @@
 #include "volume/page_memory.h"
 
 #include <algorithm>
+#include <cstring>
+#include <new>
 
 #include "base/check.h"
 #include "base/no_wait.h"
@@ -14,6 +16,12 @@ constexpr u64 kChunkPages = 256;
 constexpr u64 kStockPages = 64;
 
 }  // namespace
+
+// The lists never grow beyond what they have here, so what gives pages back needs no memory.
+PageMemory::PageMemory(u64 pages_max) : pages_max_(pages_max) {
+  free_.reserve(pages_max + kChunkPages);
+  chunks_.reserve(pages_max / kChunkPages + 2);
+}
 
 u64 PageMemory::used() const {
   Lock lock(mutex_);
@@ -37,10 +45,23 @@ void PageMemory::unpromise(u64 pages) {
   room_.notify_all();
 }
 
+void PageList::push(std::byte* page) {
+  std::memcpy(page, &first_, sizeof first_);
+  first_ = page;
+}
+
+std::byte* PageList::pop() {
+  std::byte* page = first_;
+  std::memcpy(&first_, page, sizeof first_);
+  std::fill_n(page, sizeof first_, std::byte{0});
+  return page;
+}
+
 void PageMemory::take(u64 pages, std::vector<std::byte*>& into) {
+  into.reserve(into.size() + pages);
   Lock lock(mutex_);
+  while (free_.size() < pages) grow();
   for (; pages != 0; --pages) {
-    if (free_.empty()) grow();
     into.push_back(free_.back());
     free_.pop_back();
   }
@@ -49,14 +70,26 @@ void PageMemory::take(u64 pages, std::vector<std::byte*>& into) {
 void PageMemory::grow() {
   const u64 pages = std::min(kChunkPages, pages_max_);
   auto chunk = engine::IoBuffer::create(pages * kPageBytes);
-  LK_CHECK_MSG(chunk, "no memory for a page within the dirty limit");
+  if (!chunk) throw std::bad_alloc();
   for (u64 i = pages; i-- > 0;) free_.push_back(chunk->bytes().data() + i * kPageBytes);
   chunks_.push_back(std::move(*chunk));
 }
 
-void PageMemory::give_back(std::span<std::byte* const> pages) {
-  for (std::byte* page : pages) wipe(page, kPageBytes);
-  give_back_unused(pages);
+void PageMemory::give_back(PageList pages) {
+  if (pages.empty()) return;
+  PageList wiped;
+  while (!pages.empty()) {
+    std::byte* page = pages.pop();
+    wipe(page, kPageBytes);
+    wiped.push(page);
+  }
+  Lock lock(mutex_);
+  for (; !wiped.empty(); --used_) {
+    LK_CHECK(used_ != 0);
+    free_.push_back(wiped.pop());
+  }
+  ++room_changes_;
+  room_.notify_all();
 }
 
 void PageMemory::give_back_unused(std::span<std::byte* const> pages) {

@@ -19,9 +19,20 @@ namespace latchkey::volume {
 
 inline constexpr u64 kPageBytes = 4096;
 
+// Pages on their way back, linked through their own first bytes: who gives back needs no memory.
+class PageList {
+ public:
+  bool empty() const { return first_ == nullptr; }
+  void push(std::byte* page);
+  std::byte* pop();  // its link is zeros
+
+ private:
+  std::byte* first_ = nullptr;
+};
+
 class PageMemory {
  public:
-  explicit PageMemory(u64 pages_max) : pages_max_(pages_max) {}
+  explicit PageMemory(u64 pages_max);
 
   u64 pages_max() const { return pages_max_; }
   u64 used() const LK_EXCLUDES(mutex_);  // out or promised
@@ -34,7 +45,7 @@ class PageMemory {
   void take(u64 pages, std::vector<std::byte*>& into) LK_EXCLUDES(mutex_);
   // Pages that were written to, which it wipes, and pages that never were. Many in one call: who
   // waits for room is woken once. Not under a lock that a writer needs: wiping takes its time.
-  void give_back(std::span<std::byte* const> pages) LK_EXCLUDES(mutex_);
+  void give_back(PageList pages) LK_EXCLUDES(mutex_);
   void give_back_unused(std::span<std::byte* const> pages) LK_EXCLUDES(mutex_);
 
   // For waits without a lost wake-up: read the count, look, wait for another count. Room counts

@@ -85,6 +85,7 @@ class DirectoryLocks {
 struct Volume::State {
   class Use;
   class HandleUse;
+  class OwnLease;
   struct Rename;
 
   State(engine::Device& device_in, const VolumeOptions& options_in, Env& env_in);
@@ -181,6 +182,7 @@ struct Volume::State {
   // --- flush.cpp
   // `synced`: its fsync comes next.
   Result<void> flush(const InodePtr& inode, bool synced = false);
+  bool may_pass(const Error& error);  // of a flush: the next one may find memory again
   // Flushes each, many files in one write. `wait`: also those that somebody else flushes just now.
   // Returns those that failed, and the first error.
   struct Flushed {
@@ -192,6 +194,7 @@ struct Volume::State {
   Result<Room> take_room(u64 pages);
   void stop_workers();
   void work();
+  void work_once(u64 seen, u64& last_commit);
   bool should_stop();
 
   // --- file_write.cpp
@@ -356,7 +359,7 @@ struct Volume::State {
   // --- keys.cpp
   std::vector<Holder> holders(const crypto::KeyId& id);
   std::vector<InodePtr> owners(keymgr::Removal& removal);
-  void flush_leaving(keymgr::Removal& removal, RemovalReport& report);
+  Result<void> flush_leaving(keymgr::Removal& removal, RemovalReport& report);
   void drop_cut_off(keymgr::Removal& removal, RemovalReport& report);
   KeyReport key_report(const crypto::KeyId& id, u32 uid);
 };
@@ -399,6 +402,27 @@ class Volume::State::HandleUse {
  private:
   HandlePtr handle_;
   Use use_;
+};
+
+// An operation's own lease of a key, given back when it ends.
+class Volume::State::OwnLease {
+ public:
+  explicit OwnLease(State& state) : state_(state) {}
+  OwnLease(const OwnLease&) = delete;
+  OwnLease& operator=(const OwnLease&) = delete;
+  ~OwnLease() {
+    if (lease_.held() && state_.keyring.release(lease_)) state_.slots->evict_key(id_);
+  }
+  Result<void> take(const crypto::KeyId& id) {  // once
+    id_ = id;
+    return state_.keyring.lease(id, kNoOwner, lease_);
+  }
+  const keymgr::Lease& operator*() const { return lease_; }
+
+ private:
+  State& state_;
+  crypto::KeyId id_{};
+  keymgr::Lease lease_;
 };
 
 }  // namespace latchkey::volume

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/wait.h"
 #include "volume/state.h"
 
@@ -71,6 +72,7 @@ Result<void> Volume::State::must_be_there(engine::TreeId subvolume) {
 
 Result<void> Volume::State::must_be_writable(InodeId inode) {
   LK_TRYV(must_be_writable());
+  if (auto failure = store->failure()) return std::unexpected(*failure);
   if (inode.number == kEmptyNumber)
     return fail(Errc::read_only, "a snapshot has nothing of the subvolumes below");
   Lock lock(table_mutex);
@@ -338,7 +340,7 @@ Result<bool> Volume::State::drop_step() {
     id = to_drop.front();
   }
   const u64 begun = env.monotonic_ns();
-  const auto gone = drop_some(id);
+  const auto gone = or_no_memory([&] { return drop_some(id); });
   if (store->wanted()) pause_for(std::min(env.monotonic_ns() - begun, kGiveWayNsMax));
   {
     Lock lock(worker_mutex);

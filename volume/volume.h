@@ -12,6 +12,9 @@
 //       row says so, and then it is counted in the report and told once by fsync or close.
 //   V3  Data and names of an encrypted directory are never on the device in the clear.
 //   V4  An error changes nothing that it does not say.
+//   V5  Where memory runs out a call answers no_memory or throws std::bad_alloc, with V1 and V4 as
+//       for any error; in the middle of a change of the store the volume stops (D4). Nothing else
+//       is thrown, and nothing by the volume's own threads.
 //
 // Threads: every call is thread-safe. uids are taken as given. Names: 1 to 255 bytes, no '/', no
 // NUL, not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists,

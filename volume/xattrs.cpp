@@ -41,11 +41,9 @@ Result<void> Volume::State::with_value_key(
     SharedLock lock(inode.lease_lock);
     return under(inode.key_lease);
   }
-  keymgr::Lease lease;
-  LK_TRYV(keyring.lease(item.key_id, kNoOwner, lease));
-  const auto done = under(lease);
-  if (keyring.release(lease)) slots->evict_key(item.key_id);
-  return done;
+  OwnLease lease(*this);
+  LK_TRYV(lease.take(item.key_id));
+  return under(*lease);
 }
 
 Result<void> Volume::State::set_xattr(Inode& inode, Access access, std::string_view name,

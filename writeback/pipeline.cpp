@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "base/secret_work.h"
 #include "engine/log_turn.h"
 #include "extent/context.h"
@@ -34,6 +35,7 @@ struct Pipeline::Batch {
   std::vector<Part> parts;
   std::vector<DirtyPage> pages;
   std::vector<const std::byte*> data;  // of each page
+  engine::Reservation space;           // for blocks that are still to be had
   std::vector<engine::BlockRun> runs;
   std::vector<PlannedExtent> extents;
   std::vector<u32> checksums;
@@ -42,6 +44,19 @@ struct Pipeline::Batch {
   u32 ops_left = 0;             // and the log's
   bool synced = false;          // all that is dirty of a file whose fsync somebody waits for
   std::optional<engine::LogTurn> turn;
+
+  void clear() {
+    parts.clear();
+    pages.clear();
+    runs.clear();
+    extents.clear();
+  }
+  // What is filled while pages are in flight of which the batch does not know yet.
+  void reserve() {
+    parts.reserve(kBatchPages);
+    pages.reserve(kBatchPages);
+    runs.reserve(kBatchPages);
+  }
 
   std::span<const DirtyPage> pages_of(std::size_t part) const {
     return std::span(pages).subspan(parts[part].pages.first, parts[part].pages.count);
@@ -96,6 +111,7 @@ Result<std::unique_ptr<Pipeline>> Pipeline::create(engine::Store& store, Env& en
     LK_TRY(lane->io, store.device().make_io(io_options));
     LK_TRY(lane->keys, (Secret<std::array<crypto::XtsKey, crypto::kExtentKeysAtOnce>>::create()));
     lane->batches[1].half = 1;
+    for (Batch& batch : lane->batches) batch.reserve();
     pipeline->return_lane(*lane);
     pipeline->lanes_.push_back(std::move(lane));
   }
@@ -123,6 +139,12 @@ PipelineCounters Pipeline::counters() const {
 
 void Pipeline::flush(std::span<FileFlush> files) {
   Lane& lane = take_lane();
+  const auto flushed = or_no_memory([&] { flush_through(lane, files); });
+  if (!flushed) abandon(lane, files, flushed.error());
+  return_lane(lane);
+}
+
+void Pipeline::flush_through(Lane& lane, std::span<FileFlush> files) {
   std::size_t next = 0;
   u64 from = 0;
   u32 half = 0;
@@ -139,7 +161,26 @@ void Pipeline::flush(std::span<FileFlush> files) {
     if (batch.turn) finish(lane, batch);  // others wait for it
   }
   finish(lane, lane.batches[half ^ 1]);
-  return_lane(lane);
+}
+
+// Memory ran out half way: the files have their pages again, and nothing stays in flight. Allocates
+// nothing.
+void Pipeline::abandon(Lane& lane, std::span<FileFlush> files, const Error& why) {
+  wipe(&*lane.keys, sizeof *lane.keys);
+  for (Batch& batch : lane.batches) {
+    await_writes(lane, batch);
+    if (batch.turn) (void)batch.turn->end(*lane.io, false);  // its block was not submitted
+    batch.turn.reset();
+    if (batch.extents.empty()) give_back_blocks(batch);
+    for (std::size_t i = 0; i < batch.parts.size(); ++i) {
+      if (batch.parts[i].ended) continue;
+      batch.parts[i].flush->file->sealed(batch.pages_of(i));
+      give_up(batch, i, why);
+    }
+    batch.clear();
+  }
+  for (FileFlush& file : files)
+    if (file.result) file.result = std::unexpected(why);
 }
 
 void Pipeline::fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch) {
@@ -189,21 +230,23 @@ void Pipeline::start(Lane& lane, Batch& batch) {
 
 // Blocks for the whole batch, side by side where the device has room for that.
 bool Pipeline::allocate(Batch& batch) {
-  engine::Reservation space;
-  for (Part& part : batch.parts) space.merge(part.space.take(part.pages.count, 0));
+  for (Part& part : batch.parts) batch.space.merge(part.space.take(part.pages.count, 0));
   u64 wanted = batch.pages.size();
-  batch.runs.clear();
   while (wanted != 0) {
-    const engine::BlockRun run = store_.allocate(space, static_cast<u32>(wanted));
+    const engine::BlockRun run = store_.allocate(batch.space, static_cast<u32>(wanted));
     if (run.count == 0) break;  // only where bitmaps are damaged
     batch.runs.push_back(run);
     wanted -= run.count;
   }
-  if (wanted == 0) return true;
-  for (const engine::BlockRun& run : batch.runs) store_.cancel(run, &space);
-  for (Part& part : batch.parts) part.space.merge(space.take(part.pages.count, 0));
-  batch.extents.clear();
-  return false;
+  if (wanted != 0) give_back_blocks(batch);
+  return wanted == 0;
+}
+
+// To the parts' reservations, with what there is none of yet.
+void Pipeline::give_back_blocks(Batch& batch) {
+  for (const engine::BlockRun& run : batch.runs) store_.cancel(run, &batch.space);
+  batch.runs.clear();
+  for (Part& part : batch.parts) part.space.merge(batch.space.take(part.pages.count, 0));
 }
 
 // Keys are derived eight at a time, also across files: what is under one key is sealed together.
@@ -311,9 +354,14 @@ void Pipeline::write(Lane& lane, Batch& batch) {
   LK_CHECK_MSG(lane.io->tick(0), "a ring broke while writes were in flight");
 }
 
-void Pipeline::finish(Lane& lane, Batch& batch) {
+void Pipeline::await_writes(Lane& lane, Batch& batch) {
   while (batch.ops_left != 0)
     LK_CHECK_MSG(lane.io->tick(1), "a ring broke while writes were in flight");
+}
+
+// Throws nothing: a part finds no memory by itself.
+void Pipeline::finish(Lane& lane, Batch& batch) {
+  await_writes(lane, batch);
   const u64 logged = batch.turn ? end_log_turn(lane, batch) : 0;
   for (std::size_t i = 0; i < batch.parts.size(); ++i) {
     Part& part = batch.parts[i];
@@ -326,15 +374,14 @@ void Pipeline::finish(Lane& lane, Batch& batch) {
           pages.end() > part.pages.first)
         result = engine::result_of(batch.ops[w]);
     }
-    if (result) result = insert(batch, i, logged);
+    if (result) result = or_no_memory([&] { return insert(batch, i, logged); });
     // Its blocks would be free for others, and the log has them.
     if (!result && logged != 0) store_.stop(result.error());
     if (result) continue;
     part.flush->gap = true;
     give_up(batch, i, result.error());
   }
-  batch.parts.clear();
-  batch.pages.clear();
+  batch.clear();
 }
 
 // Answers in which generation's log the batch is.

@@ -68,9 +68,12 @@ class Pipeline {
   Pipeline(engine::Store& store, Env& env, const PipelineOptions& options);
   Lane& take_lane();
   void return_lane(Lane& lane);
+  void flush_through(Lane& lane, std::span<FileFlush> files);
+  void abandon(Lane& lane, std::span<FileFlush> files, const Error& why);
   static void fill(std::span<FileFlush> files, std::size_t& next, u64& from, Batch& batch);
   void start(Lane& lane, Batch& batch);
   bool allocate(Batch& batch);
+  void give_back_blocks(Batch& batch);
   void seal(Lane& lane, Batch& batch);
   Result<void> seal_parts(Lane& lane, Batch& batch, std::span<const std::size_t> parts);
   void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
@@ -78,6 +81,7 @@ class Pipeline {
   static engine::ExtentRecord record_of(const Batch& batch, const PlannedExtent& extent);
   void take_log_turn(Batch& batch);
   void write(Lane& lane, Batch& batch);
+  static void await_writes(Lane& lane, Batch& batch);
   void finish(Lane& lane, Batch& batch);
   u64 end_log_turn(Lane& lane, Batch& batch);
   Result<void> insert(Batch& batch, std::size_t index, u64 logged);

@@ -15,7 +15,7 @@ using namespace volume;  // NOLINT: the whole file is about it
 namespace {
 
 constexpr Caller kOwner{1000};
-constexpr std::size_t kCandidatesMax = 64;
+constexpr std::size_t kCandidatesMax = 512;
 
 // What reads only; the model says nothing of it.
 const PointOperation kReaders[] = {
@@ -120,6 +120,13 @@ class Candidates {
       left.push_back(model);
       left.push_back(std::move(undone));
       left.push_back(begun);
+      if (operation.name == "punch A/foo") {  // its ends come first, one by one
+        PointModel part = model;
+        for (const u64 offset : {1000, 8192}) {
+          part.punch("/vault/A/foo", offset, offset == 1000 ? 3096 : 1808);
+          left.push_back(part);
+        }
+      }
       if (!operation.name.starts_with("remove key")) continue;
       begun.lose_dirty();
       begun.lock(true);

@@ -1,0 +1,224 @@
+// Goal: whatever single allocation fails, or all from some moment on: the process goes on, the call
+// says what it met, no key stays in memory, and after a power failure everything acknowledged is
+// there and clean. Method: operator new of this program fails the n-th allocation of the calls of
+// the volume (not of the simulated device below them, nor of the test), in over 200 scenarios: of
+// each place that allocates (the innermost calls) the first one, and others that are drawn;
+// LATCHKEY_CASES says how many. Threads of the volume's own are not in play here.
+// malloc() is the sanitizers' in their builds, so they see what they see elsewhere.
+
+#include <execinfo.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <random>
+#include <set>
+
+#include "base/no_memory.h"
+#include "tests/support/failure_scenarios.h"
+#include "tests/support/seed.h"
+
+namespace {
+
+// Of one thread: allocations count only while `counting`.
+struct Allocations {
+  bool counting = false;
+  bool sticky = false;
+  unsigned long long done = 0;
+  unsigned long long fail_at = ~0ULL;  // the first one is 0
+  unsigned long long failed = 0;
+};
+thread_local constinit Allocations allocations;
+thread_local constinit std::vector<unsigned long long>* allocation_places = nullptr;
+
+// Who allocates: the innermost calls.
+unsigned long long place() {
+  constexpr int kCalls = 12;
+  void* calls[kCalls];
+  const int count = backtrace(calls, kCalls);
+  unsigned long long hash = 0;
+  for (int i = 0; i < count; ++i)
+    hash = (hash ^ reinterpret_cast<std::uintptr_t>(calls[i])) * 0x9e3779b97f4a7c15ULL;
+  return hash;
+}
+
+bool fails() {
+  if (!allocations.counting) return false;
+  const unsigned long long number = allocations.done++;
+  if (allocation_places != nullptr) {
+    allocations.counting = false;
+    allocation_places->push_back(place());
+    allocations.counting = true;
+  }
+  const bool fails =
+      allocations.sticky ? number >= allocations.fail_at : number == allocations.fail_at;
+  allocations.failed += fails ? 1 : 0;
+  return fails;
+}
+
+void* allocate(std::size_t size, std::size_t align) noexcept {
+  if (fails()) return nullptr;
+  if (align <= alignof(std::max_align_t)) return std::malloc(size == 0 ? 1 : size);
+  return std::aligned_alloc(align, (size + align - 1) / align * align);
+}
+void* allocate_or_throw(std::size_t size, std::size_t align) {
+  void* memory = allocate(size, align);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate_or_throw(size, 1); }
+void* operator new[](std::size_t size) { return allocate_or_throw(size, 1); }
+void* operator new(std::size_t size, std::align_val_t align) {
+  return allocate_or_throw(size, static_cast<std::size_t>(align));
+}
+void* operator new[](std::size_t size, std::align_val_t align) {
+  return allocate_or_throw(size, static_cast<std::size_t>(align));
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace latchkey::tests {
+namespace {
+
+// A device whose own memory never fails.
+class SpareDevice final : public engine::Device {
+ public:
+  explicit SpareDevice(engine::Device& device) : device_(device) {}
+  const engine::DeviceInfo& info() const override { return device_.info(); }
+  Result<std::unique_ptr<engine::Io>> make_io(const engine::IoOptions& options) override {
+    const Pause pause;
+    LK_TRY(auto io, device_.make_io(options));
+    return std::make_unique<SpareIo>(std::move(io));
+  }
+
+ private:
+  struct Pause {
+    Pause() : before(allocations.counting) { allocations.counting = false; }
+    ~Pause() { allocations.counting = before; }
+    bool before;
+  };
+  class SpareIo final : public engine::Io {
+   public:
+    explicit SpareIo(std::unique_ptr<engine::Io> io) : io_(std::move(io)) {}
+    void submit(engine::Op& op) override {
+      const Pause pause;
+      io_->submit(op);
+    }
+    Result<u32> tick(u32 wait_min) override {
+      const Pause pause;
+      return io_->tick(wait_min);
+    }
+    u32 pending() const override { return io_->pending(); }
+    MutableBytes buffer() override { return io_->buffer(); }
+
+   private:
+    std::unique_ptr<engine::Io> io_;
+  };
+  engine::Device& device_;
+};
+
+Result<void> counted(const std::function<Result<void>()>& call) {
+  allocations.counting = true;
+  const Result<void> done = or_no_memory(call);
+  allocations.counting = false;
+  return done;
+}
+
+struct Fault {
+  std::size_t scenario = 0;
+  bool sticky = false;
+  u64 after = 0;
+};
+Fault current;  // for who looks at a core of it
+
+std::string text_of(const Fault& fault) {
+  return failure_scenarios()[fault.scenario].name + ": " + (fault.sticky ? "every" : "the") +
+         " allocation after " + std::to_string(fault.after);
+}
+
+std::string run_with(const Fault& fault, u64& errors) {
+  current = fault;
+  SimDevice device({.size_bytes = kPointDeviceBytes, .seed = fault.after});
+  device.restore(point_image());
+  SpareDevice spare(device);
+  FailureRun run{device, spare, counted};
+  run.seed = fault.after;
+  run.cured = [] { allocations.fail_at = ~0ULL; };
+  allocations = {.sticky = fault.sticky, .fail_at = fault.after};
+  return run_failure_scenario(failure_scenarios()[fault.scenario], run, errors);
+}
+
+// Of each place that allocates in any scenario the first allocation, which fails once, or from then
+// on. `counts`: of each scenario's allocations.
+std::vector<Fault> each_place_once(std::vector<u64>& counts) {
+  std::vector<Fault> faults;
+  std::set<u64> met;
+  for (std::size_t scenario = 0; scenario < failure_scenarios().size(); ++scenario) {
+    std::vector<unsigned long long> places;
+    allocation_places = &places;
+    u64 errors = 0;
+    const std::string wrong = run_with({scenario, false, ~0ULL}, errors);
+    allocation_places = nullptr;
+    EXPECT_EQ(wrong, "") << failure_scenarios()[scenario].name;
+    EXPECT_EQ(errors, 0U) << failure_scenarios()[scenario].name;
+    counts.push_back(places.size());
+    for (u64 i = 0; i < places.size(); ++i) {
+      if (!met.insert(places[i]).second) continue;
+      faults.push_back({scenario, false, i});
+      faults.push_back({scenario, true, i});
+    }
+  }
+  return faults;
+}
+
+TEST(NthAllocation, failed_in_any_scenario_leaves_what_was_acknowledged) {
+  std::set_terminate([] {
+    std::fprintf(stderr, "an exception ends the process: %s\n", text_of(current).c_str());
+    std::abort();
+  });
+  std::vector<u64> counts;
+  u64 all = 0;
+  std::vector<Fault> faults = each_place_once(counts);
+  const std::size_t places = faults.size() / 2;
+  std::mt19937_64 random(seed_base() + 1);
+  for (u64 drawn = cases(400); drawn != 0; --drawn) {
+    const std::size_t scenario = random() % counts.size();
+    faults.push_back({scenario, random() % 2 == 0, random() % counts[scenario]});
+  }
+  for (const u64 count : counts) all += 2 * count;
+  u64 bad = 0, told = 0, failed = 0;
+  for (const Fault& fault : faults) {
+    u64 errors = 0;
+    const std::string wrong = run_with(fault, errors);
+    told += errors != 0 ? 1 : 0;
+    failed += allocations.failed;
+    if (wrong.empty()) continue;
+    ADD_FAILURE() << text_of(fault) << ": " << wrong;
+    if (++bad == 20) break;
+  }
+  std::printf(
+      "seed %llu: %zu scenarios, %zu places that allocate, %zu of %llu faults, %llu failed "
+      "allocations, %llu faults told to a caller\n",
+      static_cast<unsigned long long>(seed_base()), counts.size(), places, faults.size(),
+      static_cast<unsigned long long>(all), static_cast<unsigned long long>(failed),
+      static_cast<unsigned long long>(told));
+  EXPECT_GT(counts.size(), 200U);
+  EXPECT_GT(told, faults.size() / 2);
+}
+
+}  // namespace
+}  // namespace latchkey::tests
