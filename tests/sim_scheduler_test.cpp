@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "keymgr/gate.h"
 #include "tests/sim/scheduler.h"
+#include "tests/support/random.h"
 #include "tests/support/seed.h"
 
 namespace latchkey::tests {
@@ -33,6 +34,18 @@ void under_seeds(u64 count, const std::function<void(FiberScheduler&)>& body) {
                               .by_priority = seed % 5 == 0});
     scheduler.run([&] { body(scheduler); });
   }
+}
+
+TEST(Seeds, are_of_streams_that_have_nothing_in_common) {
+  std::set<u64> drawn;
+  for (u64 seed = 1; seed <= 1000; ++seed) {
+    SplitMix64 by_one(seed), by_step(seed * 0x9e3779b97f4a7c15U);
+    for (int i = 0; i < 10; ++i) {
+      drawn.insert(by_one());
+      drawn.insert(by_step());
+    }
+  }
+  EXPECT_EQ(drawn.size(), 20000U);
 }
 
 TEST(Fibers, start_end_and_join_as_threads_do) {

@@ -12,7 +12,8 @@ namespace latchkey::tests {
 class SplitMix64 {
  public:
   using result_type = u64;
-  explicit SplitMix64(u64 seed = 0) : state_(seed) {}
+  // Mixed: seeds that differ by the generator's own step would begin one stream at its neighbours.
+  explicit SplitMix64(u64 seed = 0) : state_(seed) { state_ = (*this)(); }
   static constexpr u64 min() { return 0; }
   static constexpr u64 max() { return std::numeric_limits<u64>::max(); }
   u64 operator()() {
