@@ -18,11 +18,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/procfs.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -169,12 +171,15 @@ void search_process(Search& search, const std::string& pid) {
   search.answer["unreadable"] = unreadable;
 }
 
+// Which threads have a note of that kind; a thread's registers follow its NT_PRSTATUS.
+using NoteThreads = std::map<std::string, std::vector<int>>;
+
 // Notes are looked at one by one, so that a hit says in which register set of which thread.
-void search_notes(Search& search, const char* notes, std::size_t size,
-                  std::map<std::string, u64>& counts) {
+void search_notes(Search& search, const char* notes, std::size_t size, NoteThreads& threads) {
   static const std::map<u32, std::string> kNames = {
       {NT_PRSTATUS, "NT_PRSTATUS"}, {NT_FPREGSET, "NT_FPREGSET"}, {NT_X86_XSTATE, "NT_X86_XSTATE"}};
   const auto padded = [](std::size_t bytes) { return (bytes + 3) / 4 * 4; };
+  int thread = 0;
   for (std::size_t at = 0; at + sizeof(Elf64_Nhdr) <= size;) {
     Elf64_Nhdr header;
     std::memcpy(&header, notes + at, sizeof header);
@@ -182,7 +187,12 @@ void search_notes(Search& search, const char* notes, std::size_t size,
     if (data + header.n_descsz > size) stop("a note is cut off");
     const auto known = kNames.find(header.n_type);
     const std::string name = known == kNames.end() ? "another note" : known->second;
-    search.look(notes + data, header.n_descsz, fmt::format("{} {}", name, ++counts[name]));
+    if (header.n_type == NT_PRSTATUS) {
+      if (header.n_descsz < sizeof(prstatus_t)) stop("a thread's status is cut off");
+      std::memcpy(&thread, notes + data + offsetof(prstatus_t, pr_pid), sizeof thread);
+    }
+    threads[name].push_back(thread);
+    search.look(notes + data, header.n_descsz, fmt::format("{} of thread {}", name, thread));
     at = data + padded(header.n_descsz);
   }
 }
@@ -201,7 +211,7 @@ void search_core(Search& search, const std::string& path) {
   if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_type != ET_CORE)
     stop("that is no core");
   u64 segments = 0;
-  std::map<std::string, u64> notes;
+  NoteThreads notes;
   for (u32 i = 0; i < header.e_phnum; ++i) {
     Elf64_Phdr segment;
     std::memcpy(&segment, bytes + header.e_phoff + i * sizeof segment, sizeof segment);

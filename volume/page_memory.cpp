@@ -46,13 +46,13 @@ void PageMemory::unpromise(u64 pages) {
 }
 
 void PageList::push(std::byte* page) {
-  std::memcpy(page, &first_, sizeof first_);
+  std::memcpy(page, static_cast<const void*>(&first_), sizeof first_);
   first_ = page;
 }
 
 std::byte* PageList::pop() {
   std::byte* page = first_;
-  std::memcpy(&first_, page, sizeof first_);
+  std::memcpy(static_cast<void*>(&first_), page, sizeof first_);
   std::fill_n(page, sizeof first_, std::byte{0});
   return page;
 }
