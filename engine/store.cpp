@@ -170,6 +170,11 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     return fail(Errc::read_only, "the device is read-only");
   if (!state->read_only && (superblock->features_ro_compat & ~kFeaturesRoCompat) != 0)
     return fail(Errc::format_version, "the store has a feature with which it can only be read");
+  // What is shown from now on must not hang on the one copy that a crash left.
+  if (const auto torn = scan.torn_place(); torn && !state->read_only && !options.repair) {
+    LK_TRYV(write_superblock(*state->commit_io, *superblock, *torn));
+    LK_TRYV(flush_sync(*state->commit_io));
+  }
   build(*state, *superblock);
   state->fixed.stepped_back = scan.stepped_back();
   state->forest->recover(superblock->root, superblock->generation, superblock->node_count,

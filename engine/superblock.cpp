@@ -117,6 +117,18 @@ bool SuperblockScan::stepped_back() const {
   return a->wrong != nullptr && b->wrong != nullptr && !never_written;
 }
 
+std::optional<u32> SuperblockScan::torn_place() const {
+  const auto best = newest(false);
+  if (!best) return std::nullopt;
+  const u32 set = static_cast<u32>(best->generation % 2);
+  for (const u32 place : {set, set + 2}) {
+    const SuperblockCopy& copy = copies[place];
+    const bool there = copy.superblock && copy.superblock->generation == best->generation;
+    if (!there && !copy.unreadable) return place;
+  }
+  return std::nullopt;
+}
+
 bool SuperblockScan::newest_may_be_unread() const {
   const auto best = newest(false);
   if (!best) return false;
@@ -124,44 +136,79 @@ bool SuperblockScan::newest_may_be_unread() const {
   return !a->superblock && !b->superblock && (a->unreadable || b->unreadable);
 }
 
+namespace {
+
+// A place as one read shows it.
+struct Look {
+  SuperblockCopy copy;
+  std::optional<Error> refused;
+  bool magic = false;
+  bool version_wrong = false;
+  u64 feature_wrong = 0;  // the generation, with an unknown feature
+};
+
+Look look_at(u32 place, Bytes page) {
+  Look look;
+  SuperblockCopy& copy = look.copy;
+  const auto disk = load_disk<SuperblockDisk>(page);
+  if (disk.magic != kSuperblockMagic) {
+    copy.wrong = "has no magic number";
+    copy.blank = std::ranges::all_of(page, [](std::byte b) { return b == std::byte{0}; });
+    return look;
+  }
+  look.magic = true;
+  if (disk.checksum != checksum_of(disk)) {
+    copy.wrong = "does not match its checksum";
+  } else if (disk.format_version != kFormatVersion) {
+    copy.wrong = "is of a version that is not known here";
+    look.version_wrong = true;
+  } else if (disk.place_number != place) {
+    copy.wrong = "belongs to another place";
+  } else if ((disk.features_incompat & ~kFeaturesIncompat) != 0) {
+    copy.wrong = "has a feature that is not known here";
+    look.feature_wrong = disk.generation;
+  } else if (const char* wrong = implausible(disk); wrong != nullptr) {
+    copy.wrong = wrong;
+  } else {
+    copy.superblock = decode(disk);
+  }
+  return look;
+}
+
+// What does not verify is read once more: a read may be wrong, too, and what it hides may be the
+// newest generation.
+Look look_twice(Io& io, u32 place, u64 device_bytes, MutableBytes page) {
+  Look look;
+  for (int i = 0; i < 2 && !look.copy.superblock; ++i) {
+    if (auto read = read_sync(io, superblock_place(place, device_bytes) * kBlockBytes, page);
+        !read) {
+      look = {};
+      look.refused = read.error();
+      look.copy.wrong = "cannot be read";
+      look.copy.unreadable = true;
+      return look;
+    }
+    look = look_at(place, page);
+  }
+  return look;
+}
+
+}  // namespace
+
 Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
   LK_TRY(IoBuffer page, IoBuffer::create(kBlockBytes));
   SuperblockScan scan;
   std::optional<Error> unreadable;
-  u32 magic_seen = 0;
+  bool magic_seen = false;
   bool version_wrong = false;
-  u64 feature_wrong = 0;  // the newest generation with an unknown feature
+  u64 feature_wrong = 0;  // the newest of those
   for (u32 place = 0; place < 4; ++place) {
-    SuperblockCopy& copy = scan.copies[place];
-    const u64 block = superblock_place(place, device_bytes);
-    if (auto read = read_sync(io, block * kBlockBytes, page.bytes()); !read) {
-      unreadable = read.error();
-      copy.wrong = "cannot be read";
-      copy.unreadable = true;
-      continue;
-    }
-    const auto disk = load_disk<SuperblockDisk>(page.bytes());
-    if (disk.magic != kSuperblockMagic) {
-      copy.wrong = "has no magic number";
-      copy.blank = std::ranges::all_of(page.bytes(), [](std::byte b) { return b == std::byte{0}; });
-      continue;
-    }
-    ++magic_seen;
-    if (disk.checksum != checksum_of(disk)) {
-      copy.wrong = "does not match its checksum";
-    } else if (disk.format_version != kFormatVersion) {
-      copy.wrong = "is of a version that is not known here";
-      version_wrong = true;
-    } else if (disk.place_number != place) {
-      copy.wrong = "belongs to another place";
-    } else if ((disk.features_incompat & ~kFeaturesIncompat) != 0) {
-      copy.wrong = "has a feature that is not known here";
-      feature_wrong = std::max<u64>(feature_wrong, disk.generation);
-    } else if (const char* wrong = implausible(disk); wrong != nullptr) {
-      copy.wrong = wrong;
-    } else {
-      copy.superblock = decode(disk);
-    }
+    Look look = look_twice(io, place, device_bytes, page.bytes());
+    if (look.refused) unreadable = look.refused;
+    magic_seen |= look.magic;
+    version_wrong |= look.version_wrong;
+    feature_wrong = std::max(feature_wrong, look.feature_wrong);
+    scan.copies[place] = std::move(look.copy);
   }
   const auto best = scan.newest(false);
   if (version_wrong)
@@ -169,19 +216,20 @@ Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes) {
   if (feature_wrong != 0 && (!best || feature_wrong >= best->generation))
     return fail(Errc::format_version, "the store uses a feature that is not known here");
   if (best) return scan;
-  if (magic_seen != 0) return fail(Errc::damaged, "no copy of the superblock verifies");
+  if (magic_seen) return fail(Errc::damaged, "no copy of the superblock verifies");
   if (unreadable) return std::unexpected(*unreadable);
   return fail(Errc::wrong_device, "not a latchkey store");
 }
 
-Result<void> write_superblocks(Io& io, const Superblock& superblock) {
+Result<void> write_superblock(Io& io, const Superblock& superblock, u32 place) {
   LK_TRY(IoBuffer page, IoBuffer::create(kBlockBytes));
+  store_disk(page.bytes(), encode_superblock(superblock, place));
+  return write_sync(io, superblock_place(place, superblock.size_bytes) * kBlockBytes, page.bytes());
+}
+
+Result<void> write_superblocks(Io& io, const Superblock& superblock) {
   const u32 set = static_cast<u32>(superblock.generation % 2);
-  for (const u32 place : {set, set + 2}) {
-    store_disk(page.bytes(), encode_superblock(superblock, place));
-    LK_TRYV(
-        write_sync(io, superblock_place(place, superblock.size_bytes) * kBlockBytes, page.bytes()));
-  }
+  for (const u32 place : {set, set + 2}) LK_TRYV(write_superblock(io, superblock, place));
   return {};
 }
 

@@ -47,6 +47,8 @@ struct SuperblockScan {
   // nobody was told is durable, or the newest generation is gone with its acknowledged writes. The
   // device cannot tell which.
   bool stepped_back() const;
+  // Of the newest set, a copy that is not there though it can be read: a crash tore it.
+  std::optional<u32> torn_place() const;
   // No copy of the other set verifies, and one was not read: what it says may be newer and
   // acknowledged. No crash looks like that, so nobody steps back for it but on request (D2).
   bool newest_may_be_unread() const;
@@ -64,5 +66,7 @@ Result<SuperblockScan> scan_superblocks(Io& io, u64 device_bytes);
 
 // Both copies of the generation's set. Does not flush.
 Result<void> write_superblocks(Io& io, const Superblock& superblock);
+// One copy, into its place.
+Result<void> write_superblock(Io& io, const Superblock& superblock, u32 place);
 
 }  // namespace latchkey::engine
