@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include "base/checksum.h"
 #include "engine/fsync_log.h"
@@ -105,6 +106,20 @@ TEST_F(FsyncLogChain, chain_is_read_to_its_end) {
   EXPECT_EQ(log->records[2].extents.at(0).run, (BlockRun{3002, 1}));
   EXPECT_EQ(log->records[2].extents.at(0).first_unit, 5U);
   EXPECT_EQ(log->records[2].note, seeded_bytes(2, 20));
+}
+
+// The first read of each block, of the log or of data, shows other bytes.
+TEST_F(FsyncLogChain, what_is_read_wrongly_once_is_read_again) {
+  for (u64 i = 0; i < 3; ++i) add(i);
+  std::set<u64> seen;
+  const auto log = read_log(superblock_, [&](u64 block, MutableBytes into) -> Result<void> {
+    image_.read((seen.insert(block).second ? 1 : block) * kBlockBytes, into);
+    return {};
+  });
+  ASSERT_TRUE(log);
+  EXPECT_EQ(log->records.size(), 3U);
+  EXPECT_FALSE(log->damaged || log->unfinished);
+  EXPECT_TRUE(seen.contains(3002));
 }
 
 TEST_F(FsyncLogChain, superblock_without_a_place_has_no_log) {

@@ -74,6 +74,13 @@ class LogTurns : public LoggedStore {
     transaction->already_logged(logged);
     ASSERT_TRUE(enter(*transaction, insert.name, bytes, insert.record().extents[0]));
   }
+  // All steps up to the flush; answers in which generation's log it is.
+  Result<u64> log(Insert& insert, u64 name, u64 tag) {
+    prepare(insert, name, tag);
+    EXPECT_TRUE(take(insert));
+    submit(insert);
+    return finish(insert);
+  }
   void expect_no_turn(u64 name) {
     Insert insert;
     prepare(insert, name, 1);
@@ -87,10 +94,7 @@ TEST_F(LogTurns, data_and_its_block_are_durable_with_one_flush) {
   const u64 commits = store_->commits(), blocks = store_->log_blocks(), before = flushes();
   for (u64 tag = 100; tag < 103; ++tag) {
     Insert insert;
-    prepare(insert, 3, tag);
-    ASSERT_TRUE(take(insert));
-    submit(insert);
-    const auto logged = finish(insert);
+    const auto logged = log(insert, 3, tag);
     ASSERT_TRUE(logged);
     EXPECT_EQ(*logged, store_->running_transaction());
     enter_it(insert, *logged);
@@ -107,10 +111,7 @@ TEST_F(LogTurns, data_and_its_block_are_durable_with_one_flush) {
 
 TEST_F(LogTurns, what_its_end_acknowledged_is_there_though_it_was_never_entered) {
   Insert insert;
-  prepare(insert, 3, 100);
-  ASSERT_TRUE(take(insert));
-  submit(insert);
-  ASSERT_TRUE(finish(insert));
+  ASSERT_TRUE(log(insert, 3, 100));
   insert.space = {};
   crash(2);
   open();
@@ -217,10 +218,7 @@ TEST_F(LogTurns, is_not_had_where_only_a_commit_would_do) {
 // A commit that came in between has ended the log that it was in.
 TEST_F(LogTurns, what_is_entered_after_another_commit_is_logged_again) {
   Insert insert;
-  prepare(insert, 3, 100);
-  ASSERT_TRUE(take(insert));
-  submit(insert);
-  const auto logged = finish(insert);
+  const auto logged = log(insert, 3, 100);
   ASSERT_TRUE(logged);
   ASSERT_TRUE(put(4, 40, false) && store_->commit());
   enter_it(insert, *logged);
@@ -233,10 +231,7 @@ TEST_F(LogTurns, what_is_entered_after_another_commit_is_logged_again) {
 
 TEST_F(LogTurns, object_changed_after_it_was_logged_is_committed_by_its_next_sync) {
   Insert insert;
-  prepare(insert, 3, 100);
-  ASSERT_TRUE(take(insert));
-  submit(insert);
-  const auto logged = finish(insert);
+  const auto logged = log(insert, 3, 100);
   ASSERT_TRUE(logged);
   {
     auto transaction = store_->begin(*store_->reserve({0, 1, 64}));

@@ -49,14 +49,6 @@ class VolumeRepair : public CheckTest {
     EXPECT_EQ(repair(), std::vector<std::string>());
     EXPECT_EQ(device_.counters().writes, writes);
   }
-  void unlock() {
-    open_again();
-    add_key();
-  }
-  void shut() {
-    EXPECT_TRUE(volume_->close());
-    volume_.reset();
-  }
   std::string text_of(std::string_view path) {
     const std::string text = content(path);
     return text.substr(0, 3) + std::to_string(text.size());

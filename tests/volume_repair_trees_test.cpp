@@ -4,6 +4,7 @@
 // commits each change.
 
 #include <cstring>
+#include <functional>
 
 #include "engine/format.h"
 #include "engine/free_space_format.h"
@@ -46,18 +47,31 @@ class RepairTrees : public CheckTest {
     EXPECT_TRUE(made) << made.error().what;
     return made->subvolume;
   }
-  void unlock() {
-    open_again();
-    add_key();
-  }
-  void shut() {
-    EXPECT_TRUE(volume_->close());
-    volume_.reset();
-  }
   std::vector<engine::Finding> repair(u32 commit_every = 256) {
     auto repaired = repair_volume(device_, system_env(), {.commit_every = commit_every});
     EXPECT_TRUE(repaired) << repaired.error().what;
     return repaired ? repaired->mended : std::vector<engine::Finding>{};
+  }
+  // The power goes in a repair that commits each change: at every write and flush up to about the
+  // `dense`-th, wider apart after that. The next repair ends it; then `look`.
+  void cut_repairs(u64 dense, const std::function<void()>& look) {
+    const SimImage damaged = device_.snapshot();
+    bool finished = false;
+    u64 cut = 0;
+    for (; !finished; cut += 1 + cut / dense) {
+      ASSERT_LT(cut, 4000U);
+      SCOPED_TRACE(cut);
+      device_.restore(damaged);
+      device_.cut_after(cut);
+      finished = repair_volume(device_, system_env(), {.commit_every = 1}).has_value() &&
+                 !device_.power_off();
+      device_.crash(cut);
+      device_.clear_faults();
+      repair();
+      expect({});
+      look();
+    }
+    EXPECT_GT(cut, 40U);
   }
   void expect_repaired() {
     EXPECT_FALSE(findings().empty());
@@ -325,27 +339,13 @@ TEST_F(RepairTrees, log_is_entered_over_mended_counts_wherever_the_power_goes) {
   flip_in_all<engine::BitmapSlotDisk>(
       [](const engine::BitmapSlotDisk& slot) { return slot.magic == engine::kBitmapMagic; });
   rot_a_superblock();
-  const SimImage damaged = device_.snapshot();
-  bool finished = false;
-  u64 cut = 0;
-  for (; !finished; cut += 1 + cut / 60) {
-    ASSERT_LT(cut, 4000U);
-    SCOPED_TRACE(cut);
-    device_.restore(damaged);
-    device_.cut_after(cut);
-    finished = repair_volume(device_, system_env(), {.commit_every = 1}).has_value() &&
-               !device_.power_off();
-    device_.crash(cut);
-    device_.clear_faults();
-    repair();
-    expect({});
+  cut_repairs(60, [&] {
     unlock();
     EXPECT_EQ(content("/copy/file"), "in the log!");
     EXPECT_EQ(content("/frozen/file"), "in the area");
     EXPECT_EQ(content("/area/file"), "changed since");
     shut();
-  }
-  EXPECT_GT(cut, 40U);
+  });
 }
 
 // A commit would end the log, and while a node is lost nobody knows whether it may be entered.
@@ -387,22 +387,7 @@ TEST_F(RepairTrees, goes_on_after_a_crash_anywhere) {
   erase(kFirstSubvolume, entry_named(kFirstSubvolume, "frozen").key);
   erase_record(inode_count_key());
   put_record({kOrphanObject, kOrphanType, plain_}, {});
-  const SimImage damaged = device_.snapshot();
-  bool finished = false;
-  u64 cut = 0;
-  for (; !finished; cut += 1 + cut / 40) {
-    ASSERT_LT(cut, 4000U);
-    device_.restore(damaged);
-    device_.cut_after(cut);
-    finished = repair_volume(device_, system_env(), {.commit_every = 1}).has_value() &&
-               !device_.power_off();
-    device_.crash(cut);
-    device_.clear_faults();
-    repair();
-    SCOPED_TRACE(cut);
-    expect({});
-  }
-  EXPECT_GT(cut, 40U);
+  cut_repairs(40, [] {});
   expect_all_there();
   unlock();
   EXPECT_EQ(content("/vault/file"), std::string(300000, 'f'));

@@ -18,6 +18,14 @@ namespace {
 constexpr u32 kWriteBlocksMax = 128;
 constexpr u64 kPageBytes = extent::kBlockBytes;
 
+extent::ContextDisk context_of(const DirtyFile& file, const PlannedExtent& extent) {
+  return extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
+}
+// A clear extent has none.
+Bytes bytes_of(const DirtyFile& file, const extent::ContextDisk& context) {
+  return file.lease() == nullptr ? Bytes{} : std::as_bytes(std::span(&context, 1));
+}
+
 }  // namespace
 
 // The pages of one file in a batch.
@@ -305,28 +313,18 @@ void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
   }
 }
 
-engine::ExtentRecord Pipeline::record_of(const Batch& batch, const PlannedExtent& extent) {
-  const DirtyFile& file = *batch.parts[extent.part].flush->file;
-  engine::ExtentRecord record;
-  record.run = extent.run;
-  record.references = 1;
-  if (file.lease() != nullptr) {
-    const extent::ContextDisk context =
-        extent::encode({crypto::Mode::aes_256_xts, file.key_id(), extent.nonce});
-    const Bytes bytes = std::as_bytes(std::span(&context, 1));
-    record.context.assign(bytes.begin(), bytes.end());
-  }
-  const auto first = batch.checksums.begin() + static_cast<std::ptrdiff_t>(extent.first_page);
-  record.checksums.assign(first, first + extent.run.count);
-  return record;
-}
-
 void Pipeline::take_log_turn(Batch& batch) {
   const DirtyFile& file = *batch.parts[0].flush->file;
   auto record = file.log_record(store_, map_entries(batch.pages, batch.extents));
   if (!record) return;
-  for (const PlannedExtent& extent : batch.extents)
-    record->extents.push_back(record_of(batch, extent));
+  for (const PlannedExtent& extent : batch.extents) {
+    const extent::ContextDisk context = context_of(file, extent);
+    const Bytes bytes = bytes_of(file, context);
+    const std::span<const u32> checksums =
+        batch.checksums_of({extent.first_page, extent.run.count});
+    record->extents.push_back(
+        {extent.run, 1, 0, {bytes.begin(), bytes.end()}, {checksums.begin(), checksums.end()}});
+  }
   if (auto turn = engine::LogTurn::take(store_, *record)) batch.turn.emplace(std::move(*turn));
 }
 
@@ -403,8 +401,9 @@ Result<void> Pipeline::insert(Batch& batch, std::size_t index, u64 logged) {
     LK_TRY(engine::Transaction transaction, store_.begin({}));
     LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents_of(index))));
     for (const PlannedExtent& extent : batch.extents_of(index)) {
-      const engine::ExtentRecord record = record_of(batch, extent);
-      LK_TRYV(transaction.insert_extent(record.run, 0, record.context, record.checksums));
+      const extent::ContextDisk context = context_of(file, extent);
+      LK_TRYV(transaction.insert_extent(extent.run, 0, bytes_of(file, context),
+                                        batch.checksums_of({extent.first_page, extent.run.count})));
       ++extents;
     }
     transaction.already_logged(logged);

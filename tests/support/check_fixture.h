@@ -51,6 +51,14 @@ class CheckTest : public VolumeTest {
     ASSERT_TRUE(volume_->close());
     volume_.reset();
   }
+  void unlock() {
+    open_again();
+    add_key();
+  }
+  void shut() {
+    EXPECT_TRUE(volume_->close());
+    volume_.reset();
+  }
   u64 number(std::string_view path) {
     const auto found = volume::resolve(*volume_, path);
     EXPECT_TRUE(found) << path;
