@@ -83,8 +83,7 @@ class Bench {
   // One file, written from front to back and made durable; then read by a volume that was opened
   // anew, so that nothing of it is in memory.
   Result<Rates> measure(Row& row, bool clear) {
-    LK_TRY(ScratchKey key, ScratchKey::create(system_env()));
-    Scratch scratch{std::move(key), scratch_directory("bench", system_env()), {}};
+    Scratch scratch{ScratchKey::create(system_env()), scratch_directory("bench", system_env()), {}};
     scratch.options.clear_cipher = clear;
     scratch.options.extent_bytes = static_cast<u32>(row.extent_bytes);
     scratch.options.key_slots = args_.key_slots;

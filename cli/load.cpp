@@ -1,7 +1,5 @@
 #include "cli/load.h"
 
-#include <cstring>
-
 #include "base/hex.h"
 #include "base/secret_work.h"
 
@@ -13,20 +11,23 @@ std::string scratch_directory(std::string_view verb, Env& env) {
   return "/.latchkey-" + std::string(verb) + "-" + to_hex(random);
 }
 
-Result<ScratchKey> ScratchKey::create(Env& env) {
+ScratchKey ScratchKey::create(Env& env) {
   ScratchKey key;
-  LK_TRY(key.raw_, SecretBytes::create(crypto::kMasterKeyBytesMax));
-  env.random(key.raw_.bytes());
+  env.random(key.masked_);
+  env.random(key.mask_);
   return key;
 }
 
+Result<SecretBytes> ScratchKey::in_arena() const {
+  LK_TRY(SecretBytes raw, SecretBytes::create(masked_.size()));
+  const SecretWork work;
+  for (std::size_t i = 0; i < masked_.size(); ++i) raw.bytes()[i] = masked_[i] ^ mask_[i];
+  return raw;
+}
+
 Result<crypto::KeyId> ScratchKey::add(volume::Volume& volume, volume::Caller who) const {
-  LK_TRY(SecretBytes copy, SecretBytes::create(raw_.bytes().size()));
-  {
-    const SecretWork work;
-    std::memcpy(copy.bytes().data(), raw_.bytes().data(), raw_.bytes().size());
-  }
-  return volume.add_key(who, std::move(copy));
+  LK_TRY(SecretBytes raw, in_arena());
+  return volume.add_key(who, std::move(raw));
 }
 
 }  // namespace latchkey::cli

@@ -351,8 +351,8 @@ class CommandLine {
     sub = verb(&app_, "torture", "torture", "remove the key while writers write, then count",
                call(run_torture, torture_));
     sub->add_option("image", torture_.image, "device or image file with a store")->required();
-    sub->add_option("--mode", torture_.mode, "removal mode (default soft)");
-    sub->add_option("--seconds", torture_.seconds, "how long (default 30)");
+    sub->add_option("--mode", torture_.mode, "removal mode, or all of them (default soft)");
+    sub->add_option("--seconds", torture_.seconds, "how long, each mode (default 30)");
     sub->add_option("--writers", torture_.writers, "threads (default 4)")
         ->check(CLI::Range(1, 256));
     sub->add_option("--seed", torture_.seed, "of all choices (default 1)");

@@ -30,6 +30,17 @@ struct Mapping {
   bool readable = false, secret = false;
 };
 
+// How many bytes no needle begins in, for none is zero: most of what is mapped was never touched.
+std::size_t zeros_at(const std::byte* data, std::size_t size) {
+  constexpr std::size_t kPage = 4 * kKiB;
+  static constexpr std::array<std::byte, kPage> kZeros{};
+  std::size_t zeros = 0;
+  while (zeros + kPage + kNeedleBytes <= size && data[zeros] == std::byte{} &&
+         std::memcmp(data + zeros, kZeros.data(), kPage) == 0)
+    zeros += kPage;
+  return zeros < kNeedleBytes ? 0 : zeros - kNeedleBytes;
+}
+
 std::vector<Mapping> mappings() {
   std::vector<Mapping> list;
   std::ifstream maps("/proc/self/maps");
@@ -72,6 +83,7 @@ void MemoryScan::add(const std::string& group, Bytes secret) {
 
 void MemoryScan::look(const std::byte* data, std::size_t size) {
   for (std::size_t at = 0; at + kNeedleBytes <= size; ++at) {
+    if (at % 512 == 0) at += zeros_at(data + at, size - at);
     const u64 word = load_word(data + at);
     const u64 bit = hash(word);
     if (((filter_[bit / 64] >> (bit % 64)) & 1) == 0) continue;
@@ -114,6 +126,20 @@ Result<std::vector<MemoryScan::Group>> MemoryScan::scan() {
   }
   wipe(bounce, kBounceBytes);
   ::munmap(bounce, kBounceBytes);
+  return groups();
+}
+
+std::vector<MemoryScan::Group> MemoryScan::scan_arena() {
+  for (Needle& needle : needles_) needle.now = false;
+  arena_visit(
+      [](void* scan, MutableBytes piece) {
+        static_cast<MemoryScan*>(scan)->look(piece.data(), piece.size());
+      },
+      this);
+  return groups();
+}
+
+std::vector<MemoryScan::Group> MemoryScan::groups() const {
   std::vector<Group> result;
   result.reserve(groups_.size());
   for (const std::string& name : groups_) result.push_back({name});

@@ -31,6 +31,8 @@ class MemoryScan {
     u64 found_ever = 0;  // in any scan: a needle never found proves nothing
   };
   Result<std::vector<Group>> scan();
+  // The arena alone: quick, and needs no memory but the answer's.
+  std::vector<Group> scan_arena();
 
  private:
   struct Needle {
@@ -40,6 +42,7 @@ class MemoryScan {
   };
   void look(const std::byte* data, std::size_t size);
   void look_through(MutableBytes buffer, u64 first, u64 end);
+  std::vector<Group> groups() const;
   static u64 hash(u64 word);
 
   Env& env_;

@@ -13,12 +13,15 @@
 //   maps N              nonces of each writer's last N extents, read again: needles   {"nonces"}
 //   hold PATH           opens a file for reading; its handle stays open    {"extents"}
 //   extents FIRST N     reads N extents of it from the FIRST on: needles   {"nonces"}
+//   closed PATH         reads a file through and closes it: needles of their own groups  {"nonces"}
+//   fork                a child that does nothing, until the next one or the end  {"pid"}
 //   names PATH          the keys of that directory's names: needles        {"nonce"}
 //   plant, unplant      copies of the keys of names lie in the arena, or not   {}
 //   signals             from now on SIGUSR1 has a handler, which counts and keeps what it can see
 //                       of registers; each time a phase with room of its own for that begins
 //                       {"signals", "phases": frames kept and dropped in each before}
-//   remove MODE         {"state", "files_busy", "holders", ...}
+//   remove MODE [all-users] [dry-run] [wait] [deadline=MS] [then=MODE]
+//                       the report (removal_report.h)
 //   status              {"state", "holders"}
 //   close               all handles are closed                     {"state"}
 //   scan                needles by group, in this process's memory
@@ -32,6 +35,8 @@
 #include <sstream>
 
 #include "base/hex.h"
+#include "cli/removal_report.h"
+#include "cli/session_child.h"
 #include "cli/session_needles.h"
 #include "cli/session_signals.h"
 #include "cli/session_writers.h"
@@ -49,7 +54,14 @@ class Session {
   explicit Session(volume::Volume& volume)
       : volume_(volume), needles_(system_env()), writers_(volume) {}
 
-  json obey(const std::string& verb, const std::string& argument, u32 number) {
+  json obey(const std::string& line) {
+    std::istringstream words(line);
+    std::string verb;
+    words >> verb;
+    if (verb == "remove") return remove(words);
+    std::string argument;
+    u32 number = 1;
+    words >> argument >> number;
     if (verb == "load") return load(argument);
     if (verb == "add") return add();
     if (verb == "write") return write(argument, number);
@@ -61,11 +73,12 @@ class Session {
     if (verb == "maps") return maps(number_in(argument));
     if (verb == "hold") return hold(argument);
     if (verb == "extents") return extents(number_in(argument), number);
+    if (verb == "closed") return closed(argument);
+    if (verb == "fork") return fork();
     if (verb == "names") return names(argument);
     if (verb == "plant") return plant();
     if (verb == "unplant") return unplant();
     if (verb == "signals") return signals();
-    if (verb == "remove") return remove(argument);
     if (verb == "status") return status();
     if (verb == "close") return close();
     if (verb == "scan") return scan();
@@ -151,10 +164,10 @@ class Session {
 
   // What is read has its key in a reader's slot: what a scan must find.
   Result<void> read_extents(volume::HandleId handle, std::span<const volume::MapRow> rows,
-                            json& nonces) {
+                            json& nonces, std::string_view whose = "") {
     for (const volume::MapRow& row : rows) {
       nonces.push_back(to_hex(row.nonce.span()));
-      LK_TRYV(needles_.add_extent(row.nonce));
+      LK_TRYV(needles_.add_extent(row.nonce, whose));
       std::vector<std::byte> piece(row.length);
       const KeptFrames frames;
       LK_TRY([[maybe_unused]] const u64 got, volume_.read(handle, row.file_offset, piece));
@@ -218,35 +231,47 @@ class Session {
     return {{"signals", signals_counted()}, {"phases", phases}};
   }
 
-  json holders(const std::vector<volume::Holder>& list) {
-    json out = json::array();
-    for (const volume::Holder& holder : list)
-      out.push_back({{"path", holder.path},
-                     {"uid", holder.uid},
-                     {"handle", static_cast<u64>(holder.handle)},
-                     {"dirty_bytes", holder.dirty_bytes},
-                     {"since", rfc3339(holder.since_ns)}});
-    return out;
+  static std::optional<volume::RemovalRequest> request_in(std::istringstream& words) {
+    volume::RemovalRequest request;
+    std::string word;
+    words >> word;
+    const auto mode = keymgr::parse_removal_mode(word);
+    if (!mode) return {};
+    request.mode = *mode;
+    while (words >> word) {
+      if (word == "all-users") {
+        request.all_users = true;
+      } else if (word == "dry-run") {
+        request.dry_run = true;
+      } else if (word == "wait") {
+        request.wait = true;
+      } else if (word.starts_with("deadline=")) {
+        request.deadline_ns = number_in(word.substr(9)) * 1'000'000;
+      } else if (word.starts_with("then=")) {
+        const auto then = keymgr::parse_removal_mode(word.substr(5));
+        if (!then) return {};
+        request.then = *then;
+      } else {
+        return {};
+      }
+    }
+    return request;
   }
 
-  json remove(const std::string& name) {
-    const auto mode = keymgr::parse_removal_mode(name);
-    if (!mode) return {{"error", "no such mode"}};
-    auto report = volume_.remove_key(caller(), id_, *mode);
-    if (!report) return error_of(report.error());
-    writers_.note_removal();
-    json phases = json::array();
-    for (const volume::RemovalPhase& phase : report->phases)
-      phases.push_back({{"name", phase.name}, {"ns", phase.ns}});
-    return {{"state", keymgr::name_of(report->state)}, {"files_busy", report->files_busy},
-            {"other_users", report->other_users},      {"holders", holders(report->holders)},
-            {"bytes_flushed", report->bytes_flushed},  {"bytes_lost", report->bytes_lost},
-            {"files_lost", report->files_lost},        {"phases", phases}};
+  json remove(std::istringstream& words) {
+    const auto request = request_in(words);
+    if (!request) return {{"error", "remove MODE [words]"}};
+    volume::RemovalReport report;
+    const auto removed = volume_.remove_key(caller(), id_, *request, report);
+    if (!removed) return describe_removal(report, removed.error());
+    if (!request->dry_run) writers_.note_removal();
+    return describe_removal(report);
   }
 
   json status() {
     const volume::KeyReport report = volume_.key_status(caller(), id_);
-    return {{"state", keymgr::name_of(report.state)}, {"holders", holders(report.holders)}};
+    return {{"state", keymgr::name_of(report.state)},
+            {"holders", describe_holders(report.holders)}};
   }
 
   json close() {
@@ -276,22 +301,30 @@ class Session {
   }
 
   json verify() {
-    u64 wrong = 0, lines = 0;
-    const auto files = writers_.files();
-    for (const SessionWriters::File* file : files) {
-      std::string expected;
-      for (u64 i = 0; i < file->acknowledged; ++i) expected += SessionWriters::line(i);
-      lines += file->acknowledged;
-      auto handle = volume::open_path(volume_, caller(), file->path, {});
-      if (!handle) return error_of(handle.error());
-      std::string text(expected.size() + 1, '\0');
-      auto got = volume_.read(*handle, 0, std::as_writable_bytes(std::span(text)));
-      (void)volume_.close_handle(*handle);
-      if (!got) return error_of(got.error());
-      text.resize(*got);
-      if (text != expected) ++wrong;
-    }
-    return {{"lines", lines}, {"files", files.size()}, {"files_wrong", wrong}};
+    const auto verified = writers_.verify(caller());
+    if (!verified) return error_of(verified.error());
+    return {{"lines", verified->lines},
+            {"files", verified->files},
+            {"files_wrong", verified->files_wrong}};
+  }
+
+  // Those of a file that is closed again: under sealed they go, while others stay.
+  json closed(const std::string& path) {
+    auto handle = volume::open_path(volume_, caller(), path, {});
+    if (!handle) return error_of(handle.error());
+    json nonces = json::array();
+    auto rows = volume_.map(*handle);
+    const auto read = rows ? read_extents(*handle, *rows, nonces, "closed_")
+                           : Result<void>(std::unexpected(rows.error()));
+    (void)volume_.close_handle(*handle);
+    if (!read) return error_of(read.error());
+    return {{"nonces", nonces}};
+  }
+
+  json fork() {
+    const auto pid = child_.start();
+    if (!pid) return error_of(pid.error());
+    return {{"pid", *pid}};
   }
 
   json shut() {
@@ -305,6 +338,7 @@ class Session {
   crypto::KeyId id_;
   std::vector<std::pair<volume::HandleId, std::vector<volume::MapRow>>> held_;
   std::unique_ptr<SignalStack> stack_;
+  SessionChild child_;
   SessionWriters writers_;
 };
 
@@ -317,12 +351,11 @@ Exit run_session(const Common& common, const SessionArgs& args) {
                      [&](volume::Volume& volume, const std::optional<crypto::KeyId>&) {
                        Session session(volume);
                        for (std::string line; std::getline(std::cin, line);) {
-                         std::istringstream words(line);
-                         std::string verb, argument;
-                         u32 number = 1;
-                         words >> verb >> argument >> number;
-                         if (verb == "quit") break;
-                         fmt::print("{}\n", session.obey(verb, argument, number).dump());
+                         if (line == "quit") break;
+                         // Names of files are bytes.
+                         const json answer = session.obey(line);
+                         fmt::print("{}\n",
+                                    answer.dump(-1, ' ', false, json::error_handler_t::replace));
                          std::fflush(stdout);
                        }
                        return Exit::ok;

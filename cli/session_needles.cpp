@@ -40,7 +40,7 @@ Result<Secret<crypto::HkdfState>> SessionNeedles::state() const {
   return state;
 }
 
-Result<void> SessionNeedles::add_extent(const crypto::Nonce& nonce) {
+Result<void> SessionNeedles::add_extent(const crypto::Nonce& nonce, std::string_view whose) {
   if (std::ranges::find(extents_, nonce) != extents_.end()) return {};
   const SecretWork work;
   LK_TRY(auto key, Secret<crypto::XtsKey>::create());
@@ -49,23 +49,23 @@ Result<void> SessionNeedles::add_extent(const crypto::Nonce& nonce) {
     crypto::derive_extent_key(*from, nonce, *key);
   }
   for (const Bytes schedule : {Bytes(key->encrypt), Bytes(key->tweak)}) {
-    scan_.add("extent_key", schedule.first(kKeyBytes));
-    scan_.add("round_key", schedule.subspan(kKeyBytes));
+    scan_.add(std::string(whose) + "extent_key", schedule.first(kKeyBytes));
+    scan_.add(std::string(whose) + "round_key", schedule.subspan(kKeyBytes));
   }
-  scan_.add("round_key", inner_round_keys(key->decrypt));
-  scan_.add("extent_key", key->raw);  // of a kernel that has no schedules
+  scan_.add(std::string(whose) + "round_key", inner_round_keys(key->decrypt));
+  scan_.add(std::string(whose) + "extent_key", key->raw);  // of a kernel that has no schedules
   extents_.push_back(nonce);
   return {};
 }
 
-Result<void> SessionNeedles::add_names(const crypto::Nonce& nonce) {
+Result<void> SessionNeedles::add_names(const crypto::Nonce& nonce, std::string_view whose) {
   const SecretWork work;
   LK_TRY(auto key, Secret<crypto::NameKey>::create());
   LK_TRY(const auto from, state());
   crypto::derive_name_key(*from, nonce, *key);
-  scan_.add("name_key", key->encrypt);
-  scan_.add("name_key", inner_round_keys(key->decrypt));
-  scan_.add("name_key", key->raw);
+  scan_.add(std::string(whose) + "name_key", key->encrypt);
+  scan_.add(std::string(whose) + "name_key", inner_round_keys(key->decrypt));
+  scan_.add(std::string(whose) + "name_key", key->raw);
   names_.push_back(nonce);
   return {};
 }

@@ -7,6 +7,7 @@
 // of those can be planted, to show that a scan would find one.
 
 #include <array>
+#include <string_view>
 #include <vector>
 
 #include "cli/memory_scan.h"
@@ -20,12 +21,15 @@ class SessionNeedles {
 
   // Groups "master" and "hkdf_state". What follows is derived from this key.
   Result<void> add_master(Bytes master);
-  Result<void> add_extent(const crypto::Nonce& nonce);  // "extent_key", "round_key"
-  Result<void> add_names(const crypto::Nonce& nonce);   // "name_key"
-  Result<void> plant();                                 // copies of the name keys lie in the arena
+  // Groups "extent_key" and "round_key", "name_key"; `whose` is put before: what is whose may stay
+  // is not the same for all.
+  Result<void> add_extent(const crypto::Nonce& nonce, std::string_view whose = "");
+  Result<void> add_names(const crypto::Nonce& nonce, std::string_view whose = "");
+  Result<void> plant();  // copies of the name keys lie in the arena
   void unplant() { planted_.clear(); }
 
   Result<std::vector<MemoryScan::Group>> scan() { return scan_.scan(); }
+  std::vector<MemoryScan::Group> scan_arena() { return scan_.scan_arena(); }
 
  private:
   // The state, masked as the needles are, so that it is none itself.

@@ -8,6 +8,14 @@
 
 namespace latchkey::cli {
 
+namespace {
+
+std::string line(u64 number) {
+  return fmt::format("line {:012} {}\n", number, std::string(200, '.'));
+}
+
+}  // namespace
+
 SessionWriters::~SessionWriters() {
   {
     Lock lock(mutex_);
@@ -16,10 +24,6 @@ SessionWriters::~SessionWriters() {
     changed_.notify_all();
   }
   for (const auto& writer : writers_) writer->thread.join();
-}
-
-std::string SessionWriters::line(u64 number) {
-  return fmt::format("line {:012} {}\n", number, std::string(200, '.'));
 }
 
 Result<void> SessionWriters::add(volume::Caller caller, const std::string& path, u32 count) {
@@ -105,6 +109,24 @@ std::vector<const SessionWriters::File*> SessionWriters::files() const {
   files.reserve(writers_.size());
   for (const auto& writer : writers_) files.push_back(writer.get());
   return files;
+}
+
+Result<SessionWriters::Verified> SessionWriters::verify(volume::Caller caller) const {
+  Verified verified;
+  for (const auto& file : writers_) {
+    std::string expected;
+    for (u64 i = 0; i < file->acknowledged; ++i) expected += line(i);
+    LK_TRY(const auto handle, volume::open_path(volume_, caller, file->path, {}));
+    std::string text(expected.size() + 1, '\0');
+    const auto got = volume_.read(handle, 0, std::as_writable_bytes(std::span(text)));
+    (void)volume_.close_handle(handle);
+    LK_TRYV(got);
+    text.resize(*got);
+    verified.lines += file->acknowledged;
+    ++verified.files;
+    if (text != expected) ++verified.files_wrong;
+  }
+  return verified;
 }
 
 }  // namespace latchkey::cli

@@ -101,8 +101,8 @@ Exit run_bench(const Common& common, const BenchArgs& args);
 
 struct TortureArgs {
   std::string image;
-  std::string mode = "soft";
-  u32 seconds = 30;
+  std::string mode = "soft";  // or "all"
+  u32 seconds = 30;           // each mode
   u32 writers = 4;
   u64 seed = 1;
 };

@@ -172,7 +172,7 @@ Result<void> hkdf_prepare() {
 }
 
 void hkdf_extract(Bytes master, HkdfState& state) {
-  LK_CHECK(master.size() >= kMasterKeyBytesMin && master.size() <= kMasterKeyBytesMax);
+  LK_CHECK(master.size() >= kShortKeyBytesMin && master.size() <= kMasterKeyBytesMax);
   const SecretWork work;
   ScratchLease scratch;
   // The salt is 64 zero bytes: HMAC pads it with zeros to a block.

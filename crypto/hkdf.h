@@ -32,7 +32,7 @@ struct alignas(64) HkdfState {
 // the process.
 Result<void> hkdf_prepare();
 
-// `master` is 32 to 64 bytes in the arena. The caller wipes it.
+// `master` is kShortKeyBytesMin to kMasterKeyBytesMax bytes in the arena. The caller wipes it.
 void hkdf_extract(Bytes master, HkdfState& state);
 // output.size() <= 64, info.size() <= 101. `output` is in the arena unless what is derived is
 // public (the identifier).

@@ -24,6 +24,7 @@ using Nonce = Id16<2>;  // random, drawn once
 enum class Mode : u8 { none = 0, aes_256_xts = 1, aes_256_cts = 4 };
 
 inline constexpr std::size_t kMasterKeyBytesMin = 32;
+inline constexpr std::size_t kShortKeyBytesMin = 16;  // fscrypt's own least; no use for AES-256
 inline constexpr std::size_t kMasterKeyBytesMax = 64;
 
 struct IdHash {

@@ -127,4 +127,22 @@ bool could_be_no_key_name(std::string_view text) {
   return *raw <= kDirhashBytes + kFrontBytesMax || *raw == kRawBytesMax;
 }
 
+std::optional<std::string> stored_in_no_key_name(std::string_view text) {
+  const std::optional<std::size_t> size = decoded_bytes(text);
+  if (!size || *size <= kDirhashBytes || *size > kDirhashBytes + kFrontBytesMax)
+    return std::nullopt;
+  std::string raw;
+  u32 bits = 0;
+  u32 bit_count = 0;
+  for (const char digit : text) {
+    bits = bits << 6 | static_cast<u32>(kDigits.find(digit));
+    bit_count += 6;
+    if (bit_count < 8) continue;
+    bit_count -= 8;
+    raw.push_back(static_cast<char>(bits >> bit_count & 255));
+  }
+  if (raw.find_first_not_of('\0') < kDirhashBytes) return std::nullopt;
+  return raw.substr(kDirhashBytes);
+}
+
 }  // namespace latchkey::crypto

@@ -47,5 +47,8 @@ std::string no_key_name(std::string_view stored);
 bool matches_no_key_name(std::string_view text, std::string_view stored);
 // False for a text that cannot be a no-key name of anything.
 bool could_be_no_key_name(std::string_view text);
+// The stored name that `text` is the no-key form of. Nothing where it has only a digest of it (more
+// than 149 stored bytes), or is no such form.
+std::optional<std::string> stored_in_no_key_name(std::string_view text);
 
 }  // namespace latchkey::crypto

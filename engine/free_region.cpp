@@ -37,16 +37,18 @@ void FreeRegion::count_free_runs(FreeRuns& runs) const {
   }
 }
 
-Result<void> FreeRegion::load_slot(Bytes block, u32 region, u64 generation_max, u64 at) {
+Result<void> FreeRegion::load_slot(Bytes block, const Meant& meant, u64 at) {
   LK_CHECK(block.size() == kBlockBytes);
   const auto header = load_disk<BitmapSlotDisk>(block);
   if (header.magic != kBitmapMagic ||
       header.checksum != block_checksum(block, offsetof(BitmapSlotDisk, checksum)))
     return fail(Errc::damaged, "a free space bitmap does not match its checksum", at);
-  if (header.region != region)
+  if (header.region != meant.region)
     return fail(Errc::damaged, "a free space bitmap of another region lies here", at);
-  if (header.generation > generation_max)
+  if (header.generation > meant.generation_max)
     return fail(Errc::damaged, "a free space bitmap is newer than the commit that names it", at);
+  if (slot_version(header.generation) != meant.version)
+    return fail(Errc::damaged, "a bitmap is not the one that the slot map means", at);
 
   RegionBitmap bits;
   bits.load(block.subspan(kBitmapHeaderBytes));

@@ -27,9 +27,14 @@ class FreeRegion {
   // Everything free but `reserved`.
   FreeRegion(u32 blocks, const std::vector<Run>& reserved);
 
-  // Takes over a slot. Errors: damaged (not a slot of `region`), malformed (well checksummed
-  // nonsense, or newer than generation_max). `at` goes into them.
-  Result<void> load_slot(Bytes block, u32 region, u64 generation_max, u64 at);
+  // Takes over a slot. Errors: damaged (not the slot that is meant), malformed (well checksummed
+  // nonsense). `at` goes into them.
+  struct Meant {
+    u32 region;
+    u64 generation_max;  // of the map that means it
+    u16 version;         // what the map says of its generation (slot_version())
+  };
+  Result<void> load_slot(Bytes block, const Meant& meant, u64 at);
   // Pins what the loaded slot of the generation before had and this one has not.
   void pin_difference(const FreeRegion& before);
   std::vector<Run> pinned_runs() const;

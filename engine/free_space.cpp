@@ -227,7 +227,8 @@ Result<std::vector<FreeSpace::SlotWrite>> FreeSpace::slots_to_write(u64 generati
     freed += loaded->freed_since_commit();
     u8 slot = 0;
     while (slot == entry.slot || slot == previous_slots_[index]) ++slot;
-    entry = {slot, free_class(loaded->blocks() - loaded->used_count(), loaded->blocks())};
+    entry = {slot, free_class(loaded->blocks() - loaded->used_count(), loaded->blocks()),
+             slot_version(generation)};
     SlotWrite& write =
         writes.emplace_back(layout_.slot_block(index, slot), std::vector<std::byte>(kBlockBytes));
     loaded->encode_slot(write.image, index, generation);

@@ -6,9 +6,9 @@
 // map of a generation says, for every region, which slot is meant; it lies in the place of its
 // generation modulo three. A commit of g writes, for each region that it touched, the slot that
 // neither g - 1 nor g - 2 means, and the map; so a torn commit harms nothing of the two before it,
-// what it left behind is named by nobody, and a slot that is named and does not verify is damage,
-// without doubt. A format writes no slots: a region that the map calls never written holds the
-// reserved places only.
+// what it left behind is named by nobody, and a slot that is named and does not verify, or is of
+// another generation than the map says, is damage, without doubt. A format writes no slots: a
+// region that the map calls never written holds the reserved places only.
 //
 // A block is, in memory, in one of these states:
 //   free        may be allocated
@@ -67,8 +67,8 @@ class FreeSpace {
   // A fresh store of generation 0: everything free but the reserved places.
   void format();
   // A store recovered at `generation` of which `used_blocks` are used (from the superblock: what
-  // blocks_used() said beside slots_to_write()). Reads two blocks for each TiB, and no region.
-  // Errors: damaged, malformed (the counts disagree), io.
+  // blocks_used() said beside slots_to_write()). Reads two blocks of maps for each 248 GiB,
+  // and no region. Errors: damaged, malformed (the counts disagree), io.
   Result<void> recover(u64 generation, u64 used_blocks);
 
   // After recover() met damage: what `used` says of each block is so, reserved places aside, and
@@ -146,7 +146,7 @@ class FreeSpace {
 
   void reset();
   Result<SlotMap> read_map(u64 generation);
-  Result<void> read_slot(u32 region, u8 slot, u64 generation_max, FreeRegion& into);
+  Result<void> read_slot(const SlotMap& map, u32 region, FreeRegion& into);
   Result<FreeRegion*> region(u32 index);  // loads it
   Result<void> load(u32 index, FreeRegion& into);
   Result<void> pin_recovered(u32 index, FreeRegion& into);

@@ -92,12 +92,13 @@ Result<void> FreeSpace::recover_map(u64 generation, u64 used_blocks) {
   return {};
 }
 
-Result<void> FreeSpace::read_slot(u32 index, u8 slot, u64 generation_max, FreeRegion& into) {
-  if (slot == kSlotNone) return {};
-  const u64 block = layout_.slot_block(index, slot);
+Result<void> FreeSpace::read_slot(const SlotMap& map, u32 index, FreeRegion& into) {
+  const SlotMap::Entry& entry = map.entries[index];
+  if (entry.slot == kSlotNone) return {};
+  const u64 block = layout_.slot_block(index, entry.slot);
   auto buffer = std::make_unique<BlockBuffer>();
   LK_TRYV(read_at(read_block_, block, buffer->bytes));
-  return into.load_slot(buffer->bytes, index, generation_max, block * kBlockBytes);
+  return into.load_slot(buffer->bytes, {index, map.generation, entry.version}, block * kBlockBytes);
 }
 
 // The pins that recovery left to the moment when the region is first looked at.
@@ -105,7 +106,7 @@ Result<void> FreeSpace::pin_recovered(u32 index, FreeRegion& into) {
   const u8 slot = recovered_previous_->entries[index].slot;
   if (slot == map_.entries[index].slot || slot == kSlotNone) return {};
   FreeRegion before(layout_.blocks_in(index), layout_.reserved_in(index));
-  LK_TRYV(read_slot(index, slot, recovered_generation_ - 1, before));
+  LK_TRYV(read_slot(*recovered_previous_, index, before));
   if (before.used_and_not_in(into) > pinned_unloaded_)
     return fail(Errc::malformed, "more blocks were freed than the slot map says",
                 layout_.slot_block(index, slot) * kBlockBytes);
@@ -118,7 +119,7 @@ Result<void> FreeSpace::pin_recovered(u32 index, FreeRegion& into) {
 
 Result<void> FreeSpace::load(u32 index, FreeRegion& into) {
   const SlotMap::Entry& entry = map_.entries[index];
-  LK_TRYV(read_slot(index, entry.slot, map_.generation, into));
+  LK_TRYV(read_slot(map_, index, into));
   if (entry.slot != kSlotNone && free_class(into.free(), into.blocks()) != entry.free)
     return fail(Errc::malformed, "the slot map misjudges how full a region is",
                 layout_.slot_block(index, entry.slot) * kBlockBytes);

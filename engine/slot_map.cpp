@@ -6,6 +6,16 @@
 
 namespace latchkey::engine {
 
+namespace {
+
+constexpr u32 kVersionShift = 4;
+static_assert(kVersionShift + kSlotVersionBits == 8 * sizeof(Le16));
+static_assert(kBitmapHeaderBytes + kMapRegions * sizeof(Le16) == kBlockBytes);
+
+std::size_t entry_offset(std::size_t index) { return kBitmapHeaderBytes + index * sizeof(Le16); }
+
+}  // namespace
+
 Checksum block_checksum(Bytes block, std::size_t field_offset) {
   LK_CHECK(block.size() == kBlockBytes && field_offset + sizeof(Checksum) <= kBlockBytes);
   std::array<std::byte, kBlockBytes> copy;
@@ -51,8 +61,9 @@ void SlotMap::encode(u32 index, MutableBytes block) const {
   const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
   for (std::size_t i = 0; i < count; ++i) {
     const Entry& entry = entries[first + i];
-    const auto bits = static_cast<u8>(entry.slot | (static_cast<u8>(entry.free) << 2));
-    block[kBitmapHeaderBytes + i / 2] |= std::byte(i % 2 == 0 ? bits : bits << 4);
+    const Le16 bits(static_cast<u16>(entry.slot | (static_cast<u32>(entry.free) << 2) |
+                                     (u32{entry.version} << kVersionShift)));
+    store_disk(block.subspan(entry_offset(i)), bits);
   }
   header.checksum = block_checksum(block, offsetof(SlotMapDisk, checksum));
   store_disk(block, header);
@@ -79,12 +90,16 @@ Result<void> SlotMap::decode(u32 index, u64 expected_generation, Bytes block, u6
   const std::size_t first = std::size_t{index} * kMapRegions;
   const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
   for (std::size_t i = 0; i < kMapRegions; ++i) {
-    const auto byte = std::to_integer<u8>(block[kBitmapHeaderBytes + i / 2]);
-    const auto bits = static_cast<u8>(i % 2 == 0 ? byte & 15 : byte >> 4);
+    const u16 bits = load_disk<Le16>(block.subspan(entry_offset(i)));
+    const Entry entry{static_cast<u8>(bits & 3), static_cast<FreeClass>(bits >> 2 & 3),
+                      static_cast<u16>(bits >> kVersionShift)};
     if (i < count)
-      entries[first + i] = {static_cast<u8>(bits & 3), static_cast<FreeClass>(bits >> 2)};
+      entries[first + i] = entry;
     else if (bits != 0)
       return fail(Errc::malformed, "the slot map names regions past the end of the device", at);
+    if (i < count && entry.slot == kSlotNone && entry.version != 0)
+      return fail(Errc::malformed, "the slot map says when a region was written that never was",
+                  at);
   }
   return {};
 }

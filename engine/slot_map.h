@@ -1,8 +1,8 @@
 #pragma once
-// The slot map: for each region, which of its slots a generation means, and how full it is. A
-// commit writes the whole map, twice, to the place of its generation; so the two generations before
-// it keep theirs, and a commit that was torn leaves no trace that a later one could take for its
-// own.
+// The slot map: for each region, which of its slots a generation means, who wrote that, and how
+// full it is. A commit writes the whole map, twice, to the place of its generation; so the two
+// generations before it keep theirs, and a commit that was torn leaves no trace that a later one
+// could take for its own.
 
 #include <vector>
 
@@ -16,6 +16,7 @@ struct SlotMap {
   struct Entry {
     u8 slot = kSlotNone;
     FreeClass free = FreeClass::half;
+    u16 version = 0;  // slot_version() of the generation that wrote the slot
   };
   explicit SlotMap(u32 regions = 0) : entries(regions) {}
 

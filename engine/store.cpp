@@ -170,9 +170,12 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
     return fail(Errc::read_only, "the device is read-only");
   if (!state->read_only && (superblock->features_ro_compat & ~kFeaturesRoCompat) != 0)
     return fail(Errc::format_version, "the store has a feature with which it can only be read");
-  // What is shown from now on must not hang on the one copy that a crash left.
-  if (const auto torn = scan.torn_place(); torn && !state->read_only && !options.repair) {
-    LK_TRYV(write_superblock(*state->commit_io, *superblock, *torn));
+  // What is shown from now on must not hang on the one copy that a crash left, nor on one that the
+  // device does not give today.
+  if (const auto rewrites = scan.to_write_anew();
+      !rewrites.empty() && !state->read_only && !options.repair) {
+    for (const auto& [place, copy] : rewrites)
+      LK_TRYV(write_superblock(*state->commit_io, copy, place));
     LK_TRYV(flush_sync(*state->commit_io));
   }
   build(*state, *superblock);

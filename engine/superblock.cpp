@@ -117,16 +117,21 @@ bool SuperblockScan::stepped_back() const {
   return a->wrong != nullptr && b->wrong != nullptr && !never_written;
 }
 
-std::optional<u32> SuperblockScan::torn_place() const {
+std::vector<SuperblockScan::Rewrite> SuperblockScan::to_write_anew() const {
+  std::vector<Rewrite> rewrites;
   const auto best = newest(false);
-  if (!best) return std::nullopt;
-  const u32 set = static_cast<u32>(best->generation % 2);
-  for (const u32 place : {set, set + 2}) {
+  if (!best) return rewrites;
+  for (u32 place = 0; place < copies.size(); ++place) {
     const SuperblockCopy& copy = copies[place];
+    const SuperblockCopy& twin = copies[place ^ 2];
+    const bool of_newest = place % 2 == best->generation % 2;
     const bool there = copy.superblock && copy.superblock->generation == best->generation;
-    if (!there && !copy.unreadable) return place;
+    if (copy.unreadable && twin.superblock)
+      rewrites.push_back({place, *twin.superblock});
+    else if (of_newest && !there && !copy.unreadable)
+      rewrites.push_back({place, *best});
   }
-  return std::nullopt;
+  return rewrites;
 }
 
 bool SuperblockScan::newest_may_be_unread() const {
@@ -175,20 +180,20 @@ Look look_at(u32 place, Bytes page) {
   return look;
 }
 
-// What does not verify is read once more: a read may be wrong, too, and what it hides may be the
-// newest generation.
+// What does not verify, or was refused, is read once more: a read may be wrong, too, and what it
+// hides may be the newest generation.
 Look look_twice(Io& io, u32 place, u64 device_bytes, MutableBytes page) {
   Look look;
   for (int i = 0; i < 2 && !look.copy.superblock; ++i) {
     if (auto read = read_sync(io, superblock_place(place, device_bytes) * kBlockBytes, page);
-        !read) {
+        read) {
+      look = look_at(place, page);
+    } else {
       look = {};
       look.refused = read.error();
       look.copy.wrong = "cannot be read";
       look.copy.unreadable = true;
-      return look;
     }
-    look = look_at(place, page);
   }
   return look;
 }

@@ -3,6 +3,7 @@
 // mod 2: a torn commit harms only the set that it was writing, a rotten copy has its twin.
 
 #include <optional>
+#include <vector>
 
 #include "engine/format.h"
 #include "engine/io.h"
@@ -47,8 +48,15 @@ struct SuperblockScan {
   // nobody was told is durable, or the newest generation is gone with its acknowledged writes. The
   // device cannot tell which.
   bool stepped_back() const;
-  // Of the newest set, a copy that is not there though it can be read: a crash tore it.
-  std::optional<u32> torn_place() const;
+  // What must be written before anything is shown or acknowledged. Of the newest set, a copy that
+  // is not there though it can be read: a crash tore it. Of either set, a copy that the device
+  // refused, as its twin says: it may have a generation that was never acknowledged, and whoever
+  // can read it later would take that for the newest.
+  struct Rewrite {
+    u32 place;
+    Superblock superblock;
+  };
+  std::vector<Rewrite> to_write_anew() const;
   // No copy of the other set verifies, and one was not read: what it says may be newer and
   // acknowledged. No crash looks like that, so nobody steps back for it but on request (D2).
   bool newest_may_be_unread() const;

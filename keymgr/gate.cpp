@@ -6,23 +6,30 @@
 namespace latchkey::keymgr {
 
 bool Gate::enter() {
-  u32 word = word_.load(std::memory_order_relaxed);
   for (;;) {
-    switch (state_of(word)) {
-      case State::open:
-        LK_CHECK((word & kCountMask) != kCountMask);
-        // Acquire pairs with set(): who enters after a removal went back sees what it left.
-        if (word_.compare_exchange_weak(word, word + 1, std::memory_order_acquire,
-                                        std::memory_order_relaxed))
-          return true;
-        break;
-      case State::held:
-        wait_on(word_, word);
-        word = word_.load(std::memory_order_relaxed);
-        break;
-      case State::stopped:
-        return false;
-    }
+    const State state = try_enter();
+    if (state != State::held) return state == State::open;
+    wait_while_held();
+  }
+}
+
+Gate::State Gate::try_enter() {
+  u32 word = word_.load(std::memory_order_relaxed);
+  while (state_of(word) == State::open) {
+    LK_CHECK((word & kCountMask) != kCountMask);
+    // Acquire pairs with set(): who enters after a removal went back sees what it left.
+    if (word_.compare_exchange_weak(word, word + 1, std::memory_order_acquire,
+                                    std::memory_order_relaxed))
+      break;
+  }
+  return state_of(word);
+}
+
+void Gate::wait_while_held() {
+  for (;;) {
+    const u32 word = word_.load(std::memory_order_acquire);
+    if (state_of(word) != State::held) return;
+    wait_on(word_, word);
   }
 }
 

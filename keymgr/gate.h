@@ -25,6 +25,10 @@ class Gate {
 
   // Inside, or false: stopped. Waits while held.
   bool enter();
+  // Open: inside now. Held, stopped: not inside.
+  State try_enter();
+  // Returns when the gate is not held any more.
+  void wait_while_held();
   void leave();
 
   void set(State state);

@@ -13,10 +13,9 @@ namespace latchkey::keymgr {
 namespace {
 
 // Wipes `secret` in every case: what is left of it is the state.
-Result<Secret<crypto::HkdfState>> extract(SecretBytes&& secret) {
+Result<Secret<crypto::HkdfState>> extract(SecretBytes&& secret, std::size_t bytes_min) {
   SecretBytes raw = std::move(secret);
-  if (raw.bytes().size() < crypto::kMasterKeyBytesMin ||
-      raw.bytes().size() > crypto::kMasterKeyBytesMax)
+  if (raw.bytes().size() < bytes_min || raw.bytes().size() > crypto::kMasterKeyBytesMax)
     return fail(Errc::invalid, "a master key has 32 to 64 bytes");
   LK_TRY(auto state, Secret<crypto::HkdfState>::create());
   crypto::hkdf_extract(raw.bytes(), *state);
@@ -39,6 +38,9 @@ std::string_view name_of(KeyState state) {
 }
 
 Lease::~Lease() { LK_CHECK_MSG(!held(), "a lease died without being released"); }
+
+Keyring::Keyring(const KeyringOptions& options)
+    : options_(options), suspensions_(options.waiters_max) {}
 
 bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
 
@@ -70,6 +72,10 @@ void KeyUse::extent_keys(std::span<const crypto::Nonce> nonces,
   crypto::derive_extent_keys(state(), nonces, keys);
 }
 
+void KeyUse::raw_extent_key(const crypto::Nonce& nonce, MutableBytes key) const {
+  crypto::hkdf_expand(state(), crypto::Context::per_extent, nonce.span(), key);
+}
+
 void KeyUse::name_key(const crypto::Nonce& directory_nonce, crypto::NameKey& key) const {
   crypto::derive_name_key(state(), directory_nonce, key);
 }
@@ -85,12 +91,30 @@ const crypto::HkdfState& KeyUse::state() const {
 
 Result<GatePass> GatePass::enter(const Lease& lease) {
   check_may_wait();
-  if (!lease.held() || !lease.key_->gate().enter())
-    return fail(Errc::no_key, "the key's gate is closed");
+  for (HeldGate held;; held.wait()) {
+    auto pass = try_enter(lease, held);
+    if (pass || pass.error().code != Errc::busy) return pass;
+  }
+}
+
+Result<GatePass> GatePass::try_enter(const Lease& lease, HeldGate& held) {
+  const Gate::State state = lease.held() ? lease.key_->gate().try_enter() : Gate::State::stopped;
+  if (state == Gate::State::stopped) return fail(Errc::no_key, "the key's gate is closed");
+  if (state == Gate::State::held) {
+    held.key_ = lease.key_;
+    return fail(Errc::busy, "the key's gate is held");
+  }
   begin_no_wait();
   GatePass pass;
   pass.key_ = lease.key_;
   return pass;
+}
+
+void HeldGate::wait() {
+  check_may_wait();
+  LK_CHECK(key_ != nullptr);
+  key_->gate().wait_while_held();
+  key_.reset();
 }
 
 GatePass::GatePass(GatePass&& other) noexcept = default;
@@ -110,6 +134,8 @@ Removal::~Removal() {
 const RemovalRow& Removal::row() const { return *row_; }
 
 crypto::KeyId Removal::key_id() const { return key_->id(); }
+
+std::set<u32> Removal::claimers() const { return key_->claimers(); }
 
 bool Removal::overtaken() const { return !ended_ && key_->overtaken(); }
 
@@ -132,29 +158,47 @@ void Removal::rollback() {
 
 Keyring::~Keyring() { remove_everything(); }
 
-Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret) {
+// The claim that `uid` would add is one on a key that it has none on.
+Result<void> Keyring::may_claim(const crypto::KeyId& id, u32 uid) const {
+  if (uid == 0) return {};
+  u32 claims = 0;
+  for (const auto& [other, key] : keys_) {
+    if (!key->status(uid).claimed_by_caller) continue;
+    if (other == id) return {};
+    ++claims;
+  }
+  if (claims >= options_.max_claims_per_uid)
+    return fail(Errc::quota, "the user has claims on too many keys");
+  return {};
+}
+
+Result<crypto::KeyId> Keyring::add(u32 uid, SecretBytes&& secret, std::optional<u64>* unsealed) {
   const SecretWork work;
-  LK_TRY(auto state, extract(std::move(secret)));
+  const bool too_short = secret.bytes().size() < crypto::kMasterKeyBytesMin;
+  LK_TRY(auto state, extract(std::move(secret), options_.short_keys ? crypto::kShortKeyBytesMin
+                                                                    : crypto::kMasterKeyBytesMin));
   const crypto::KeyId id = crypto::key_identifier(*state);
   Lock lock(mutex_);
+  LK_TRYV(may_claim(id, uid));
   // Nobody finds an absent key again; whoever still holds it has a pointer of his own.
   std::erase_if(
       keys_, [](const auto& entry) { return entry.second->status(0).state == KeyState::absent; });
   const auto found = keys_.find(id);
-  if (found != keys_.end() && found->second->add(uid)) return id;
+  if (found != keys_.end() && found->second->add(uid, state, unsealed)) return id;
   // A key that is made is present until it is removed, so what can fail for memory comes before it.
   keys_.erase(id);
   keys_.reserve(keys_.size() + 1);
   decltype(keys_) fresh;
   std::shared_ptr<MasterKey>& made = fresh[id];
-  made = std::make_shared<MasterKey>(id, std::move(state), uid);
+  made = std::make_shared<MasterKey>(id, std::move(state), uid, too_short);
   keys_.merge(fresh);
+  suspensions_.end(id);
   return id;
 }
 
 Result<crypto::KeyId> Keyring::identify(SecretBytes&& secret) {
   const SecretWork work;
-  LK_TRY(auto state, extract(std::move(secret)));
+  LK_TRY(auto state, extract(std::move(secret), crypto::kMasterKeyBytesMin));
   return crypto::key_identifier(*state);
 }
 
@@ -183,17 +227,17 @@ Result<void> Keyring::lease(const crypto::KeyId& id, u64 owner, Lease& lease) {
 bool Keyring::release(Lease& lease) { return MasterKey::release(lease); }
 
 Result<RemovalStart> Keyring::begin_removal(const crypto::KeyId& id, u32 uid, bool all_users,
-                                            RemovalMode mode) {
+                                            RemovalMode mode, Inside inside) {
   check_may_wait();
   const RemovalRow& row = removal_row(mode);
   if (all_users && uid != 0)
     return fail(Errc::permission, "only root removes the claims of all users");
-  if (!row.implemented) return fail(Errc::unsupported, "this removal mode is not there yet");
+  const MasterKey::Caller caller{uid, all_users, options_.anyone_may_retry};
   for (;;) {
     const auto key = find(id);
     if (key == nullptr) return fail(Errc::no_key, "the key is absent");
     RemovalStart start;
-    switch (key->begin_removal(uid, all_users, row)) {
+    switch (key->begin_removal(caller, row, inside)) {
       case MasterKey::Begun::gone:
         // It went while this removal waited. If it was added again since, that key is meant.
         if (find(id) == key) return fail(Errc::no_key, "the key is absent");
@@ -203,17 +247,53 @@ Result<RemovalStart> Keyring::begin_removal(const crypto::KeyId& id, u32 uid, bo
       case MasterKey::Begun::claim_only:
         start.claim_only = true;
         return start;
+      case MasterKey::Begun::another:
+        start.another = true;
+        return start;
+      case MasterKey::Begun::refused:
+        return fail(Errc::busy, "files or directories of the key are open");
       case MasterKey::Begun::preparing:
         Removal removal;
         removal.key_ = key;
         removal.row_ = &row;
+        removal.number_ = key->removal_number();
         start.removal.emplace(std::move(removal));
         return start;
     }
   }
 }
 
+Result<bool> Keyring::would_remove_claim_only(const crypto::KeyId& id, u32 uid,
+                                              bool all_users) const {
+  if (all_users && uid != 0)
+    return fail(Errc::permission, "only root removes the claims of all users");
+  const auto key = find(id);
+  const auto begun = key == nullptr ? MasterKey::Begun::gone
+                                    : key->would_begin({uid, all_users, options_.anyone_may_retry});
+  if (begun == MasterKey::Begun::gone) return fail(Errc::no_key, "the key is absent");
+  if (begun == MasterKey::Begun::no_claim)
+    return fail(Errc::no_key, "the caller has no claim on the key");
+  return begun == MasterKey::Begun::claim_only;
+}
+
+void Keyring::wait_for_removal(const crypto::KeyId& id) const {
+  check_may_wait();
+  if (const auto key = find(id)) key->wait_for_removal();
+}
+
+KeyState Keyring::wait_while_leaving(const crypto::KeyId& id, u64 timeout_ns) const {
+  check_may_wait();
+  const auto key = find(id);
+  return key == nullptr ? KeyState::absent : key->wait_while_leaving(timeout_ns);
+}
+
+std::vector<u64> Keyring::owners(const crypto::KeyId& id, u64& cursor, u32 count_max) const {
+  const auto key = find(id);
+  return key == nullptr ? std::vector<u64>{} : key->owners(cursor, count_max);
+}
+
 void Keyring::remove_everything() {
+  suspensions_.end_all();
   decltype(keys_) keys;
   {
     Lock lock(mutex_);

@@ -6,8 +6,9 @@
 
 namespace latchkey::keymgr {
 
-MasterKey::MasterKey(const crypto::KeyId& id, Secret<crypto::HkdfState>&& secret, u32 uid)
-    : id_(id), claims_{uid}, secret_(std::move(secret)) {
+MasterKey::MasterKey(const crypto::KeyId& id, Secret<crypto::HkdfState>&& secret, u32 uid,
+                     bool too_short)
+    : id_(id), too_short_(too_short), claims_{uid}, secret_(std::move(secret)) {
   Lock lock(mutex_);
   check_invariants();
 }
@@ -17,10 +18,17 @@ MasterKey::~MasterKey() {
   LK_CHECK(state_ == KeyState::absent && leases_ == 0 && !preparing_);
 }
 
-bool MasterKey::add(u32 uid) {
+bool MasterKey::add(u32 uid, Secret<crypto::HkdfState>& secret, std::optional<u64>* unsealed) {
   Lock lock(mutex_);
   if (doomed_) return false;
   claims_.insert(uid);
+  if (sealed_) {
+    secret_ = std::move(secret);
+    sealed_ = false;
+    uses_.set(Gate::State::open);
+    if (unsealed != nullptr) *unsealed = sealed_by_;
+  }
+  if (state_ != KeyState::present) changed_.notify_all();
   state_ = KeyState::present;
   if (preparing_) {
     if (uid == preparing_->uid) preparing_->overtaken = true;
@@ -36,11 +44,14 @@ KeyStatus MasterKey::status(u32 uid) const {
   return {.state = state_,
           .claims = static_cast<u32>(claims_.size()),
           .claimed_by_caller = claims_.contains(uid),
+          .claimed_before = former_claims_.contains(uid),
+          .sealed = sealed_,
           .leases = leases_};
 }
 
 Result<void> MasterKey::lease(const std::shared_ptr<MasterKey>& key, u64 owner, Lease& lease) {
   LK_CHECK(!lease.held());
+  if (key->too_short_) return fail(Errc::no_key, "the key is too short for AES-256");
   Lock lock(key->mutex_);
   if (key->state_ != KeyState::present) return fail(Errc::no_key, "the key is not present");
   if (key->door_closed_) return fail(Errc::no_key, "the key is being removed");
@@ -68,20 +79,56 @@ bool MasterKey::release(Lease& lease) {
   return true;
 }
 
-MasterKey::Begun MasterKey::begin_removal(u32 uid, bool all_users, const RemovalRow& row) {
+bool MasterKey::removal_under_way() const {
+  return preparing_.has_value() || (doomed_ && state_ != KeyState::absent);
+}
+
+MasterKey::Begun MasterKey::look_at_claims(const Caller& caller) const {
+  if (state_ == KeyState::absent) return Begun::gone;
+  if (caller.all_users) return Begun::preparing;
+  if (state_ == KeyState::present) {
+    if (!claims_.contains(caller.uid)) return Begun::no_claim;
+    return claims_.size() > 1 ? Begun::claim_only : Begun::preparing;
+  }
+  const bool may_retry =
+      caller.uid == 0 || caller.anyone_may_retry || former_claims_.contains(caller.uid);
+  return may_retry ? Begun::preparing : Begun::no_claim;
+}
+
+void MasterKey::drop_claims(u32 uid, bool all_users) {
+  if (all_users) {
+    former_claims_.merge(claims_);  // which allocates nothing
+    claims_.clear();
+  } else {
+    former_claims_.insert(claims_.extract(uid));
+  }
+}
+
+MasterKey::Begun MasterKey::would_begin(const Caller& caller) const {
+  Lock lock(mutex_);
+  return look_at_claims(caller);
+}
+
+MasterKey::Begun MasterKey::begin_removal(const Caller& caller, const RemovalRow& row,
+                                          Inside inside) {
   {
     Lock lock(mutex_);
-    while (preparing_ || (doomed_ && state_ != KeyState::absent)) changed_.wait(mutex_);
-    if (state_ == KeyState::absent) return Begun::gone;
-    if (state_ == KeyState::present && !all_users) {
-      if (!claims_.contains(uid)) return Begun::no_claim;
-      if (claims_.size() > 1) {
-        claims_.erase(uid);
-        check_invariants();
-        return Begun::claim_only;
-      }
+    while (removal_under_way()) {
+      if (inside != Inside::not_looked) return Begun::another;
+      changed_.wait(mutex_);
     }
-    preparing_ = Preparing{.uid = uid, .all_users = all_users, .overtaken = false};
+    const Begun begun = look_at_claims(caller);
+    if (begun == Begun::claim_only) drop_claims(caller.uid, false);
+    if (begun != Begun::preparing) {
+      check_invariants();
+      return begun;
+    }
+    if (row.refuse_when_busy && inside == Inside::somebody) return Begun::refused;
+    preparing_ = Preparing{.uid = caller.uid,
+                           .all_users = caller.all_users,
+                           .overtaken = false,
+                           .number = ++removals_,
+                           .was_sealed = sealed_};
     door_closed_ = true;
     if (row.writers == Writers::hold) gate_.set(Gate::State::held);
     if (row.writers == Writers::stop) gate_.set(Gate::State::stopped);
@@ -89,6 +136,30 @@ MasterKey::Begun MasterKey::begin_removal(u32 uid, bool all_users, const Removal
   }
   if (row.writers != Writers::keep) gate_.drain();
   return Begun::preparing;
+}
+
+void MasterKey::wait_for_removal() {
+  Lock lock(mutex_);
+  while (removal_under_way()) changed_.wait(mutex_);
+}
+
+KeyState MasterKey::wait_while_leaving(u64 timeout_ns) {
+  Lock lock(mutex_);
+  if (state_ == KeyState::incompletely_removed) changed_.wait_for(mutex_, timeout_ns);
+  return state_;
+}
+
+u64 MasterKey::removal_number() const {
+  Lock lock(mutex_);
+  LK_CHECK(preparing_.has_value());
+  return preparing_->number;
+}
+
+std::set<u32> MasterKey::claimers() const {
+  Lock lock(mutex_);
+  std::set<u32> all = claims_;
+  all.insert(former_claims_.begin(), former_claims_.end());
+  return all;
 }
 
 bool MasterKey::overtaken() const {
@@ -102,7 +173,10 @@ Result<Removal::Committed> MasterKey::commit(const RemovalRow& row) {
     await_wipe();  // the last lease may just have gone
     LK_CHECK(preparing_.has_value());
     const Preparing removal = *preparing_;
-    if (removal.overtaken) {
+    // Another user's add, under a removal of all claims, brings the secret back without overtaking;
+    // the busy inodes then lost the keys of their own that a sealed key needs.
+    const bool seals = row.stays == Stays::own_keys && leases_ != 0;
+    if (removal.overtaken || (seals && removal.was_sealed && !sealed_)) {
       end_removal();
       return fail(Errc::canceled, "the key was added again");
     }
@@ -110,16 +184,14 @@ Result<Removal::Committed> MasterKey::commit(const RemovalRow& row) {
       end_removal();
       return Removal::Committed{};
     }
-    if (removal.all_users)
-      claims_.clear();
-    else
-      claims_.erase(removal.uid);
+    drop_claims(removal.uid, removal.all_users);
     if (!claims_.empty()) {
       end_removal();
       return Removal::Committed{.others_remain = true, .state = state_};
     }
     state_ = KeyState::incompletely_removed;
-    if (row.stays == Stays::master && leases_ != 0) {
+    if (row.stays != Stays::nothing && leases_ != 0) {
+      if (seals && !sealed_) seal(removal.number);
       end_removal();
       return Removal::Committed{.others_remain = false, .state = state_};
     }
@@ -183,8 +255,18 @@ void MasterKey::end_removal() {
 void MasterKey::doom() {
   LK_CHECK(!doomed_ && claims_.empty() && state_ == KeyState::incompletely_removed);
   doomed_ = true;
+  cut_off_.store(true, std::memory_order_release);
   gate_.set(Gate::State::stopped);
   uses_.set(Gate::State::stopped);
+}
+
+// Batches in hand finish; nobody begins another. The gate stays open.
+void MasterKey::seal(u64 number) {
+  uses_.set(Gate::State::stopped);
+  uses_.drain();
+  sealed_by_ = number;
+  sealed_ = true;
+  wipe_secret();
 }
 
 // By the thread that doomed the key. Writers in the gate finish their copy and batches in hand
@@ -201,7 +283,7 @@ void MasterKey::finish_wipe() {
 
 // The one place where a master key's secret dies (I5).
 void MasterKey::wipe_secret() {
-  LK_CHECK(doomed_ && uses_.inside() == 0);
+  LK_CHECK((doomed_ || sealed_) && uses_.inside() == 0);
   secret_.reset();
 }
 
@@ -232,13 +314,15 @@ Lease* MasterKey::after(u64 cursor) {
 }
 
 void MasterKey::check_invariants() const {
-  LK_CHECK(secret_.empty() == (state_ == KeyState::absent));                      // I1
+  LK_CHECK(secret_.empty() == (state_ == KeyState::absent || sealed_));           // I1
   LK_CHECK(!claims_.empty() == (state_ == KeyState::present));                    // I2
   LK_CHECK(state_ != KeyState::incompletely_removed || leases_ != 0 || doomed_);  // I3
   LK_CHECK(!doomed_ ||
            (uses_.state() == Gate::State::stopped && gate_.state() == Gate::State::stopped));  // I6
   LK_CHECK(state_ != KeyState::absent || doomed_);                                             // I6
   LK_CHECK(!door_closed_ || preparing_);                                                       // I7
+  LK_CHECK(!sealed_ ||
+           (uses_.state() == Gate::State::stopped && state_ != KeyState::present));  // I8
   LK_CHECK((first_ == nullptr) == (leases_ == 0) && (last_ == nullptr) == (leases_ == 0));
 }
 

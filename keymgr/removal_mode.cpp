@@ -15,7 +15,7 @@ constexpr RemovalRow make(RemovalMode mode, std::string_view name) {
                     .dirty = Dirty::flush,
                     .stays = Stays::nothing,
                     .later_io = LaterIo::no_key,
-                    .implemented = false};
+                    .may_lose = false};
 }
 
 constexpr std::array<RemovalRow, 8> make_rows() {
@@ -24,7 +24,6 @@ constexpr std::array<RemovalRow, 8> make_rows() {
   soft.dirty = Dirty::flush_busy_later;
   soft.stays = Stays::master;
   soft.later_io = LaterIo::succeeds;
-  soft.implemented = true;
 
   auto sealed = make(RemovalMode::sealed, "sealed");
   sealed.dirty = Dirty::flush_busy_later;
@@ -33,8 +32,10 @@ constexpr std::array<RemovalRow, 8> make_rows() {
 
   auto safe = make(RemovalMode::safe, "safe");
   safe.refuse_when_busy = true;
+  safe.writers = Writers::hold;  // calls under way of handles that were closed under them
 
   auto sync = make(RemovalMode::sync, "sync");
+  sync.may_lose = true;
 
   auto freeze = make(RemovalMode::freeze, "freeze");
   freeze.writers = Writers::hold;
@@ -47,7 +48,7 @@ constexpr std::array<RemovalRow, 8> make_rows() {
   hard.claim_first = true;
   hard.writers = Writers::stop;
   hard.dirty = Dirty::drop;
-  hard.implemented = true;
+  hard.may_lose = true;
 
   auto suspend = make(RemovalMode::suspend, "suspend");
   suspend.writers = Writers::hold;

@@ -34,7 +34,7 @@ struct RemovalRow {
   Dirty dirty;
   Stays stays;
   LaterIo later_io;
-  bool implemented;  // false: Errc::unsupported for now (docs/limits.md)
+  bool may_lose;  // acknowledged writes that are dirty at the wipe: dropped, and counted
 };
 
 const RemovalRow& removal_row(RemovalMode mode);

@@ -319,6 +319,8 @@ TEST(Crypto, names_of_every_length_that_matters_round_trip) {
     EXPECT_EQ(stored.size(), std::min<std::size_t>((length + 31) / 32 * 32, 255));
     EXPECT_EQ(decrypt_name(**key, stored).value_or("?"), name);
     EXPECT_LE(no_key_name(stored).size(), kNoKeyNameBytesMax);
+    EXPECT_EQ(stored_in_no_key_name(no_key_name(stored)),
+              length <= 128 ? std::optional(stored) : std::nullopt);
   }
   EXPECT_FALSE(decrypt_name(**key, "short"));
   for (const std::size_t length : {1, 16, 32, 33, 255, 256, 1000, 4064, 4065, 4092, 4093}) {
@@ -335,7 +337,15 @@ TEST(Crypto, names_of_every_length_that_matters_round_trip) {
   EXPECT_FALSE(decrypt_target(**key, "short"));
   EXPECT_FALSE(decrypt_target(**key, std::string(4094, 'x')));
   EXPECT_FALSE(decrypt_target(**key, encrypt_target(**key, std::string(1, '\0')))) << "empty";
+}
+
+TEST(Crypto, a_text_that_is_no_no_key_name_holds_no_stored_name) {
+  EXPECT_EQ(stored_in_no_key_name(no_key_name("0123456789abcdef")), "0123456789abcdef");
   EXPECT_FALSE(could_be_no_key_name("a name with spaces"));
+  for (const char* text : {"", "a name with spaces", "AAAAAAAAAAA",  // no more than the two words
+                           "AAAAAAAAAABCDE",                         // bits left over
+                           "0123456789abcdef"})                      // words that are not zero
+    EXPECT_FALSE(stored_in_no_key_name(text)) << text;
 }
 
 void fill(std::mt19937_64& random, MutableBytes bytes) {

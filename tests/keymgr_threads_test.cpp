@@ -155,29 +155,27 @@ TEST_F(KeyThreads, hard_waits_for_a_writer_in_the_gate_before_it_begins) {
 }
 
 TEST_F(KeyThreads, a_row_that_holds_writers_wakes_them_into_the_gate_or_into_no_key) {
-  // No mode that holds writers is taken by the keyring yet; the key itself reads any row.
-  const RemovalRow& freeze = removal_row(RemovalMode::freeze);
   for (const bool commits : {false, true}) {
-    auto state = Secret<crypto::HkdfState>::create();
-    ASSERT_TRUE(state.has_value());
-    SecretBytes raw = tests::in_arena(raw_);
-    crypto::hkdf_extract(raw.bytes(), **state);
-    const auto key = std::make_shared<MasterKey>(id_, std::move(*state), kA);
+    add(kA);
     Lease open;
-    ASSERT_TRUE(MasterKey::lease(key, 1, open).has_value());
-    ASSERT_EQ(key->begin_removal(kA, false, freeze), MasterKey::Begun::preparing);
+    ASSERT_EQ(lease(open), kOk);
+    Removal removal = begin(kA, false, RemovalMode::freeze);
     std::atomic<int> entered{-1};
     Background writer([&] { entered = GatePass::enter(open).has_value(); });
     EXPECT_TRUE(writer.blocks());
+    HeldGate held;
+    EXPECT_EQ(GatePass::try_enter(open, held).error().code, Errc::busy);
+    Background waiter([&] { held.wait(); });
+    EXPECT_TRUE(waiter.blocks());
     if (commits) {
-      EXPECT_EQ(key->commit(freeze)->state, KeyState::absent);
+      EXPECT_EQ(removal.commit()->state, KeyState::absent);
     } else {
-      key->rollback();
+      removal.rollback();
     }
     writer.join();
+    waiter.join();
     EXPECT_EQ(entered.load(), !commits);
-    MasterKey::release(open);
-    if (!commits) key->remove_now();
+    ring_.release(open);
   }
 }
 

@@ -20,6 +20,7 @@
 #include "base/no_memory.h"
 #include "tests/support/failure_scenarios.h"
 #include "tests/support/seed.h"
+#include "tests/support/spare_device.h"
 
 namespace {
 
@@ -97,43 +98,6 @@ void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { r
 namespace latchkey::tests {
 namespace {
 
-// A device whose own memory never fails.
-class SpareDevice final : public engine::Device {
- public:
-  explicit SpareDevice(engine::Device& device) : device_(device) {}
-  const engine::DeviceInfo& info() const override { return device_.info(); }
-  Result<std::unique_ptr<engine::Io>> make_io(const engine::IoOptions& options) override {
-    const Pause pause;
-    LK_TRY(auto io, device_.make_io(options));
-    return std::make_unique<SpareIo>(std::move(io));
-  }
-
- private:
-  struct Pause {
-    Pause() : before(allocations.counting) { allocations.counting = false; }
-    ~Pause() { allocations.counting = before; }
-    bool before;
-  };
-  class SpareIo final : public engine::Io {
-   public:
-    explicit SpareIo(std::unique_ptr<engine::Io> io) : io_(std::move(io)) {}
-    void submit(engine::Op& op) override {
-      const Pause pause;
-      io_->submit(op);
-    }
-    Result<u32> tick(u32 wait_min) override {
-      const Pause pause;
-      return io_->tick(wait_min);
-    }
-    u32 pending() const override { return io_->pending(); }
-    MutableBytes buffer() override { return io_->buffer(); }
-
-   private:
-    std::unique_ptr<engine::Io> io_;
-  };
-  engine::Device& device_;
-};
-
 Result<void> counted(const std::function<Result<void>()>& call) {
   allocations.counting = true;
   const Result<void> done = or_no_memory(call);
@@ -157,7 +121,7 @@ std::string run_with(const Fault& fault, u64& errors) {
   current = fault;
   SimDevice device({.size_bytes = kPointDeviceBytes, .seed = fault.after});
   device.restore(point_image());
-  SpareDevice spare(device);
+  SpareDevice spare(device, allocations.counting);
   FailureRun run{device, spare, counted};
   run.seed = fault.after;
   run.cured = [] { allocations.fail_at = ~0ULL; };

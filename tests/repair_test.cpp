@@ -2,7 +2,9 @@
 // and may be cut off anywhere. Method: damage made in a SimDevice; afterwards check, the files, and
 // the space are as before.
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "engine/format.h"
 #include "engine/free_space_format.h"
@@ -159,6 +161,42 @@ TEST_F(Repair, writes_slot_maps_anew) {
   for (const u64 map : blocks_with("lksltmap")) device_.rot(map * kBlockBytes + 100, 8, map);
   EXPECT_FALSE(Volume::open(device_, options_, system_env()));
   EXPECT_FALSE(findings().empty());
+  expect_repaired();
+}
+
+// What the newest bitmap's slot held before verifies by itself, and calls used blocks free.
+TEST_F(Repair, writes_anew_a_bitmap_whose_last_write_was_lost) {
+  const auto bitmaps = [&] {
+    std::map<u64, std::vector<std::byte>> found;
+    for (const u64 slot : blocks_with("lkbitmap"))
+      device_.peek(slot * kBlockBytes, found.try_emplace(slot, kBlockBytes).first->second);
+    return found;
+  };
+  const auto generation_of = [](const std::vector<std::byte>& image) -> u64 {
+    return load_disk<engine::BitmapSlotDisk>(image).generation;
+  };
+  open_again();
+  add_key();
+  std::map<u64, std::vector<std::byte>> before;
+  for (u32 i = 0; i < 4; ++i) {
+    before = bitmaps();
+    put("/vault/more", text_of(i));
+    ASSERT_TRUE(volume_->sync());
+  }
+  ASSERT_TRUE(volume_->close());
+  volume_.reset();
+  used_ = used_blocks();
+  const auto after = bitmaps();
+  const auto [newest, image] = *std::ranges::max_element(
+      after, {}, [&](const auto& bitmap) { return generation_of(bitmap.second); });
+  ASSERT_TRUE(before.contains(newest));
+  ASSERT_LT(generation_of(before[newest]), generation_of(image));
+  device_.overwrite(newest * kBlockBytes, before[newest]);
+
+  const auto found = findings();
+  EXPECT_TRUE(std::ranges::any_of(found, [](const engine::Finding& finding) {
+    return finding.what == "a bitmap is not the one that the slot map means";
+  }));
   expect_repaired();
 }
 

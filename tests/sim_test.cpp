@@ -76,7 +76,8 @@ SimPlan plan_that_must_fail(u64 seed) {
 
 TEST(Simulation, a_device_that_loses_writes_is_noticed) {
   u64 noticed = 0;
-  for (const u64 seed : seeds(30)) noticed += simulate(plan_that_must_fail(seed)).failure != "";
+  for (const u64 seed : seeds(30))
+    noticed += simulate(plan_that_must_fail(seed)).failure.empty() ? 0 : 1;
   EXPECT_GT(noticed, 3U);  // most of what is lost is replaced before anybody looks
 }
 
@@ -94,6 +95,27 @@ TEST(Simulation, a_failure_shrinks_to_what_fails) {
     return;
   }
   ADD_FAILURE() << "no schedule has failed";
+}
+
+// A snapshot whose removal was refused for a read is there: its caller must not take it for gone.
+TEST(Simulation, a_removal_that_fails_leaves_the_snapshot) {
+  u64 refused = 0;
+  for (u64 after = 0; after < 40; ++after) {
+    SimPlan plan = make_plan(1, {.faults = false});
+    plan.callers = 1;
+    plan.nearly_full = false;
+    plan.lives = {{}, {}, {}};
+    plan.ops = {{.number = 0, .life = 0, .kind = SimOpKind::snapshot, .seed = 1},
+                {.number = 1, .life = 1, .kind = SimOpKind::drop_snapshot, .seed = 2},
+                {.number = 2, .life = 1, .kind = SimOpKind::sync, .seed = 3}};
+    plan.faults = {
+        {.life = 1, .kind = SimFaultKind::read_error, .after = after, .at_opening = true}};
+    plan.tell = [&](const std::string& line) {
+      refused += line.find("drop_snapshot io") != std::string::npos ? 1 : 0;
+    };
+    EXPECT_EQ(simulate(plan).failure, "") << after;
+  }
+  EXPECT_GT(refused, 0U);
 }
 
 TEST(Shrink, finds_the_two_operations_and_the_fault_that_matter) {

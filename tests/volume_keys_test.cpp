@@ -175,6 +175,29 @@ TEST_F(VolumeKeys, hard_counts_what_it_loses_and_tells_each_handle_once) {
   EXPECT_EQ(content("/vault/closed"), "");
 }
 
+// A handle from before the add is inside again from the add on: the next removal finds it busy.
+TEST_F(VolumeKeys, add_lets_in_who_has_something_open) {
+  const crypto::KeyId id = vault();
+  put("/vault/x", "x");
+  ASSERT_TRUE(volume_->sync());
+  const HandleId file = open("/vault/x", {});
+  ASSERT_EQ(remove(id, RemovalMode::hard).state, KeyState::absent);
+  const auto directory = volume_->open_directory(kUser, *resolve(*volume_, "/vault"), "/vault");
+  ASSERT_TRUE(directory);
+  add_key();
+  const RemovalReport report = remove(id);
+  EXPECT_EQ(report.state, KeyState::incompletely_removed);
+  EXPECT_TRUE(report.files_busy);
+  EXPECT_EQ(content(file), "x");
+  const auto entries = volume_->read_directory(*directory);
+  ASSERT_TRUE(entries && entries->size() == 1);
+  EXPECT_EQ(entries->front().name, "x");
+  close(file);
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  close(*directory);
+  EXPECT_EQ(state(id), KeyState::absent);
+}
+
 // Whoever has it open still needs it. At the last close it goes, dirty or not.
 TEST_F(VolumeKeys, an_unlinked_file_that_is_open_is_treated_as_any_other) {
   const crypto::KeyId id = vault();
@@ -308,6 +331,66 @@ TEST_F(VolumeKeys, an_open_directory_keeps_its_names_and_lets_nobody_new_in) {
   EXPECT_NE((*entries)[0].name, "another");
 }
 
+TEST_F(VolumeKeys, who_has_no_claim_is_told_of_no_key) {
+  static constexpr Caller kStranger{1001}, kRoot{0};
+  const auto told = [&](Caller caller, const crypto::KeyId& id) {
+    const KeyReport report = volume_->key_status(caller, id);
+    const bool nothing = report.state == KeyState::absent && report.user_count == 0 &&
+                         !report.added_by_self && report.holders.empty();
+    EXPECT_EQ(volume_->key_list(caller).size(), nothing ? 0U : 1U);
+    return !nothing;
+  };
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/x");
+  EXPECT_TRUE(told(kUser, id));
+  EXPECT_TRUE(told(kRoot, id));
+  EXPECT_FALSE(told(kStranger, id));
+  // Nor is it told by the answer to a removal.
+  EXPECT_EQ(code_of(volume_->remove_key(kStranger, id, RemovalMode::soft)), Errc::no_key);
+  add_key(kStranger);
+  EXPECT_TRUE(told(kStranger, id));
+  ASSERT_TRUE(volume_->remove_key(kStranger, id, RemovalMode::soft));
+  EXPECT_TRUE(told(kStranger, id)) << "who had one knows it";
+  remove(id);
+  EXPECT_TRUE(told(kUser, id));
+  EXPECT_FALSE(told({1002}, id));
+  close(handle);
+  options_.status_public = true;
+  reopen();
+  add_key();
+  EXPECT_TRUE(told(kStranger, id));
+}
+
+TEST_F(VolumeKeys, in_an_open_directory_only_what_is_unlocked_gets_another_name) {
+  const crypto::KeyId id = vault();
+  put("/vault/locked", "text");
+  ASSERT_TRUE(make_directory(*volume_, kUser, "/vault/sub"));
+  const HandleId busy = open("/vault/busy");
+  const auto vault = resolve(*volume_, "/vault");
+  const auto locked = resolve(*volume_, "/vault/locked"), inside = resolve(*volume_, "/vault/busy");
+  const auto handle = volume_->open_directory(kUser, *vault, "/vault");
+  ASSERT_TRUE(handle);
+  remove(id);
+  EXPECT_EQ(code_of(volume_->rename(*vault, "locked", *vault, "other")), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->rename(*vault, "sub", *vault, "other")), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->rename(*vault, "busy", *vault, "locked", {.exchange = true})),
+            Errc::no_key);
+  EXPECT_EQ(code_of(volume_->link(*locked, *vault, "other")), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->link(*locked, kRootInode, "out")), Errc::no_key);
+  EXPECT_TRUE(volume_->rename(*vault, "busy", *vault, "moved"));
+  EXPECT_TRUE(volume_->link(*inside, *vault, "second"));
+  EXPECT_TRUE(volume_->rename(*vault, "moved", *vault, "locked")) << "deletes without a key";
+  close(*handle);
+  close(busy);
+  EXPECT_EQ(state(id), KeyState::absent);
+  // Outside of encrypted directories a name can change whoever it leads to.
+  add_key();
+  ASSERT_TRUE(volume_->link(*inside, kRootInode, "out"));
+  remove(id);
+  EXPECT_TRUE(volume_->rename(kRootInode, "out", kRootInode, "still-out"));
+  EXPECT_EQ(code_of(volume_->link(*inside, kRootInode, "another")), Errc::no_key);
+}
+
 TEST_F(VolumeKeys, being_the_parent_of_an_open_file_does_not_make_a_directory_busy) {
   const crypto::KeyId id = vault();
   const HandleId handle = open("/vault/x");
@@ -330,8 +413,48 @@ TEST_F(VolumeKeys, compat_fscrypt_answers_as_the_kernel_does) {
   close(open("/vault/busy", {}));
   EXPECT_EQ(open_error("/vault/closed"), Errc::no_key);
   close(*directory);
-  EXPECT_EQ(code_of(resolve(*volume_, "/vault/closed")), Errc::not_found);
+  EXPECT_TRUE(resolve(*volume_, "/vault/closed")) << "the open file keeps its directory";
   close(busy);
+  // Whoever has left stays until the removal is asked for again.
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  close(open("/vault/busy", {}));
+  EXPECT_EQ(remove(id).state, KeyState::absent);
+  EXPECT_EQ(code_of(resolve(*volume_, "/vault/closed")), Errc::not_found);
+}
+
+TEST_F(VolumeKeys, compat_what_lingers_goes_with_its_name_and_with_its_data_kept) {
+  options_.compat_fscrypt = true;
+  reopen();
+  const crypto::KeyId id = vault();
+  const auto vault = resolve(*volume_, "/vault");
+  ASSERT_TRUE(make_directory(*volume_, kUser, "/vault/sub"));
+  const HandleId kept = open("/vault/sub/kept"), gone = open("/vault/gone");
+  remove(id);
+  append(kept, "written late");
+  append(gone, "not wanted any more");
+  close(kept);
+  close(gone);
+  EXPECT_EQ(state(id), KeyState::incompletely_removed);
+  EXPECT_EQ(volume_->key_status(kUser, id).holders.size(), 0U);
+  EXPECT_TRUE(volume_->unlink(*vault, "gone"));
+  EXPECT_EQ(volume_->facts().dirty_bytes, 4096U);  // of the other one
+  const RemovalReport report = remove(id);
+  EXPECT_EQ(report.state, KeyState::absent);
+  EXPECT_FALSE(report.files_busy);
+  EXPECT_EQ(report.bytes_flushed, 4096U);
+  crash(3);
+  add_key();
+  EXPECT_EQ(content("/vault/sub/kept"), "written late");
+}
+
+TEST_F(VolumeKeys, compat_a_key_turns_absent_by_itself_once_its_names_are_gone) {
+  options_.compat_fscrypt = true;
+  reopen();
+  const crypto::KeyId id = vault();
+  const HandleId handle = open("/vault/file");
+  remove(id);
+  close(handle);
+  EXPECT_TRUE(remove_tree(*volume_, "/vault"));
   EXPECT_EQ(state(id), KeyState::absent);
 }
 
@@ -352,9 +475,12 @@ TEST_F(VolumeKeys, policies_are_inherited_and_do_not_mix) {
   EXPECT_EQ(code_of(volume_->set_policy(kUser, *plain, id)), Errc::not_empty);
   EXPECT_EQ(code_of(volume_->set_policy(kUser, *resolve(*volume_, "/plain/x"), id)), Errc::not_dir);
   EXPECT_FALSE(volume_->stat(*plain)->key_id);
-  // Another user's claim does not do.
-  ASSERT_TRUE(make_directory(*volume_, kUser, "/empty"));
-  EXPECT_EQ(code_of(volume_->set_policy({1001}, *resolve(*volume_, "/empty"), id)), Errc::no_key);
+  // Another user's claim does not do, but for root; nor is a directory of another user's.
+  ASSERT_TRUE(make_directory(*volume_, {1001}, "/empty"));
+  const auto empty = resolve(*volume_, "/empty");
+  EXPECT_EQ(code_of(volume_->set_policy({1001}, *empty, id)), Errc::no_key);
+  EXPECT_EQ(code_of(volume_->set_policy(kUser, *empty, id)), Errc::permission);
+  EXPECT_TRUE(volume_->set_policy({0}, *empty, id));
   // Two directories of one key name the same thing differently: each has a nonce of its own.
   remove(id);
   const auto shown = volume_->read_directory(*resolve(*volume_, "/vault"));

@@ -235,7 +235,7 @@ TEST_F(VolumeRaces, batch_that_was_sealed_before_the_wipe_lands) {
 class MeddlingEnv final : public Env {
  public:
   u64 monotonic_ns() override {
-    if (armed.load() && std::this_thread::get_id() == thread && ++asked == 3) between();
+    if (armed.load() && std::this_thread::get_id() == thread && ++asked == 4) between();
     return system_env().monotonic_ns();
   }
   u64 realtime_ns() override { return system_env().realtime_ns(); }

@@ -173,12 +173,36 @@ TEST_F(VolumeRename, works_on_open_directories_while_their_key_leaves) {
   const InodeId vault = number("/vault");
   const auto held = volume_->open_directory(kUser, vault, "/vault");
   ASSERT_TRUE(held);
+  const HandleId busy = open("/vault/a", {});
   EXPECT_EQ(remove(id).state, keymgr::KeyState::incompletely_removed);
   EXPECT_EQ(rename(vault, "a", vault, "b"), Errc{});
+  close(busy);
+  EXPECT_EQ(rename(vault, "b", vault, "a"), Errc::no_key) << "what it leads to is locked";
   close(*held);
   EXPECT_EQ(rename(vault, "b", vault, "c"), Errc::no_key);
   add_key();
   EXPECT_EQ(content("/vault/b"), "a");
+}
+
+// A name that must be there is not there, as for any look-up; for a new one the key is missing.
+TEST_F(VolumeRename, of_names_in_a_locked_directory_fails_as_the_kernels) {
+  options_.compat_fscrypt = true;
+  reopen();
+  const crypto::KeyId id = vault();
+  const InodeId vault = number("/vault"), plain = directory("/plain");
+  put("/vault/a", "a");
+  put("/plain/b", "b");
+  remove(id);
+  const auto listed = volume_->read_directory(vault);
+  ASSERT_TRUE(listed && listed->size() == 1);
+  EXPECT_EQ(rename(vault, "a", vault, "z"), Errc::not_found);
+  EXPECT_EQ(rename(vault, listed->front().name, vault, "z"), Errc::no_key);
+  EXPECT_EQ(rename(plain, "b", vault, "a"), Errc::no_key);
+  EXPECT_EQ(rename(plain, "b", vault, "a", kNoReplace), Errc::no_key);
+  EXPECT_EQ(rename(plain, "b", vault, "a", kExchange), Errc::not_found);
+  EXPECT_EQ(rename(plain, "none", vault, "a"), Errc::not_found);
+  EXPECT_EQ(rename(vault, listed->front().name, plain, "none", kExchange), Errc::not_found);
+  EXPECT_EQ(rename(plain, "b", vault, listed->front().name, kNoReplace), Errc::exists);
 }
 
 // Three renames, some of them made durable: after a crash the names are as they were after one of

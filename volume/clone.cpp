@@ -99,6 +99,9 @@ Result<void> Volume::State::clone(const Clone& clone) {
   LK_TRYV(settle(clone.from));
   LK_TRYV(settle(clone.to));
   Lock flush_lock(clone.to->flush_mutex);
+  // Its own keys are those of what it had: a block of another file would be under none of them.
+  if (clone.from != clone.to && clone.to->own_keys() != nullptr)
+    return fail(Errc::no_key, "the key is sealed, and the files have no key in common");
   extent::FileRange left{clone.from_offset / kPageBytes, (length + kPageBytes - 1) / kPageBytes};
   for (u64 to_block = clone.to_offset / kPageBytes; left.blocks != 0;) {
     LK_TRY(auto space, store->reserve(kStepNeed));

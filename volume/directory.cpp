@@ -192,6 +192,7 @@ Result<void> Volume::State::remove_name(InodeId directory, std::string_view name
     if (entry.inode.number == kEmptyNumber) return {};  // no inode goes with this name
     LK_TRYV(drop_link(transaction, *target, now));
   }
+  stop_lingering_if_unlinked(*target);
   return target.end();
 }
 
@@ -203,32 +204,47 @@ Result<void> Volume::unlink(InodeId directory, std::string_view name) {
   return state_->remove_name(directory, name, false);
 }
 
+// Who knows the key, by a claim of his own, may set a policy with it; root, as whoever may change
+// files of others, need not. compat: nor need the key be there for root.
+Result<void> Volume::State::may_set_key(Caller caller, const crypto::KeyId& id) {
+  const keymgr::KeyStatus key = keyring.status(id, caller.uid);
+  const bool present = key.state == keymgr::KeyState::present;
+  const bool root = caller.uid == 0;
+  if (present ? key.claimed_by_caller || root : root && options.compat_fscrypt) return {};
+  return fail(Errc::no_key, "the key is not present with a claim of the caller");
+}
+
+// In the kernel's order: what is wrong in several ways gets its answer.
 Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id) {
   State& state = *state_;
-  LK_TRYV(state.must_be_writable(directory));
   LK_TRY(const State::Use inode, state.use(directory));
   const DirectoryLocks locks(state.directories, {directory});
-  const keymgr::KeyStatus key = state.keyring.status(id, caller.uid);
-  if (key.state != keymgr::KeyState::present || !key.claimed_by_caller)
-    return fail(Errc::no_key, "the key is not present with a claim of the caller");
   const Attributes now = inode->attributes();
-  if (now.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
+  if (caller.uid != 0 && caller.uid != now.uid)
+    return fail(Errc::permission, "only the owner of a directory sets its policy");
+  LK_TRYV(state.must_be_writable(directory));
   if (now.encrypted) {
     if (now.key_id == id) return {};
     return fail(Errc::exists, "the directory has another policy");
   }
+  if (now.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   LK_TRY(const auto entries, state.list(directory));
   if (!entries.empty()) return fail(Errc::not_empty, "the directory is not empty");
   LK_TRY(const auto names, xattr_names(state.store->view(), directory));
   if (std::ranges::any_of(names, is_user_xattr))
     return fail(Errc::not_empty, "the directory has user attributes, which are not encrypted");
+  LK_TRYV(state.may_set_key(caller, id));
   crypto::Nonce nonce;
   state.env.random(nonce.bytes);
-  return state.change_attributes(*inode, [&](Attributes& attributes) {
+  LK_TRYV(state.change_attributes(*inode, [&](Attributes& attributes) {
     attributes.encrypted = true;
     attributes.key_id = id;
     attributes.nonce = nonce;
-  });
+  }));
+  Lock lock(state.table_mutex);  // who has it open is inside from now on
+  for (const u64 handle : inode->handle_ids)
+    state.list_under_key(handle, *state.handles.at(handle));
+  return {};
 }
 
 }  // namespace latchkey::volume

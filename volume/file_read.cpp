@@ -112,6 +112,32 @@ Result<void> expect_context(const Piece& piece, const Inode& inode) {
   return {};
 }
 
+// An extent's key for the length of a read: out of the slots, or one of the inode's own, which no
+// slot is to remember.
+class ReadKey {
+ public:
+  // Under the inode's lease_lock.
+  Result<void> find(const Inode& inode, keymgr::SlotTable& slots, const extent::Context& context) {
+    if (inode.sealed_keys == nullptr) {
+      LK_TRY(keymgr::SlotPin slot, slots.get(inode.key_lease, context.key_id, context.nonce));
+      slot_.emplace(std::move(slot));
+      return {};
+    }
+    LK_TRY(own_, Secret<crypto::XtsKey>::create());
+    if (!inode.sealed_keys->extent_key(context.nonce, *own_))
+      return fail(Errc::no_key, "the key is sealed, and this extent's own key is not there");
+    return {};
+  }
+  const crypto::XtsKey* get() const {
+    if (slot_) return &slot_->key();
+    return own_.empty() ? nullptr : &*own_;
+  }
+
+ private:
+  std::optional<keymgr::SlotPin> slot_;
+  Secret<crypto::XtsKey> own_;
+};
+
 }  // namespace
 
 // `into` is whole blocks, at most a ring's buffer. Pages in memory win over the device. Holes are
@@ -145,12 +171,8 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
   for (const Piece& piece : pieces) {
     if (piece.first_block >= good_end) break;
     LK_TRYV(expect_context(piece, inode));
-    std::optional<keymgr::SlotPin> slot;
-    if (piece.context && work) {
-      LK_TRY(keymgr::SlotPin got,
-             slots->get(inode.key_lease, piece.context->key_id, piece.context->nonce));
-      slot.emplace(std::move(got));
-    }
+    ReadKey key;
+    if (piece.context && work) LK_TRYV(key.find(inode, *slots, *piece.context));
     // What lies between pages that were in memory, in one go each.
     const u64 index = piece.first_block - first_block;
     const u64 units = std::min<u64>(piece.record.run.count, good_end - piece.first_block);
@@ -159,8 +181,8 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
       const u64 bytes = (end - unit) * kPageBytes;
       const Bytes sealed = Bytes(piece.buffer).subspan(unit * kPageBytes, bytes);
       const MutableBytes target = into.subspan((index + unit) * kPageBytes, bytes);
-      if (slot)
-        extent::open_blocks(slot->key(), piece.record.first_unit + unit, sealed, target);
+      if (key.get() != nullptr)
+        extent::open_blocks(*key.get(), piece.record.first_unit + unit, sealed, target);
       else
         std::memcpy(target.data(), sealed.data(), bytes);
     }
@@ -207,8 +229,13 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
   LK_TRY(const auto handle, state_->find(id));
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   if (!handle->flags.read) return fail(Errc::bad_handle, "the handle is not open for reading");
-  LK_TRYV(state_->ready(*handle));
-  const auto read = state_->read(*handle->inode, offset, into);
+  Result<u64> read;
+  u64 seen = 0;
+  do {
+    seen = state_->keyring.suspensions().changes();
+    LK_TRYV(state_->ready_for_io(*handle));
+    read = state_->read(*handle->inode, offset, into);
+  } while (!read && state_->begins_again(*handle, read.error(), seen));
   // A removal that dropped pages meanwhile has left holes where they were.
   if (handle->losses != handle->inode->losses) return data_lost();
   if (read) state_->note_read(*handle->inode);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "volume/state.h"
@@ -39,6 +40,39 @@ struct Edges {
   ~Edges() {
     if (there[0] || there[1]) wipe(bytes);
   }
+};
+
+// Inside of the key's gate and of the lease's lock, for a copy into the cache. A held gate is
+// waited for without the lock, which a flush and an add of the key take.
+class CopySection {
+ public:
+  static Result<CopySection> enter(Inode& inode) LK_NO_ANALYSIS {
+    const bool encrypted = inode.encrypted();
+    for (keymgr::HeldGate held;; held.wait()) {
+      CopySection section(inode);
+      if (!encrypted) return section;
+      auto pass = keymgr::GatePass::try_enter(inode.key_lease, held);
+      if (pass) {
+        section.pass_.emplace(std::move(*pass));
+        return section;
+      }
+      if (pass.error().code != Errc::busy) return std::unexpected(pass.error());
+    }
+  }
+  CopySection(CopySection&& other) noexcept
+      : lock_(std::exchange(other.lock_, nullptr)), pass_(std::move(other.pass_)) {}
+  CopySection& operator=(CopySection&&) = delete;
+  ~CopySection() LK_NO_ANALYSIS {
+    pass_.reset();
+    if (lock_ != nullptr) lock_->unlock_shared();
+  }
+
+ private:
+  explicit CopySection(Inode& inode) LK_NO_ANALYSIS : lock_(&inode.lease_lock) {
+    lock_->lock_shared();
+  }
+  SharedMutex* lock_;
+  std::optional<keymgr::GatePass> pass_;
 };
 
 }  // namespace
@@ -82,13 +116,8 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
       };
       LK_TRY(space, reserve_for_write(need, piece.use_reserve));
     }
-    SharedLock lease(inode.lease_lock);
+    LK_TRY(const CopySection section, CopySection::enter(inode));
     if (inode.losses != piece.losses) return data_lost();
-    std::optional<keymgr::GatePass> pass;
-    if (inode.encrypted()) {
-      LK_TRY(keymgr::GatePass entered, keymgr::GatePass::enter(inode.key_lease));
-      pass.emplace(std::move(entered));
-    }
     const i64 now = static_cast<i64>(env.realtime_ns());
     const u64 begun = index;
     for (; index < first + count; ++index) {
@@ -140,7 +169,7 @@ Result<u64> Volume::State::write(HandleId id, std::optional<u64> offset, Bytes f
 Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Bytes from) {
   if (!handle.flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
   LK_TRYV(must_be_writable());
-  LK_TRYV(ready(handle));
+  LK_TRYV(ready_for_io(handle));
   if (auto failure = store->failure()) {
     handle.stop_told = true;
     return std::unexpected(*failure);
@@ -154,8 +183,16 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
   const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);
   for (u64 done = 0; done < from.size();) {
     const u64 size = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
-    LK_TRYV(write_piece(inode, {*offset + done, from.subspan(done, size), handle.losses}));
-    done += size;
+    const u64 seen = keyring.suspensions().changes();
+    const auto wrote =
+        write_piece(inode, {*offset + done, from.subspan(done, size), handle.losses});
+    if (wrote) {
+      done += size;
+      continue;
+    }
+    // The lock stays held, so that an append keeps its place.
+    if (!begins_again(handle, wrote.error(), seen)) return std::unexpected(wrote.error());
+    LK_TRYV(ready_for_io(handle));
   }
   return *offset;
 }

@@ -148,9 +148,11 @@ void Volume::State::work() {
 void Volume::State::work_once(u64 seen, u64& last_commit) {
   const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
   const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
+  remove_overdue();  // however much there is to write
   if (!memory.half_used() && !due) {
     if (const auto stepped = drop_step(); stepped && *stepped) return;
-    memory.wait_pressure(seen, interval_ns == 0 ? kForever : interval_ns / 4);
+    memory.wait_pressure(
+        seen, std::min(interval_ns == 0 ? kForever : interval_ns / 4, next_overdue_ns()));
     return;
   }
   u64 round = 0;

@@ -38,23 +38,43 @@ HandleId Volume::State::add_handle(HandlePtr handle) {
   Inode& inode = *handle->inode;
   const auto added = handles.emplace(id, std::move(handle)).first;
   try {
+    list_under_key(id, *added->second);
     inode.handle_ids.push_back(id);
   } catch (const std::bad_alloc&) {
-    handles.erase(added);
+    take_handle(HandleId{id});
     throw;
   }
   return HandleId{id};
 }
 
-void Volume::State::drop_handle(HandleId id) {
-  Lock lock(table_mutex);
-  const auto it = handles.find(static_cast<u64>(id));
-  if (it == handles.end()) return;
-  std::erase(it->second->inode->handle_ids, static_cast<u64>(id));
-  handles.erase(it);
+void Volume::State::list_under_key(u64 id, Handle& handle) {
+  const Attributes attributes = handle.inode->attributes();
+  if (!attributes.encrypted || handle.listed) return;
+  std::set<u64> listed{id};  // what can fail for memory leaves no entry without a handle
+  handles_of_key[attributes.key_id].merge(listed);
+  handle.listed = true;
 }
 
-// A busy file's lease lets nobody new in: the key itself must be there (compat: the lease will do).
+HandlePtr Volume::State::take_handle(HandleId id) {
+  const auto it = handles.find(static_cast<u64>(id));
+  if (it == handles.end()) return nullptr;
+  HandlePtr handle = std::move(it->second);
+  handles.erase(it);
+  std::erase(handle->inode->handle_ids, static_cast<u64>(id));
+  if (!handle->listed) return handle;
+  const auto of_key = handles_of_key.find(handle->inode->key_id());
+  of_key->second.erase(static_cast<u64>(id));
+  if (of_key->second.empty()) handles_of_key.erase(of_key);
+  return handle;
+}
+
+void Volume::State::drop_handle(HandleId id) {
+  Lock lock(table_mutex);
+  take_handle(id);
+}
+
+// A busy file's lease lets nobody new in: the key itself must be there (compat: the lease will do,
+// once the removal is over).
 Result<void> Volume::State::pass_door(Inode& inode) {
   if (!inode.encrypted()) return {};
   OwnLease door(*this);
@@ -62,7 +82,9 @@ Result<void> Volume::State::pass_door(Inode& inode) {
   if (!opened) {
     SharedLock lock(inode.lease_lock);
     const bool busy = inode.key_lease.held() && !inode.key_lease.cut_off();
-    if (options.compat_fscrypt && busy) return {};
+    const bool leaving =
+        keyring.status(inode.key_id(), 0).state == keymgr::KeyState::incompletely_removed;
+    if (options.compat_fscrypt && busy && leaving) return {};
     return opened;
   }
   return unlock_inode(inode);
@@ -98,19 +120,31 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
     LK_TRY(State::Use use, std::move(used));
     if (use->attributes().kind != FileKind::regular)
       return fail(Errc::malformed, "a directory entry and its inode do not agree");
-    return state.open_inode(caller, std::move(use), flags, std::move(path));
+    return state.open_inode(caller, directory, std::move(use), flags, std::move(path));
   }
 }
 
-Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags flags,
-                                           std::string path) {
+namespace {
+
+// Cannot fail once there is room.
+template <class Uses>
+void keep(Uses& uses, std::vector<InodePtr>& into) {
+  for (auto& use : uses) into.push_back(use.keep());
+}
+
+}  // namespace
+
+Result<HandleId> Volume::State::open_inode(Caller caller, InodeId directory, Use use,
+                                           OpenFlags flags, std::string path) {
+  std::vector<Use> above = pin_from(directory);
   auto handle = std::make_shared<Handle>();
+  handle->above.reserve(above.size());
   handle->inode = use.inode();
   handle->flags = flags;
   handle->uid = caller.uid;
   handle->path = std::move(path);
   // Before the door, so that who is inside is always listed.
-  const HandleId id = add_handle(std::move(handle));
+  const HandleId id = add_handle(handle);
   const auto opened = or_no_memory([&]() -> Result<void> {
     LK_TRYV(pass_door(*use));
     if (!flags.truncate || !flags.write) return {};
@@ -122,6 +156,7 @@ Result<HandleId> Volume::State::open_inode(Caller caller, Use use, OpenFlags fla
     return std::unexpected(opened.error());
   }
   use.keep();
+  keep(above, handle->above);
   return id;
 }
 
@@ -131,12 +166,17 @@ Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::s
   if (use->attributes().kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   // A locked directory can be opened: it lists no-key names.
   (void)state.unlock_inode(*use);
+  std::vector<State::Use> above = state.pin_from(directory);
   auto handle = std::make_shared<Handle>();
-  handle->inode = use.keep();
+  handle->above.reserve(above.size());
+  handle->inode = use.inode();
   handle->uid = caller.uid;
   handle->path = std::move(path);
   handle->directory = true;
-  return state.add_handle(std::move(handle));
+  const HandleId id = state.add_handle(handle);
+  use.keep();
+  keep(above, handle->above);
+  return id;
 }
 
 Result<void> Volume::close_handle(HandleId id) {
@@ -144,13 +184,12 @@ Result<void> Volume::close_handle(HandleId id) {
   HandlePtr handle;
   {
     Lock lock(state.table_mutex);
-    const auto it = state.handles.find(static_cast<u64>(id));
-    if (it == state.handles.end()) return fail(Errc::bad_handle, "there is no such handle");
-    handle = it->second;
-    std::erase(handle->inode->handle_ids, static_cast<u64>(id));
-    state.handles.erase(it);
+    handle = state.take_handle(id);
+    if (handle == nullptr) return fail(Errc::bad_handle, "there is no such handle");
+    state.handle_closed.notify_all();
   }
-  const auto ended = state.end_use(handle->inode);
+  const auto ended = state.leave(handle->inode);
+  for (const InodePtr& directory : handle->above) (void)state.leave(directory);
   LK_TRYV(state.tell_errors(*handle));
   return ended;
 }
@@ -159,6 +198,23 @@ Result<void> Volume::State::ready(Handle& handle) {
   LK_TRYV(unlock_inode(*handle.inode));
   if (handle.losses != handle.inode->losses) return data_lost();
   return {};
+}
+
+Result<void> Volume::State::ready_for_io(Handle& handle) {
+  for (;;) {
+    const u64 seen = keyring.suspensions().changes();
+    const auto now = ready(handle);
+    if (now || !begins_again(handle, now.error(), seen)) return now;
+    // However it ends, the key is looked at again: it may be back, or have gone in another mode.
+    const auto waited = keyring.suspensions().wait(handle.inode->key_id(), env);
+    if (!waited && keyring.suspensions().suspended(handle.inode->key_id())) return waited;  // full
+  }
+}
+
+bool Volume::State::begins_again(const Handle& handle, const Error& error, u64 seen) {
+  if (error.code != Errc::no_key || !handle.inode->encrypted()) return false;
+  keymgr::Suspensions& suspensions = keyring.suspensions();
+  return suspensions.suspended(handle.inode->key_id()) || suspensions.changes() != seen;
 }
 
 Result<void> Volume::State::tell_errors(Handle& handle) {

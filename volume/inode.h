@@ -39,8 +39,11 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   mutable SharedMutex lease_lock LK_AFTER(flush_mutex);
   mutable Mutex mutex LK_AFTER(lease_lock);
 
-  // Under lease_lock.
+  // Under lease_lock. The keys of its own, where a sealed removal left it those instead of the
+  // master's, come under flush_mutex too, so that a clone in hand is over; they go with the lease,
+  // or when the master is back.
   keymgr::Lease key_lease;
+  std::unique_ptr<keymgr::OwnKeys> sealed_keys;
 
   // Under the volume's table lock. `users` counts handles and operations under way.
   u32 users = 0;
@@ -103,6 +106,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   // --- writeback::DirtyFile ---------------------------------------------------------------------
   const keymgr::Lease* lease() const override;
   crypto::KeyId key_id() const override;
+  keymgr::OwnKeys* own_keys() const override { return sealed_keys.get(); }
   std::vector<writeback::DirtyPage> take(u64 from, u32 pages_max,
                                          engine::Reservation& space) override LK_EXCLUDES(mutex);
   void sealed(std::span<const writeback::DirtyPage> pages) override LK_EXCLUDES(mutex);

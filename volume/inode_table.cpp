@@ -155,6 +155,7 @@ void Volume::State::return_lease(Inode& inode) {
     if (!inode.key_lease.held()) return;
     // No dirty page may be left that only this key could seal.
     LK_CHECK_MSG(inode.clean(), "a lease goes before its inode's dirty pages");
+    inode.sealed_keys.reset();
     last = keyring.release(inode.key_lease);
   }
   if (last) slots->evict_key(inode.key_id());
@@ -172,9 +173,30 @@ Result<void> Volume::State::unlock_inode(Inode& inode) {
   if (inode.key_lease.held()) {
     if (!inode.key_lease.cut_off()) return {};
     if (!inode.clean()) return fail(Errc::no_key, "the key's secret is gone");
+    inode.sealed_keys.reset();
     keyring.release(inode.key_lease);
   }
   return keyring.lease(inode.key_id(), inode.owner_word(), inode.key_lease);
+}
+
+// What was opened or cut off while the key was away has its lease again, so that the next removal
+// knows of it. Without memory it takes it at its next use.
+void Volume::State::let_in_again(const crypto::KeyId& id) {
+  (void)or_no_memory([&] {
+    std::vector<Use> inside;
+    {
+      Lock lock(table_mutex);
+      const auto theirs = handles_of_key.find(id);
+      if (theirs == handles_of_key.end()) return;
+      inside.reserve(theirs->second.size());
+      for (const u64 number : theirs->second) {
+        const InodePtr& inode = handles.at(number)->inode;
+        ++inode->users;
+        inside.emplace_back(*this, inode);
+      }
+    }
+    for (const Use& use : inside) (void)unlock_inode(*use);
+  });
 }
 
 // --- orphans: unlinked while in use, reaped by the last user or by the next open of the volume ---

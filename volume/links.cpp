@@ -31,6 +31,16 @@ Result<void> Volume::State::may_link(const Inode& inode, const Attributes& into)
   return {};
 }
 
+// A new name needs the key of what it leads to, or that it is still open with it (compat: no).
+Result<void> Volume::State::must_hold_key(Inode& inode) {
+  if (!inode.encrypted() || options.compat_fscrypt) return {};
+  {
+    SharedLock lock(inode.lease_lock);
+    if (inode.key_lease.held() && !inode.key_lease.cut_off()) return {};
+  }
+  return OwnLease(*this).take(inode.key_id());
+}
+
 Result<void> Volume::State::link(Inode& inode, InodeId directory, std::string_view name) {
   LK_TRYV(must_be_writable(directory));
   if (inode.id().subvolume != directory.subvolume)
@@ -39,6 +49,7 @@ Result<void> Volume::State::link(Inode& inode, InodeId directory, std::string_vi
   LK_TRY(const Use parent, use(directory));
   const DirectoryLocks locks(directories, {directory});
   LK_TRY(auto place, place_for_name(*parent, name));
+  LK_TRYV(must_hold_key(inode));
   LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
   const i64 now = static_cast<i64>(env.realtime_ns());
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
@@ -189,7 +200,7 @@ Result<HandleId> Volume::open_unnamed(Caller caller, InodeId directory, OpenFlag
   if (!flags.write) return fail(Errc::invalid, "a file without a name is opened for writing");
   LK_TRY(State::Use use, state.make_unnamed(caller, directory, mode));
   use->linkable = !flags.exclusive;
-  return state.open_inode(caller, std::move(use), flags, std::move(path));
+  return state.open_inode(caller, directory, std::move(use), flags, std::move(path));
 }
 
 }  // namespace latchkey::volume

@@ -29,22 +29,22 @@ Result<NameAccess> NameAccess::with(const keymgr::Lease& lease, const crypto::No
 }
 
 std::string NameAccess::stored(std::string_view name) const {
-  return encrypted_ ? crypto::encrypt_name(*key_, name) : std::string(name);
+  return encrypted_ ? crypto::encrypt_name(key(), name) : std::string(name);
 }
 
 Result<std::string> NameAccess::shown(std::string_view stored) const {
   if (!encrypted_) return std::string(stored);
-  if (!use_) return crypto::no_key_name(stored);
-  return crypto::decrypt_name(*key_, stored);
+  if (!unlocked()) return crypto::no_key_name(stored);
+  return crypto::decrypt_name(key(), stored);
 }
 
 std::string NameAccess::stored_target(std::string_view target) const {
-  return crypto::encrypt_target(*key_, target);
+  return crypto::encrypt_target(key(), target);
 }
 
 Result<std::string> NameAccess::shown_target(std::string_view sealed) const {
-  if (!use_) return crypto::no_key_name(sealed);
-  return crypto::decrypt_target(*key_, sealed);
+  if (!unlocked()) return crypto::no_key_name(sealed);
+  return crypto::decrypt_target(key(), sealed);
 }
 
 Result<Attributes> Volume::State::attributes_of(InodeId id) {
@@ -80,6 +80,10 @@ Result<void> Volume::State::with_names(InodeId directory, const Attributes& attr
   if (!attributes.encrypted) return fn(NameAccess::plain());
   if (const InodePtr inode = in_memory(directory)) {
     SharedLock lock(inode->lease_lock);
+    if (inode->sealed_keys != nullptr) {
+      const SecretWork work;
+      return fn(NameAccess::with(inode->sealed_keys->name_key()));
+    }
     if (inode->key_lease.held()) {
       LK_TRY(const bool done, under(inode->key_lease, attributes.nonce, fn));
       if (done) return {};
@@ -127,6 +131,25 @@ Result<std::optional<Entry>> Volume::State::find_stored(const engine::View& view
   return found;
 }
 
+// A no-key name has the stored one in it; of a long one only a digest, by which nothing is sorted.
+Result<std::optional<Entry>> Volume::State::find_no_key(InodeId directory, std::string_view name) {
+  std::optional<Entry> found;
+  if (!crypto::could_be_no_key_name(name)) return found;
+  const engine::View view = store->view();
+  if (const auto stored = crypto::stored_in_no_key_name(name))
+    return find_stored(view, directory, *stored);
+  LK_TRYV(view.scan(directory.subvolume, {directory.number, kEntryType, 0},
+                    {directory.number, kEntryType, ~u64{0}},
+                    [&](const engine::Key& key, Bytes value) {
+                      auto entry = decode_entry(directory.subvolume, key, value);
+                      if (!entry || !crypto::matches_no_key_name(name, entry->stored)) return true;
+                      found = std::move(*entry);
+                      return false;
+                    }));
+  if (found) cross(directory, *found);
+  return found;
+}
+
 Result<Entry> Volume::State::find_entry(InodeId directory, std::string_view name) {
   LK_TRYV(check_name(name));
   LK_TRY(const Attributes attributes, directory_attributes(directory));
@@ -137,22 +160,8 @@ Result<Entry> Volume::State::find_entry(InodeId directory, std::string_view name
     return std::move(*entry);
   }
   // Locked: only what ls lists can be named.
-  std::optional<Entry> found;
-  if (crypto::could_be_no_key_name(name)) {
-    LK_TRYV(store->view().scan(directory.subvolume, {directory.number, kEntryType, 0},
-                               {directory.number, kEntryType, ~u64{0}},
-                               [&](const engine::Key& key, Bytes value) {
-                                 auto entry = decode_entry(directory.subvolume, key, value);
-                                 if (!entry || !crypto::matches_no_key_name(name, entry->stored))
-                                   return true;
-                                 found = std::move(*entry);
-                                 return false;
-                               }));
-  }
-  if (found) {
-    cross(directory, *found);
-    return std::move(*found);
-  }
+  LK_TRY(auto entry, find_no_key(directory, name));
+  if (entry) return std::move(*entry);
   if (options.compat_fscrypt) return fail(Errc::not_found, "there is no such name");
   return fail(Errc::no_key, "the directory is locked: its key is not present");
 }

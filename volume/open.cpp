@@ -57,6 +57,10 @@ Volume::State::State(engine::Device& device_in, const VolumeOptions& options_in,
     : device(device_in),
       options(options_in),
       env(env_in),
+      keyring({.max_claims_per_uid = options_in.max_claims_per_uid,
+               .anyone_may_retry = options_in.compat_fscrypt,
+               .waiters_max = options_in.parked_max,
+               .short_keys = options_in.compat_fscrypt}),
       memory(std::max(kPagesMin, options_in.dirty_bytes_max / kPageBytes)) {}
 
 Volume::State::~State() {
@@ -70,6 +74,8 @@ void Volume::State::drop_everything() {
   {
     Lock lock(table_mutex);
     handles.clear();
+    handles_of_key.clear();
+    lingering.clear();
     gone.swap(inodes);
     owners_by_word.clear();
   }

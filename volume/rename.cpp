@@ -37,8 +37,9 @@ struct Volume::State::Rename {
     InodeId directory;
     std::string_view name;
     Use parent;
-    Attributes above;    // of the directory
-    std::string stored;  // the name as it is stored there
+    Attributes above;  // of the directory
+    bool locked = false;
+    std::string stored;  // the name as it is stored there; unknown while it is locked
     std::optional<Entry> entry;
     Use inode;  // that it leads to
 
@@ -64,9 +65,19 @@ struct Volume::State::Rename {
     if (side.above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
     if (side.parent->unlinked) return fail(Errc::not_found, "the directory is gone");
     LK_TRY(auto stored, state.stored_name(side.directory, side.above, side.name));
-    if (!stored) return fail(Errc::no_key, "the directory is locked: its key is not present");
+    side.locked = !stored;
+    if (side.locked) return find_locked(side);
     side.stored = std::move(*stored);
     LK_TRY(side.entry, state.find_stored(state.store->view(), side.directory, side.stored));
+    return {};
+  }
+
+  // Nothing is renamed there; but what is not there, or is in the way, is told before that.
+  Result<void> find_locked(Side& side) {
+    auto entry = state.find_entry(side.directory, side.name);
+    if (!entry && entry.error().code != Errc::not_found) return std::unexpected(entry.error());
+    side.entry.reset();
+    if (entry) side.entry = std::move(*entry);
     return {};
   }
 
@@ -91,6 +102,7 @@ struct Volume::State::Rename {
   }
 
   Result<void> allowed();
+  Result<void> may_leave(const Side& moved);
   Result<void> may_enter(const Side& moved, const Side& into);
   Result<void> may_replace();
   Result<void> apply();
@@ -110,12 +122,22 @@ Result<void> Volume::State::Rename::allowed() {
   if (flags.exchange && !to.entry) return fail(Errc::not_found, "there is no such name");
   if (flags.no_replace && to.entry) return fail(Errc::exists, "there is such a name already");
   if (is_itself()) return {};
+  if (from.locked || to.locked)
+    return fail(Errc::no_key, "the directory is locked: its key is not present");
   for (const Side* side : {&from, &to})
     if (side->leads_to().number == kEmptyNumber)
       return fail(Errc::not_permitted, "a snapshot has nothing of the subvolumes below");
+  LK_TRYV(may_leave(from));
+  if (flags.exchange) LK_TRYV(may_leave(to));
   LK_TRYV(may_enter(from, to));
   if (flags.exchange) return may_enter(to, from);
   return to.entry ? may_replace() : Result<void>{};
+}
+
+// The names of a directory that is held open can be seen, and taken away; what they lead to moves
+// only if it is unlocked itself.
+Result<void> Volume::State::Rename::may_leave(const Side& moved) {
+  return moved.above.encrypted ? state.must_hold_key(*moved.inode) : Result<void>{};
 }
 
 Result<void> Volume::State::Rename::may_enter(const Side& moved, const Side& into) {
@@ -241,6 +263,7 @@ Result<void> Volume::State::rename(InodeId from_directory, std::string_view from
       LK_TRYV(rename.allowed());
       if (!rename.is_itself()) LK_TRYV(rename.apply());
     }
+    if (rename.to.inode.inode() != nullptr) stop_lingering_if_unlinked(*rename.to.inode);
     return rename.to.inode.end();  // reaps what was replaced
   }
 }

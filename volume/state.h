@@ -7,11 +7,13 @@
 #include <array>
 #include <deque>
 #include <optional>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "base/env.h"
 #include "base/mutex.h"
+#include "base/secret_work.h"
 #include "base/thread.h"
 #include "keymgr/slots.h"
 #include "volume/inode.h"
@@ -32,10 +34,12 @@ struct Handle {
   std::string path;
   u64 since_ns = 0;
   bool directory = false;
+  std::vector<InodePtr> above;         // compat: directories that it keeps in use
   u32 losses = 0;                      // of the inode when this was opened
   std::atomic<u64> errors_told{0};     // of the inode's errors
   std::atomic<bool> loss_told{false};  // by fsync or close
   std::atomic<bool> stop_told{false};  // D4: it heard once that the volume stopped
+  bool listed = false;                 // among those of its key; under table_mutex
 };
 using HandlePtr = std::shared_ptr<Handle>;
 
@@ -45,10 +49,17 @@ class NameAccess {
  public:
   // Under `lease`, which outlives it; unlocked() is false when its secret is gone.
   static Result<NameAccess> with(const keymgr::Lease& lease, const crypto::Nonce& nonce);
+  // Under the key that the directory itself has, which outlives it, in a SecretWork of the
+  // caller's.
+  static NameAccess with(const crypto::NameKey& key) {
+    NameAccess access(true);
+    access.own_ = &key;
+    return access;
+  }
   static NameAccess plain() { return NameAccess(false); }
   static NameAccess locked() { return NameAccess(true); }
 
-  bool unlocked() const { return !encrypted_ || use_.has_value(); }
+  bool unlocked() const { return !encrypted_ || own_ != nullptr || use_.has_value(); }
   std::string stored(std::string_view name) const;
   Result<std::string> shown(std::string_view stored) const;  // plain or no-key name
   // The same of an encrypted symlink's target, under the key of its own nonce.
@@ -57,7 +68,9 @@ class NameAccess {
 
  private:
   explicit NameAccess(bool encrypted) : encrypted_(encrypted) {}
+  const crypto::NameKey& key() const { return own_ != nullptr ? *own_ : *key_; }
   bool encrypted_;
+  const crypto::NameKey* own_ = nullptr;
   std::optional<keymgr::KeyUse> use_;
   Secret<crypto::NameKey> key_;  // wiped before the use ends
 };
@@ -106,14 +119,19 @@ struct Volume::State {
   DirectoryLocks::Shards directories;  // changes of a directory's names exclude each other
 
   Mutex table_mutex;
+  CondVar handle_closed;  // with table_mutex; for a safe removal that waits
   std::unordered_map<InodeId, InodePtr> inodes LK_GUARDED_BY(table_mutex);
   std::unordered_map<u64, HandlePtr> handles LK_GUARDED_BY(table_mutex);
+  // Of each key, so that who is inside is told without a look at anybody else.
+  std::unordered_map<crypto::KeyId, std::set<u64>, crypto::IdHash> handles_of_key
+      LK_GUARDED_BY(table_mutex);
   // The same ones by their owner words, which their leases have.
   std::unordered_map<u64, Inode*> owners_by_word LK_GUARDED_BY(table_mutex);
   u64 next_owner_word LK_GUARDED_BY(table_mutex) = kNoOwner + 1;
   // As the tree of subvolumes has them; a removed one until its own tree is gone.
   std::unordered_map<engine::TreeId, Subvolume> subvolumes LK_GUARDED_BY(table_mutex);
   u64 next_handle LK_GUARDED_BY(table_mutex) = 1;
+  std::unordered_map<InodeId, InodePtr> lingering LK_GUARDED_BY(table_mutex);  // compat; in use
   // Inodes that left the table, by their ids' hash: who read one from the tree meanwhile reads it
   // again.
   static constexpr u32 kForgottenShards = 64;
@@ -136,6 +154,15 @@ struct Volume::State {
   std::optional<Error> stuck LK_GUARDED_BY(worker_mutex);
   u64 stuck_round LK_GUARDED_BY(worker_mutex) = 0;
   u64 rounds_begun LK_GUARDED_BY(worker_mutex) = 0;
+  // Soft and sealed removals whose deadline is yet to come: a worker goes on with them in the mode
+  // that the caller chose.
+  struct Overdue {
+    u64 at_ns = 0;  // monotonic
+    Caller caller;
+    crypto::KeyId id;
+    RemovalRequest request;
+  };
+  std::vector<Overdue> overdue LK_GUARDED_BY(worker_mutex);
   std::deque<engine::TreeId> to_drop LK_GUARDED_BY(worker_mutex);  // removed subvolumes
   bool dropping LK_GUARDED_BY(worker_mutex) = false;               // somebody takes a step
   CondVar dropped;                                                 // with worker_mutex
@@ -166,6 +193,7 @@ struct Volume::State {
   std::vector<InodePtr> dirty_inodes();        // by id
   Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
   void return_lease(Inode& inode);
+  void let_in_again(const crypto::KeyId& id);  // the key was added: who has something open
   bool key_is_leaving(Inode& inode);
   Result<void> reap(Inode& inode);
   Result<void> reap(InodeId inode);
@@ -174,10 +202,25 @@ struct Volume::State {
   Result<HandleUse> find(HandleId id);
   HandleId add_handle(HandlePtr handle);
   void drop_handle(HandleId id);
+  HandlePtr take_handle(HandleId id) LK_REQUIRES(table_mutex);  // out of the table; or nullptr
+  void list_under_key(u64 id, Handle& handle) LK_REQUIRES(table_mutex);
   Result<void> pass_door(Inode& inode);
-  Result<HandleId> open_inode(Caller caller, Use use, OpenFlags flags, std::string path);
-  Result<void> ready(Handle& handle);        // its key is there and nothing of it was lost
+  // A file by a name of that directory, or without one.
+  Result<HandleId> open_inode(Caller caller, InodeId directory, Use use, OpenFlags flags,
+                              std::string path);
+  Result<void> ready(Handle& handle);  // its key is there and nothing of it was lost
+  // The same for a read or a write, which waits while the key is suspended.
+  Result<void> ready_for_io(Handle& handle);
+  // Of a read or a write that met no_key: its key is suspended, or a suspension has begun or ended
+  // since `seen` (Suspensions::changes), so that it looks again.
+  bool begins_again(const Handle& handle, const Error& error, u64 seen);
   Result<void> tell_errors(Handle& handle);  // what fsync and close say, once for each handle
+
+  // --- lingering.cpp
+  std::vector<Use> pin_from(InodeId directory);
+  Result<void> leave(const InodePtr& inode);
+  void stop_lingering(const crypto::KeyId& id);
+  void stop_lingering_if_unlinked(Inode& inode);
 
   // --- flush.cpp
   // `synced`: its fsync comes next.
@@ -258,6 +301,7 @@ struct Volume::State {
   Result<Attributes> directory_attributes(InodeId directory);
   Result<std::optional<Entry>> find_stored(const engine::View& view, InodeId directory,
                                            std::string_view stored);
+  Result<std::optional<Entry>> find_no_key(InodeId directory, std::string_view name);
   Result<Entry> find_entry(InodeId directory, std::string_view name);
   Result<std::vector<DirEntry>> list(InodeId directory);
 
@@ -299,6 +343,7 @@ struct Volume::State {
   Result<u64> free_place(const engine::View& view, InodeId directory, u64 base);
   Result<void> read_counter(const engine::View& view, engine::TreeId subvolume);
   Result<InodeId> new_number(engine::Transaction& transaction, engine::TreeId subvolume);
+  Result<void> may_set_key(Caller caller, const crypto::KeyId& id);
 
   // --- attributes.cpp
   // Changes and puts the item, inside of a transaction.
@@ -324,6 +369,7 @@ struct Volume::State {
   Result<void> count_inodes(engine::Transaction& transaction, engine::TreeId subvolume, i64 change);
 
   // --- links.cpp
+  Result<void> must_hold_key(Inode& inode);
   Result<void> may_link(const Inode& inode, const Attributes& into);
   Result<void> link(Inode& inode, InodeId directory, std::string_view name);
   Result<void> drop_link(engine::Transaction& transaction, Inode& inode, i64 now);
@@ -357,11 +403,36 @@ struct Volume::State {
   Result<void> finish_removals(const std::function<void(u64 steps)>& progress);
 
   // --- keys.cpp
-  std::vector<Holder> holders(const crypto::KeyId& id);
-  std::vector<InodePtr> owners(keymgr::Removal& removal);
-  Result<void> flush_leaving(keymgr::Removal& removal, RemovalReport& report);
-  void drop_cut_off(keymgr::Removal& removal, RemovalReport& report);
+  std::vector<Holder> holders(const crypto::KeyId& id) LK_REQUIRES(table_mutex);
+  using OwnersOf = std::function<std::vector<u64>(u64& cursor, u32 count_max)>;
+  std::vector<InodePtr> leased(const OwnersOf& next);
   KeyReport key_report(const crypto::KeyId& id, u32 uid);
+
+  // --- removal.cpp; `until` is on the monotonic clock
+  using Until = std::optional<u64>;
+  class Removing;
+  Result<void> remove(Caller caller, const crypto::KeyId& id, RemovalRequest request, Until until,
+                      RemovalReport& report);
+  Result<keymgr::RemovalStart> begin_removal(Caller caller, const crypto::KeyId& id,
+                                             const RemovalRequest& request, Until until,
+                                             RemovalReport& report);
+  bool end_suspension(Caller caller, const crypto::KeyId& id, const RemovalRequest& request,
+                      Until until);
+  Result<void> wait_until_gone(Caller caller, const crypto::KeyId& id,
+                               const RemovalRequest& request, Until until, RemovalReport& report);
+  void go_on_later(const Overdue& removal);
+  u64 next_overdue_ns();  // from now
+  void remove_overdue();
+
+  // --- removal_dry.cpp
+  Result<void> rehearse(Caller caller, const crypto::KeyId& id, const RemovalRequest& request,
+                        RemovalReport& report);
+
+  // --- seal.cpp
+  Result<std::vector<crypto::Nonce>> extent_nonces(const Inode& inode, u64 count_max);
+  Result<void> seal(Inode& inode, u64 number, RemovalReport& report);
+  void unseal(const crypto::KeyId& id, u64 number);
+  void unseal(std::span<const InodePtr> list, u64 first, u64 last);
 };
 
 // One user of an inode, ended by the destructor or, where errors matter, by end().

@@ -31,6 +31,7 @@ class CutPage final : public writeback::DirtyFile {
 
   const keymgr::Lease* lease() const override { return inode_.lease(); }
   crypto::KeyId key_id() const override { return inode_.key_id(); }
+  keymgr::OwnKeys* own_keys() const override { return inode_.own_keys(); }
   std::vector<writeback::DirtyPage> take(u64 from, u32 /*pages_max*/,
                                          engine::Reservation& space) override {
     if (from != 0) return {};
@@ -58,7 +59,7 @@ class CutPage final : public writeback::DirtyFile {
 Result<void> Volume::truncate(HandleId id, u64 size) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
-  if (!handle->flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
+  if (!handle->flags.write) return fail(Errc::invalid, "the handle is not open for writing");
   LK_TRYV(state.must_be_writable());
   LK_TRYV(state.ready(*handle));
   if (size > kFileBytesMax) return fail(Errc::too_big, "a file is too big");
@@ -83,11 +84,13 @@ Result<void> Volume::State::truncate(const InodePtr& inode, u64 size, u32 losses
 
 // A truncate that writes is a writer to whoever settles those.
 Result<void> Volume::State::pass_gate(Inode& inode) {
-  SharedLock lease(inode.lease_lock);
   if (!inode.encrypted()) return {};
-  const auto pass = keymgr::GatePass::enter(inode.key_lease);
-  if (!pass) return std::unexpected(pass.error());
-  return {};
+  for (keymgr::HeldGate held;; held.wait()) {
+    SharedLock lease(inode.lease_lock);
+    const auto pass = keymgr::GatePass::try_enter(inode.key_lease, held);
+    if (pass) return {};
+    if (pass.error().code != Errc::busy) return std::unexpected(pass.error());
+  }
 }
 
 Result<void> Volume::State::cut_map(Inode& inode, u64 size) {

@@ -51,6 +51,10 @@ struct VolumeOptions {
   u32 commit_interval_ms = 5000;  // 0: no timer; only fsync, pressure and close commit
   u32 extent_bytes = 0;           // longest extent of this volume; 0: the store's
   u32 key_slots = 1024;
+  u32 max_claims_per_uid = 200;   // on different keys; root has no limit
+  bool status_public = false;     // who has and had no claim on a key is told of it, too
+  u64 sealed_bytes_max = 0;       // locked memory of one sealed removal; 0: what the arena has
+  u32 parked_max = 1024;          // reads and writes that wait for suspended keys
   bool no_atime = false;          // reads do not move atime (Stat)
   bool discard = false;           // see engine::OpenOptions
   bool fsync_log = true;          // false: every fsync is a commit
@@ -171,9 +175,29 @@ struct KeyReport {
   std::vector<Holder> holders;
 };
 
+struct RemovalRequest {
+  keymgr::RemovalMode mode = keymgr::RemovalMode::soft;
+  bool all_users = false;  // every claim, root's verb
+  bool dry_run = false;    // says what would be, and changes nothing
+  // Returns when the key is absent; safe waits for the handles instead of refusing.
+  bool wait = false;
+  // From now on. If the key is not absent by then, the removal goes on in mode `then`: within this
+  // call if it waits, else (soft, sealed) by a thread of the volume's own. Of suspend: what waits
+  // for the key gets ENOKEY then.
+  std::optional<u64> deadline_ns = {};
+  keymgr::RemovalMode then = keymgr::RemovalMode::deny;
+};
+
 struct RemovalPhase {
-  std::string_view name;  // "door", "settle", "commit", "flush", "evict", "wipe"
+  std::string_view name;  // "door", "flush", "seal", "commit", "drop", "leave", "wait", "report"
   u64 ns = 0;
+};
+
+// Acknowledged data that a removal dropped.
+struct LostFile {
+  InodeId inode;
+  std::string path;  // by which a handle was opened, else as it can be named then
+  u64 bytes = 0;
 };
 
 struct RemovalReport {
@@ -186,6 +210,10 @@ struct RemovalReport {
   u64 bytes_flushed = 0;
   u64 bytes_lost = 0;
   u64 files_lost = 0;
+  std::vector<LostFile> lost;
+  u64 own_keys = 0;       // sealed: of extents, that busy inodes keep
+  u64 own_key_bytes = 0;  // sealed: of locked memory for all that they keep
+  bool dry_run = false;
   std::vector<RemovalPhase> phases;
 };
 

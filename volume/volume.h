@@ -50,15 +50,27 @@ class Volume {
 
   // --- keys (design 3) -------------------------------------------------------------------------
   Result<crypto::KeyId> add_key(Caller caller, SecretBytes&& secret);
+  // A key that the caller has and had no claim on is absent to him, and in no list, but for root
+  // (VolumeOptions::status_public: and everybody).
   KeyReport key_status(Caller caller, const crypto::KeyId& id);
   std::vector<KeyReport> key_list(Caller caller);
+  // One path for all modes (keymgr/removal_mode.h says what each does). `report` is filled where
+  // the removal is refused, too: busy has the holders. Errors: no_key (absent, or no claim),
+  // permission (all users), busy (safe), canceled (overtaken by the caller's own add), no_memory
+  // (sealed: the bound), invalid (a deadline that nobody waits for), and of the flush: then nothing
+  // has changed, but for soft and hard, whose claim goes first.
+  Result<void> remove_key(Caller caller, const crypto::KeyId& id, const RemovalRequest& request,
+                          RemovalReport& report);
+  Result<RemovalReport> remove_key(Caller caller, const crypto::KeyId& id,
+                                   const RemovalRequest& request);
   Result<RemovalReport> remove_key(Caller caller, const crypto::KeyId& id, keymgr::RemovalMode mode,
                                    bool all_users = false);
 
   // --- names -----------------------------------------------------------------------------------
   // The directory must be empty, and without user.* attributes; the same policy again is fine;
-  // exists: it has another. The key must be present, with a claim of the caller's. New files and
-  // directories below inherit it.
+  // exists: it has another. permission: the caller is neither its owner nor root. The key must be
+  // present, with a claim of the caller's (root: of anybody's). New files and directories below
+  // inherit it.
   Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id);
   Result<InodeId> lookup(InodeId directory, std::string_view name);
   Result<Stat> stat(InodeId inode);
@@ -66,7 +78,9 @@ class Volume {
   Result<void> rmdir(InodeId directory, std::string_view name);
   Result<void> unlink(InodeId directory, std::string_view name);
   // One atomic step. What has the new name goes, as by unlink or rmdir. Both directories must be
-  // unlocked (no_key). cross_key: what moves into an encrypted directory must have its policy.
+  // unlocked (no_key), and what leaves an encrypted one, too: in a directory that is held open the
+  // names may outlive the key. cross_key: what moves into an encrypted directory must have its
+  // policy.
   // invalid: a directory into itself or below.
   Result<void> rename(InodeId from_directory, std::string_view from, InodeId to_directory,
                       std::string_view to, RenameFlags flags = {});
@@ -77,7 +91,8 @@ class Volume {
   // --- links, symlinks, special files, files without a name (links.cpp) ------------------------
   // One more name of the inode. not_permitted: it is a directory. too_many_links: it has kLinksMax.
   // cross_key: the directory is encrypted and the inode has another policy (special files have
-  // none and lie anywhere), or it is in another subvolume. no_key: the directory is locked.
+  // none and lie anywhere), or it is in another subvolume. no_key: the directory is locked, or the
+  // inode is.
   // not_found, too: the inode has no name left; but an unnamed file gets its first one in this way.
   Result<void> link(InodeId inode, InodeId directory, std::string_view name);
   Result<void> link(HandleId handle, InodeId directory, std::string_view name);
@@ -156,7 +171,7 @@ class Volume {
   Result<u64> write(HandleId handle, u64 offset, Bytes from);        // all, or an error
   Result<u64> append(HandleId handle, Bytes from);                   // the offset it was written at
   // Atomic for a file of few pieces; one of very many is cut in steps from its end, and an error or
-  // a crash may leave a size in between.
+  // a crash may leave a size in between. invalid: the handle is not open for writing (ftruncate's).
   Result<void> truncate(HandleId handle, u64 size);
   Result<void> fsync(HandleId handle);
   // Flushes the handle's file first, so that the rows say where everything is.

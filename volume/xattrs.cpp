@@ -39,7 +39,9 @@ Result<void> Volume::State::with_value_key(
   if (access == Access::open_handle) {
     LK_TRYV(unlock_inode(inode));
     SharedLock lock(inode.lease_lock);
-    return under(inode.key_lease);
+    if (inode.sealed_keys == nullptr) return under(inode.key_lease);
+    const SecretWork work;
+    return fn(inode.sealed_keys->value_key());
   }
   OwnLease lease(*this);
   LK_TRYV(lease.take(item.key_id));

@@ -12,7 +12,7 @@
 #include "base/result.h"
 #include "engine/store.h"
 #include "extent/map.h"
-#include "keymgr/keyring.h"
+#include "keymgr/own_keys.h"
 
 namespace latchkey::writeback {
 
@@ -27,6 +27,8 @@ class DirtyFile {
   // What its data is encrypted under; nullptr: a clear file.
   virtual const keymgr::Lease* lease() const = 0;
   virtual crypto::KeyId key_id() const = 0;
+  // Under a sealed removal: its extents are written under the write key of these. Else nullptr.
+  virtual keymgr::OwnKeys* own_keys() const { return nullptr; }
   // Moves up to `pages_max` dirty pages into flight, ascending from `from` on, and adds their
   // reserved space to `space`; they are closed to writers until sealed(). A flush begins with
   // `from` 0 and goes on where the last take ended. It gives nothing where taking more would let

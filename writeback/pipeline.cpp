@@ -79,11 +79,16 @@ struct Pipeline::Batch {
   std::span<const PlannedExtent> extents_of(std::size_t part) const {
     return std::ranges::equal_range(extents, part, {}, &PlannedExtent::part);
   }
-  // That part and those behind it.
+  std::span<PlannedExtent> extents_of(std::size_t part) {
+    return std::ranges::equal_range(extents, part, {}, &PlannedExtent::part);
+  }
+  // That part and those behind it; a part under a key of its file's own is alone.
   std::vector<std::size_t> parts_under_key_of(std::size_t part) const {
+    if (parts[part].flush->file->own_keys() != nullptr) return {part};
     const keymgr::Lease* lease = parts[part].flush->file->lease();
     std::vector<std::size_t> found;
     for (std::size_t i = part; i < parts.size(); ++i) {
+      if (parts[i].flush->file->own_keys() != nullptr) continue;
       const keymgr::Lease* other = parts[i].flush->file->lease();
       if (lease == other || (lease != nullptr && other != nullptr && lease->same_key(*other)))
         found.push_back(i);
@@ -231,6 +236,9 @@ void Pipeline::start(Lane& lane, Batch& batch) {
   ranges.reserve(batch.parts.size());
   for (const Part& part : batch.parts) ranges.push_back(part.pages);
   batch.extents = plan_extents(ranges, batch.runs, options_.extent_blocks_max, env_);
+  for (std::size_t i = 0; i < batch.parts.size(); ++i)
+    if (keymgr::OwnKeys* keys = batch.parts[i].flush->file->own_keys(); keys != nullptr)
+      plan_under(*keys, batch.extents_of(i));
   seal(lane, batch);
   if (batch.synced && !batch.parts[0].ended) take_log_turn(batch);
   write(lane, batch);
@@ -280,13 +288,19 @@ Result<void> Pipeline::seal_parts(Lane& lane, Batch& batch, std::span<const std:
   std::vector<const PlannedExtent*> extents;
   for (const std::size_t part : parts)
     for (const PlannedExtent& extent : batch.extents_of(part)) extents.push_back(&extent);
-  const keymgr::Lease* lease = batch.parts[parts.front()].flush->file->lease();
+  const DirtyFile& file = *batch.parts[parts.front()].flush->file;
+  const keymgr::Lease* lease = file.lease();
   if (lease == nullptr || options_.clear_cipher) {
     for (const PlannedExtent* extent : extents) {
       const PageRange pages{extent->first_page, extent->run.count};
       extent::copy_blocks(batch.data_of(pages), lane.blocks(batch, pages),
                           batch.checksums_of(pages));
     }
+    return {};
+  }
+  if (const keymgr::OwnKeys* keys = file.own_keys(); keys != nullptr) {
+    for (const PlannedExtent* extent : extents)
+      seal_extent(lane, batch, keys->write_key(), *extent);
     return {};
   }
   LK_TRY(const keymgr::KeyUse use, keymgr::KeyUse::begin(*lease));
@@ -306,11 +320,15 @@ void Pipeline::seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
   use.extent_keys(std::span(nonces).first(extents.size()),
                   std::span(*lane.keys).first(extents.size()));
   derivations_.fetch_add(1, std::memory_order_relaxed);
-  for (std::size_t i = 0; i < extents.size(); ++i) {
-    const PageRange pages{extents[i]->first_page, extents[i]->run.count};
-    extent::seal_blocks((*lane.keys)[i], 0, batch.data_of(pages), lane.blocks(batch, pages),
-                        batch.checksums_of(pages));
-  }
+  for (std::size_t i = 0; i < extents.size(); ++i)
+    seal_extent(lane, batch, (*lane.keys)[i], *extents[i]);
+}
+
+void Pipeline::seal_extent(Lane& lane, Batch& batch, const crypto::XtsKey& key,
+                           const PlannedExtent& extent) {
+  const PageRange pages{extent.first_page, extent.run.count};
+  extent::seal_blocks(key, extent.first_unit, batch.data_of(pages), lane.blocks(batch, pages),
+                      batch.checksums_of(pages));
 }
 
 void Pipeline::take_log_turn(Batch& batch) {
@@ -322,8 +340,11 @@ void Pipeline::take_log_turn(Batch& batch) {
     const Bytes bytes = bytes_of(file, context);
     const std::span<const u32> checksums =
         batch.checksums_of({extent.first_page, extent.run.count});
-    record->extents.push_back(
-        {extent.run, 1, 0, {bytes.begin(), bytes.end()}, {checksums.begin(), checksums.end()}});
+    record->extents.push_back({extent.run,
+                               1,
+                               extent.first_unit,
+                               {bytes.begin(), bytes.end()},
+                               {checksums.begin(), checksums.end()}});
   }
   if (auto turn = engine::LogTurn::take(store_, *record)) batch.turn.emplace(std::move(*turn));
 }
@@ -402,7 +423,7 @@ Result<void> Pipeline::insert(Batch& batch, std::size_t index, u64 logged) {
     LK_TRYV(file.insert(transaction, map_entries(batch.pages, batch.extents_of(index))));
     for (const PlannedExtent& extent : batch.extents_of(index)) {
       const extent::ContextDisk context = context_of(file, extent);
-      LK_TRYV(transaction.insert_extent(extent.run, 0, bytes_of(file, context),
+      LK_TRYV(transaction.insert_extent(extent.run, extent.first_unit, bytes_of(file, context),
                                         batch.checksums_of({extent.first_page, extent.run.count})));
       ++extents;
     }

@@ -78,6 +78,8 @@ class Pipeline {
   Result<void> seal_parts(Lane& lane, Batch& batch, std::span<const std::size_t> parts);
   void seal_extents(Lane& lane, Batch& batch, const keymgr::KeyUse& use,
                     std::span<const PlannedExtent* const> extents);
+  static void seal_extent(Lane& lane, Batch& batch, const crypto::XtsKey& key,
+                          const PlannedExtent& extent);
   void take_log_turn(Batch& batch);
   void write(Lane& lane, Batch& batch);
   static void await_writes(Lane& lane, Batch& batch);

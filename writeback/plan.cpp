@@ -49,6 +49,13 @@ std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
   return extents;
 }
 
+void plan_under(keymgr::OwnKeys& keys, std::span<PlannedExtent> extents) {
+  for (PlannedExtent& extent : extents) {
+    extent.nonce = keys.write_nonce();
+    extent.first_unit = keys.take_units(extent.run.count);
+  }
+}
+
 std::vector<extent::MapEntry> map_entries(std::span<const DirtyPage> batch,
                                           std::span<const PlannedExtent> extents) {
   std::vector<extent::MapEntry> entries;

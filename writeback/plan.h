@@ -28,6 +28,7 @@ struct PlannedExtent {
   std::size_t first_page = 0;  // index into the batch; run.count pages
   std::size_t part = 0;        // index into the parts
   crypto::Nonce nonce;
+  u64 first_unit = 0;  // 0, but for extents under a write key of their file's own
 };
 
 // `parts` follow each other without a gap; `runs` hold exactly as many blocks as they have pages,
@@ -36,6 +37,10 @@ struct PlannedExtent {
 std::vector<PlannedExtent> plan_extents(std::span<const PageRange> parts,
                                         std::span<const engine::BlockRun> runs,
                                         u32 extent_blocks_max, Env& env);
+
+// Those extents of one file are written under a key of the file's own instead: under its nonce,
+// with units that nothing else gets (K1).
+void plan_under(keymgr::OwnKeys& keys, std::span<PlannedExtent> extents);
 
 // Where each page of one file's extents went, joined where file and device both go on and the
 // extent does.

@@ -11,7 +11,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 minutes=${1:-120}
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "usage: ./run soak [MINUTES]" >&2; exit 1; }
 jobs=${LATCHKEY_JOBS:-$(nproc)}
-modes="soft hard"        # a removal mode that lands is a word here
+modes="soft sealed safe sync freeze deny hard suspend"
 torture_seconds=15
 fuzz_seconds_max=600     # then from the seeds again, so that a corpus does not fill the memory
 fuzz_targets=(open repair calls)
@@ -41,8 +41,8 @@ failed() {
 # One pass over the tests under a seed of its own.
 test_round() {
   local seed=$1 log=$out/tests-$1.log name
-  LATCHKEY_SEED=$seed ctest --test-dir build/release -j "$jobs" --output-on-failure \
-    --no-tests=error >"$log" 2>&1
+  LATCHKEY_SCAN=all LATCHKEY_SEED=$seed ctest --test-dir build/release -j "$jobs" \
+    --output-on-failure --no-tests=error >"$log" 2>&1
   local code=$?
   tests=$((tests + $(grep -cE '^ *[0-9]+/[0-9]+ Test ' "$log")))
   if [ $code -ne 0 ]; then

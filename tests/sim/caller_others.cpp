@@ -3,12 +3,29 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "tests/sim/caller.h"
 
 namespace latchkey::tests {
 
 // ---- the key
+
+namespace {
+
+constexpr u64 kModes = 8;
+
+// Those that may lose data, and those that may not: soft and hard more often than others.
+keymgr::RemovalMode mode_of(const SimOp& op, u64 drawn) {
+  using enum keymgr::RemovalMode;
+  static constexpr std::array<keymgr::RemovalMode, kModes> kLosing{hard, hard, hard, hard,
+                                                                   hard, sync, sync, sync};
+  static constexpr std::array<keymgr::RemovalMode, kModes> kKeeping{soft, soft,   sealed, sealed,
+                                                                    safe, freeze, deny,   suspend};
+  return (op.kind == SimOpKind::remove_hard ? kLosing : kKeeping)[drawn];
+}
+
+}  // namespace
 
 void Caller::act_on_key(const SimOp& op) {
   const u32 uid = Files::kUser + (draw(op, 61, 4) == 0 ? 1 : 0);
@@ -17,15 +34,15 @@ void Caller::act_on_key(const SimOp& op) {
     (void)judge(machine_, op, machine_.files.add_key(uid));
     return;
   }
-  const bool hard = op.kind == SimOpKind::remove_hard;
+  const keymgr::RemovalMode mode = mode_of(op, draw(op, 63, kModes));
   world.key_was_removed = true;
-  const bool drops =
-      hard || machine_.plan.promise() != SimPromise::survived || machine_.plan.nearly_full;
+  const bool drops = keymgr::removal_row(mode).may_lose ||
+                     machine_.plan.promise() != SimPromise::survived || machine_.plan.nearly_full;
   if (drops) {
     ++world.removals_under_way;
     world.dirty_may_be_lost();
   }
-  const auto removed = machine_.files.remove_key(uid, hard);
+  const auto removed = machine_.files.remove_key(uid, mode);
   if (drops) {
     world.dirty_may_be_lost();
     --world.removals_under_way;
@@ -33,7 +50,7 @@ void Caller::act_on_key(const SimOp& op) {
   if (!removed) return;  // somebody else was first, or holds the claim
   machine_.scheduler.note(removed->bytes_lost);
   if (removed->bytes_lost != 0 && !drops && !machine_.device.power_off())
-    fail(op, "a soft removal loses data");
+    fail(op, "a removal that loses nothing has lost data");
   if (draw(op, 62, 4) != 0) (void)judge(machine_, op, machine_.files.add_key(uid));
 }
 
@@ -152,7 +169,13 @@ void Caller::drop_place(const SimOp& op) {
   if (inside && leave_open && removed) return fail(op, "a subvolume goes under its users");
   // Somebody may be inside for a moment: who flushes, who asks for a removed key's files.
   if (!removed && removed.error().code == Errc::busy) return;
-  if (judge(machine_, op, removed) == Verdict::refused) return;
+  const Verdict verdict = judge(machine_, op, removed);
+  if (verdict == Verdict::refused) return;
+  if (verdict == Verdict::disturbed) {
+    // It is still there, perhaps without a name until the next life.
+    place_->names_unsure = true;
+    return;
+  }
   std::erase(own_.places, place_);
   own_.maybe.push_back(place_);
 }

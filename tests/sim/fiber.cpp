@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -84,8 +85,9 @@ std::vector<std::byte*>& idle_stacks() {
 std::byte* take_stack() {
   std::vector<std::byte*>& idle = idle_stacks();
   if (!idle.empty()) {
-    std::byte* stack = idle.back();
-    idle.pop_back();
+    const auto lowest = std::ranges::min_element(idle);
+    std::byte* stack = *lowest;
+    idle.erase(lowest);
     return stack;
   }
   void* mapped = ::mmap(nullptr, kStackBytes + kGuardBytes, PROT_READ | PROT_WRITE,
@@ -119,6 +121,17 @@ Fiber::~Fiber() {
   __tsan_destroy_fiber(watched_.own_context);
 #endif
   idle_stacks().push_back(stack_);
+}
+
+std::span<const std::byte> Fiber::live_stack() const {
+  const auto* top = static_cast<const std::byte*>(own_top_);
+  return {top, static_cast<std::size_t>(stack_ + kStackBytes - top)};
+}
+
+void Fiber::wipe_dead_stack(u64 bytes) {
+  auto* top = static_cast<std::byte*>(own_top_);
+  LK_CHECK(bytes <= static_cast<u64>(top - stack_));
+  std::fill(top - bytes, top, std::byte{0});
 }
 
 void Fiber::swap_thread_state() {

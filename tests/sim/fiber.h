@@ -6,6 +6,7 @@
 // fiber. One thread runs all fibers of a process, so nothing here is thread-safe.
 
 #include <functional>
+#include <span>
 
 #include "base/types.h"
 
@@ -23,6 +24,11 @@ class Fiber {
   // From inside of it: back to resume()'s caller, until the next one.
   void pause();
   bool ended() const { return ended_; }
+  // From outside, while it pauses: what its body has on the stack. Fibers that begin in one order
+  // while no other one lives get the same stacks, so two runs can be compared byte by byte.
+  std::span<const std::byte> live_stack() const;
+  // Zeroes so much of the stack as lies below that, which nobody reads again.
+  void wipe_dead_stack(u64 bytes);
 
  private:
   static void enter(Fiber* self);

@@ -9,6 +9,8 @@ namespace latchkey::tests {
 
 namespace {
 
+constexpr u64 kSuspendedNs = 2'000'000;  // virtual
+
 SecretBytes the_key() {
   static const Heap raw = raw_key(42);
   return in_arena(raw);
@@ -57,9 +59,10 @@ Result<void> Files::add_key(u32 uid) {
   return {};
 }
 
-Result<Files::Removed> Files::remove_key(u32 uid, bool hard) {
-  const auto mode = hard ? keymgr::RemovalMode::hard : keymgr::RemovalMode::soft;
-  LK_TRY(const auto report, volume_->remove_key(volume::Caller{uid}, key_, mode));
+Result<Files::Removed> Files::remove_key(u32 uid, keymgr::RemovalMode mode) {
+  volume::RemovalRequest request{.mode = mode};
+  if (mode == keymgr::RemovalMode::suspend) request.deadline_ns = kSuspendedNs;
+  LK_TRY(const auto report, volume_->remove_key(volume::Caller{uid}, key_, request));
   return Removed{report.bytes_lost, report.files_busy};
 }
 

@@ -45,7 +45,8 @@ class Files {
   Result<void> close();
 
   Result<void> add_key(u32 uid);
-  Result<Removed> remove_key(u32 uid, bool hard);
+  // A deadline of suspend's, so that somebody who waits goes on in the end.
+  Result<Removed> remove_key(u32 uid, keymgr::RemovalMode mode);
 
   Result<File> open_file(const std::string& path, volume::OpenFlags flags);
   Result<void> close_file(File file);

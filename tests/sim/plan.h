@@ -31,8 +31,8 @@ enum class SimOpKind : u8 {
   open,
   close,
   add_key,
-  remove_soft,
-  remove_hard,
+  remove_soft,  // or in another mode that loses nothing
+  remove_hard,  // or in another mode that may lose data
   block_write,
   block_read,
   block_fsync,

@@ -36,7 +36,20 @@ struct SchedulerOptions {
   u64 steps_max = 4'000'000;  // of one run: more is a livelock, which stops the process
 };
 
-class FiberScheduler final : public Scheduler, public SimClock {
+// Who hears of the places that lock_points.cpp knows: there another fiber may go on.
+class PointScheduler : public Scheduler {
+ public:
+  // The first three come before what they name, the others after it.
+  enum class Place : u8 { lock, lock_shared, enter_or_try, unlock, leave };
+  virtual void at(Place place, const void* object) = 0;
+  // The one whose fiber calls, or nullptr.
+  static PointScheduler* current() { return current_; }
+
+ protected:
+  static inline PointScheduler* current_ = nullptr;
+};
+
+class FiberScheduler final : public PointScheduler, public SimClock {
  public:
   explicit FiberScheduler(const SchedulerOptions& options);
   ~FiberScheduler() override;
@@ -59,9 +72,7 @@ class FiberScheduler final : public Scheduler, public SimClock {
   u64 trace() const { return trace_; }
   u64 steps() const { return steps_; }
 
-  // The one whose fiber calls, or nullptr.
-  static FiberScheduler* current() { return current_; }
-
+  void at(Place, const void*) override { point(); }
   bool wait_on(std::atomic<u32>& word, u32 expected, u64 timeout_ns) override;
   void wake(std::atomic<u32>& word, u32 count_max) override;
   u64 start_thread(std::function<void()> body) override;
@@ -88,8 +99,6 @@ class FiberScheduler final : public Scheduler, public SimClock {
   void block(Wait wait, u64 deadline_ns);  // of the running actor
   void draw_next_point();
   u64 below(u64 bound) { return random_() % bound; }
-
-  static inline FiberScheduler* current_ = nullptr;
 
   const SchedulerOptions options_;
   SplitMix64 random_;

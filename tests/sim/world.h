@@ -44,7 +44,7 @@ struct OwnFiles {
   std::string prefix;  // of their names there
   u32 made = 0;
   std::vector<std::shared_ptr<Place>> places;
-  // Made by a call that was cut off, or removed by one that nothing has made durable: a crash
+  // Made by a call that was cut off, or removed and nothing has made that durable: a crash
   // leaves such a place whole or not at all.
   std::vector<std::shared_ptr<Place>> maybe;
 

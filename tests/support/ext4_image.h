@@ -16,6 +16,8 @@ namespace latchkey::tests {
 
 class Ext4Image {
  public:
+  // The image is a file below `parent`.
+  explicit Ext4Image(const std::string& parent = TempFolder::disk_folder()) : folder_(parent) {}
   ~Ext4Image();
 
   // Makes the file system, with encryption and without a journal, and mounts it. Empty, or what

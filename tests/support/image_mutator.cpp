@@ -259,7 +259,9 @@ void ImageMutator::change_bitmap(StoreImage& image) {
   if (below(3) == 0) {
     set_field(block.subspan(8 + 4 * below(6)), 4, image);
   } else if (map) {
-    block[engine::kBitmapHeaderBytes + below(2)] = static_cast<std::byte>(random_());
+    std::byte& entry = block[engine::kBitmapHeaderBytes + below(4)];
+    // The slot and how full it is, as if they were right; or any of it.
+    entry ^= static_cast<std::byte>(below(2) == 0 ? 1 + below(15) : random_());
   } else {
     const std::size_t at = below(std::min<u64>(image.device_blocks, engine::kRegionBlocks) / 8 + 1);
     const std::size_t size =

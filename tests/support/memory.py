@@ -94,6 +94,11 @@ def find_in_core(pid, groups, folder):
         core.unlink()
 
 
+def find_in_kernels_core(core, groups):
+    """In one that the kernel wrote, without what is excluded from dumps."""
+    return _find(groups, "core", core)
+
+
 class Storm:
     """SIGUSR1 to every thread of a process, as fast as it can."""
 

@@ -269,6 +269,12 @@ const PointOperation kOperations[] = {
      }},
     {"remove key, soft", [](A& a) { return remove_key(a, keymgr::RemovalMode::soft); }, holds_key,
      [](M& m) { m.lock(true); }},
+    {"remove key, sealed", [](A& a) { return remove_key(a, keymgr::RemovalMode::sealed); },
+     holds_key, [](M& m) { m.lock(true); }},
+    {"remove key, deny", [](A& a) { return remove_key(a, keymgr::RemovalMode::deny); }, holds_key,
+     [](M& m) { m.lock(true); }},
+    {"remove key, freeze", [](A& a) { return remove_key(a, keymgr::RemovalMode::freeze); },
+     holds_key, [](M& m) { m.lock(true); }},
     {"remove key, hard", [](A& a) { return remove_key(a, keymgr::RemovalMode::hard); }, holds_key,
      [](M& m) {
        m.lose_dirty();
