@@ -47,6 +47,7 @@ constexpr Names kNames[] = {
     {Errc::not_permitted, "not_permitted", EPERM},
     {Errc::too_many_links, "too_many_links", EMLINK},
     {Errc::is_symlink, "is_symlink", ELOOP},
+    {Errc::would_wait, "would_wait", EAGAIN},
 };
 
 constexpr bool in_order() {

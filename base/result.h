@@ -45,6 +45,7 @@ enum class Errc : u8 {
   not_permitted,   // EPERM: nobody may, as a hard link to a directory
   too_many_links,  // EMLINK
   is_symlink,      // ELOOP
+  would_wait,      // EAGAIN: the caller asked not to wait
 };
 
 inline constexpr u64 kNowhere = ~u64{0};

@@ -7,7 +7,7 @@ namespace latchkey::volume {
 namespace {
 
 constexpr i64 kDayNs = 86'400'000'000'000;
-constexpr u32 kSetUid = 04000, kSetGid = 02000, kGroupExecutes = 0010;
+constexpr u32 kSetUid = 04000, kGroupExecutes = 0010;
 
 // POSIX: a program that changes hands, or whose bytes another than root changes, loses what it was
 // trusted with. Without the group's x the bit of setgid means something else (a lock), as in Linux.

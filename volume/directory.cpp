@@ -95,7 +95,11 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
   fresh.kind = what.kind;
   fresh.mode = what.mode & 07777;
   fresh.uid = caller.uid;
-  fresh.gid = caller.uid;
+  fresh.gid = caller.gid.value_or(caller.uid);
+  if ((above.mode & kSetGid) != 0) {
+    fresh.gid = above.gid;
+    if (what.kind == FileKind::directory) fresh.mode |= kSetGid;
+  }
   set_all_times(fresh, static_cast<i64>(env.realtime_ns()));
   fresh.size = what.device;
   if (!above.encrypted || is_special(what.kind)) return fresh;

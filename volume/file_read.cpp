@@ -225,7 +225,7 @@ Result<u64> Volume::State::read(Inode& inode, u64 offset, MutableBytes into) {
   return done;
 }
 
-Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
+Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into, IoFlags flags) {
   LK_TRY(const auto handle, state_->find(id));
   if (handle->directory) return fail(Errc::is_dir, "is a directory");
   if (!handle->flags.read) return fail(Errc::bad_handle, "the handle is not open for reading");
@@ -233,7 +233,7 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into) {
   u64 seen = 0;
   do {
     seen = state_->keyring.suspensions().changes();
-    LK_TRYV(state_->ready_for_io(*handle));
+    LK_TRYV(state_->ready_for_io(*handle, flags));
     read = state_->read(*handle->inode, offset, into);
   } while (!read && state_->begins_again(*handle, read.error(), seen));
   // A removal that dropped pages meanwhile has left holes where they were.

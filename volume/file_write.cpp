@@ -46,7 +46,7 @@ struct Edges {
 // waited for without the lock, which a flush and an add of the key take.
 class CopySection {
  public:
-  static Result<CopySection> enter(Inode& inode) LK_NO_ANALYSIS {
+  static Result<CopySection> enter(Inode& inode, IoFlags flags) LK_NO_ANALYSIS {
     const bool encrypted = inode.encrypted();
     for (keymgr::HeldGate held;; held.wait()) {
       CopySection section(inode);
@@ -57,6 +57,7 @@ class CopySection {
         return section;
       }
       if (pass.error().code != Errc::busy) return std::unexpected(pass.error());
+      if (!flags.wait) return would_wait();
     }
   }
   CopySection(CopySection&& other) noexcept
@@ -116,7 +117,7 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
       };
       LK_TRY(space, reserve_for_write(need, piece.use_reserve));
     }
-    LK_TRY(const CopySection section, CopySection::enter(inode));
+    LK_TRY(const CopySection section, CopySection::enter(inode, piece.flags));
     if (inode.losses != piece.losses) return data_lost();
     const i64 now = static_cast<i64>(env.realtime_ns());
     const u64 begun = index;
@@ -156,20 +157,22 @@ Result<std::vector<bool>> Volume::State::promised_pages(const Inode& inode, u64 
   return promised;
 }
 
-// `offset`: none for the end of the file. Answers where it was written.
-Result<u64> Volume::State::write(HandleId id, std::optional<u64> offset, Bytes from) {
+// `offset`: none for the end of the file.
+Result<Volume::State::Written> Volume::State::write(HandleId id, std::optional<u64> offset,
+                                                    Bytes from, IoFlags flags) {
   LK_TRY(HandleUse handle, find(id));
-  const auto wrote = write(*handle, offset, from);
+  const auto wrote = write(*handle, offset, from, flags);
   // After a close under it this is the last user, whose flush nobody else hears of.
   const auto ended = handle.end();
   if (wrote) LK_TRYV(ended);
   return wrote;
 }
 
-Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Bytes from) {
+Result<Volume::State::Written> Volume::State::write(Handle& handle, std::optional<u64> offset,
+                                                    Bytes from, IoFlags flags) {
   if (!handle.flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
   LK_TRYV(must_be_writable());
-  LK_TRYV(ready_for_io(handle));
+  LK_TRYV(ready_for_io(handle, flags));
   if (auto failure = store->failure()) {
     handle.stop_told = true;
     return std::unexpected(*failure);
@@ -184,24 +187,31 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
   for (u64 done = 0; done < from.size();) {
     const u64 size = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
     const u64 seen = keyring.suspensions().changes();
-    const auto wrote =
-        write_piece(inode, {*offset + done, from.subspan(done, size), handle.losses});
+    auto wrote =
+        write_piece(inode, {*offset + done, from.subspan(done, size), handle.losses, false, flags});
     if (wrote) {
       done += size;
       continue;
     }
     // The lock stays held, so that an append keeps its place.
-    if (!begins_again(handle, wrote.error(), seen)) return std::unexpected(wrote.error());
-    LK_TRYV(ready_for_io(handle));
+    if (begins_again(handle, wrote.error(), seen)) {
+      wrote = ready_for_io(handle, flags);
+      if (wrote) continue;
+    }
+    if (wrote.error().code == Errc::would_wait && done != 0) return Written{*offset, done};
+    return std::unexpected(wrote.error());
   }
-  return *offset;
+  return Written{*offset, from.size()};
 }
 
-Result<u64> Volume::write(HandleId id, u64 offset, Bytes from) {
-  LK_TRYV(state_->write(id, offset, from));
-  return from.size();
+Result<u64> Volume::write(HandleId id, u64 offset, Bytes from, IoFlags flags) {
+  LK_TRY(const auto written, state_->write(id, offset, from, flags));
+  return written.bytes;
 }
 
-Result<u64> Volume::append(HandleId id, Bytes from) { return state_->write(id, {}, from); }
+Result<u64> Volume::append(HandleId id, Bytes from) {
+  LK_TRY(const auto written, state_->write(id, {}, from, {}));
+  return written.offset;
+}
 
 }  // namespace latchkey::volume

@@ -5,6 +5,8 @@
 #include "base/check.h"
 #include "base/no_memory.h"
 #include "extent/context.h"
+#include "volume/back_items.h"
+#include "volume/front.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -12,6 +14,14 @@ namespace latchkey::volume {
 namespace {
 
 constexpr int kRacesMax = 1000;  // an open that meets so many unlinks in a row gives up
+
+Result<void> must_be_regular(FileKind kind) {
+  if (kind == FileKind::directory || kind == FileKind::subvolume)
+    return fail(Errc::is_dir, "is a directory");
+  if (kind == FileKind::symlink) return fail(Errc::is_symlink, "is a symlink");
+  if (is_special(kind)) return fail(Errc::unsupported, "a special file has no data in the store");
+  return {};
+}
 
 }  // namespace
 
@@ -100,11 +110,7 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
     if (entry) {
       if (flags.create && flags.exclusive)
         return fail(Errc::exists, "there is such a name already");
-      if (entry->kind == FileKind::directory || entry->kind == FileKind::subvolume)
-        return fail(Errc::is_dir, "is a directory");
-      if (entry->kind == FileKind::symlink) return fail(Errc::is_symlink, "is a symlink");
-      if (is_special(entry->kind))
-        return fail(Errc::unsupported, "a special file has no data in the store");
+      LK_TRYV(must_be_regular(entry->kind));
       number = entry->inode;
     } else if (flags.create && entry.error().code == Errc::not_found) {
       const auto made = state.make(caller, directory, name, {.mode = mode});
@@ -142,6 +148,7 @@ Result<HandleId> Volume::State::open_inode(Caller caller, InodeId directory, Use
   handle->inode = use.inode();
   handle->flags = flags;
   handle->uid = caller.uid;
+  handle->pid = caller.pid;
   handle->path = std::move(path);
   // Before the door, so that who is inside is always listed.
   const HandleId id = add_handle(handle);
@@ -160,6 +167,19 @@ Result<HandleId> Volume::State::open_inode(Caller caller, InodeId directory, Use
   return id;
 }
 
+Result<HandleId> Volume::open(Caller caller, InodeId inode, OpenFlags flags, std::string path) {
+  State& state = *state_;
+  if (flags.create || flags.exclusive) return fail(Errc::invalid, "an inode is there already");
+  if (flags.write) LK_TRYV(state.must_be_writable(inode));
+  LK_TRY(State::Use use, state.use(inode));
+  LK_TRYV(must_be_regular(use->attributes().kind));
+  InodeId directory;
+  if (state.options.compat_fscrypt) {
+    LK_TRY(directory, parent_of(state.store->view(), inode));
+  }
+  return state.open_inode(caller, directory, std::move(use), flags, std::move(path));
+}
+
 Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::string path) {
   State& state = *state_;
   LK_TRY(State::Use use, state.use(directory));
@@ -171,6 +191,7 @@ Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::s
   handle->above.reserve(above.size());
   handle->inode = use.inode();
   handle->uid = caller.uid;
+  handle->pid = caller.pid;
   handle->path = std::move(path);
   handle->directory = true;
   const HandleId id = state.add_handle(handle);
@@ -200,11 +221,15 @@ Result<void> Volume::State::ready(Handle& handle) {
   return {};
 }
 
-Result<void> Volume::State::ready_for_io(Handle& handle) {
+Result<void> Volume::State::ready_for_io(Handle& handle, IoFlags flags) {
   for (;;) {
     const u64 seen = keyring.suspensions().changes();
     const auto now = ready(handle);
     if (now || !begins_again(handle, now.error(), seen)) return now;
+    if (!flags.wait) {
+      if (keyring.suspensions().suspended(handle.inode->key_id())) return would_wait();
+      continue;
+    }
     // However it ends, the key is looked at again: it may be back, or have gone in another mode.
     const auto waited = keyring.suspensions().wait(handle.inode->key_id(), env);
     if (!waited && keyring.suspensions().suspended(handle.inode->key_id())) return waited;  // full
@@ -215,6 +240,10 @@ bool Volume::State::begins_again(const Handle& handle, const Error& error, u64 s
   if (error.code != Errc::no_key || !handle.inode->encrypted()) return false;
   keymgr::Suspensions& suspensions = keyring.suspensions();
   return suspensions.suspended(handle.inode->key_id()) || suspensions.changes() != seen;
+}
+
+void Volume::State::try_again(const crypto::KeyId& id) {
+  if (options.front != nullptr) options.front->try_again(id);
 }
 
 Result<void> Volume::State::tell_errors(Handle& handle) {

@@ -120,22 +120,22 @@ Result<std::optional<u64>> Volume::State::seek_block(const Inode& inode, extent:
 
 // --- punch -------------------------------------------------------------------------------------
 
-Result<void> Volume::punch(HandleId id, u64 offset, u64 length) {
+Result<void> Volume::punch(HandleId id, u64 offset, u64 length, IoFlags flags) {
   LK_TRY(const auto handle, state_->find_for_change(id));
   LK_TRYV(check_range(offset, length));
-  return state_->punch(handle->inode, offset, offset + length);
+  return state_->punch(handle->inode, offset, offset + length, flags);
 }
 
-Result<void> Volume::State::punch(const InodePtr& inode, u64 offset, u64 end) {
+Result<void> Volume::State::punch(const InodePtr& inode, u64 offset, u64 end, IoFlags flags) {
   Lock writer(inode->write_mutex);
   LK_TRYV(unlock_inode(*inode));
   const u64 size = inode->size();
   const u64 first = blocks_up(offset);
   // What lies behind the end of the file goes with its last block.
   const u64 last = end >= size ? blocks_up(end) : end / kPageBytes;
-  LK_TRYV(zero_in_page(*inode, offset, std::min({end, size, first * kPageBytes})));
+  LK_TRYV(zero_in_page(*inode, offset, std::min({end, size, first * kPageBytes}), flags));
   if (first <= last)
-    LK_TRYV(zero_in_page(*inode, std::max(offset, last * kPageBytes), std::min(end, size)));
+    LK_TRYV(zero_in_page(*inode, std::max(offset, last * kPageBytes), std::min(end, size), flags));
   if (first >= last) return {};
   LK_TRYV(settle(inode));
   Lock flush_lock(inode->flush_mutex);
@@ -152,7 +152,7 @@ Result<void> Volume::State::punch(const InodePtr& inode, u64 offset, u64 end) {
 }
 
 // A part of one page, if anything but zeros is there.
-Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end) {
+Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end, IoFlags flags) {
   if (offset >= end) return {};
   static constexpr std::array<std::byte, kPageBytes> kZeros{};
   bool zero = false;
@@ -162,7 +162,7 @@ Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end) {
     zero = std::memcmp(&page.bytes[offset % kPageBytes], kZeros.data(), end - offset) == 0;
   }
   if (zero) return {};
-  return write_piece(inode, {offset, Bytes(kZeros).first(end - offset), inode.losses, true});
+  return write_piece(inode, {offset, Bytes(kZeros).first(end - offset), inode.losses, true, flags});
 }
 
 // Size and times after a change of the map, in its transaction.

@@ -13,6 +13,7 @@ Result<crypto::KeyId> Volume::add_key(Caller caller, SecretBytes&& secret) {
   }
   if (unsealed) state_->unseal(id, *unsealed);
   state_->let_in_again(id);
+  state_->try_again(id);
   return id;
 }
 
@@ -22,8 +23,7 @@ std::vector<Holder> Volume::State::holders(const crypto::KeyId& id) {
   if (inside == handles_of_key.end()) return list;
   for (const u64 number : inside->second) {
     const Handle& handle = *handles.at(number);
-    list.push_back(
-        {handle.path, handle.uid, HandleId{number}, handle.inode->dirty_bytes(), handle.since_ns});
+    list.push_back(handle.as_holder(HandleId{number}));
   }
   return list;
 }

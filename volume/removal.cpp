@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/no_memory.h"
 #include "base/wait.h"
+#include "volume/front.h"
 #include "volume/removing.h"
 
 namespace latchkey::volume {
@@ -67,17 +68,29 @@ Result<void> Volume::State::Removing::run() {
   if (report_.other_users) return {};
   state_.stop_lingering(id_);
   Result<void> left;
-  if (row_.stays == keymgr::Stays::nothing)
+  if (row_.stays == keymgr::Stays::nothing) {
     drop();
-  else
+    if (row_.may_lose) drop_front_pages();
+  } else {
+    if (row_.claim_first) drop_front_pages();
     left = let_leave();
+  }
   leased_.clear();
   return left;
+}
+
+// Those that only the front has: of inodes that go at once.
+void Volume::State::Removing::drop_front_pages() {
+  if (state_.options.front == nullptr) return;
+  const bool some_stay = row_.stays != keymgr::Stays::nothing;
+  state_.options.front->drop_pages(id_, some_stay ? Front::Which::closed : Front::Which::all);
+  end_phase("front");
 }
 
 // A volume that has stopped (D4) writes nothing more: what is dirty is lost, and said to be.
 Result<void> Volume::State::Removing::prepare() {
   const bool seals = row_.stays == keymgr::Stays::own_keys;
+  drop_front_pages();
   if (state_.writable() && !state_.store->failure()) {
     std::vector<InodePtr> list = owners();
     if (seals) keep_idle(list);
@@ -246,6 +259,7 @@ bool Volume::State::end_suspension(Caller caller, const crypto::KeyId& id,
     suspensions.begin(id, {}, until);
   else
     suspensions.end(id);
+  try_again(id);
   return true;
 }
 
@@ -270,7 +284,9 @@ Result<void> Volume::State::remove(Caller caller, const crypto::KeyId& id, Remov
     return {};
   }
   Removing removing(*this, *start.removal, until, report);
-  LK_TRYV(removing.run());
+  const auto ran = removing.run();
+  try_again(id);
+  LK_TRYV(ran);
   if (report.other_users) return {};
   (void)or_no_memory([&] {
     Lock lock(table_mutex);

@@ -20,6 +20,7 @@ class Volume::State::Removing {
  private:
   std::vector<InodePtr> owners() const;
   void keep_idle(std::vector<InodePtr>& list) const;
+  void drop_front_pages();
   Result<void> prepare();
   void go_back();
   Result<void> commit();

@@ -31,6 +31,7 @@ struct Handle {
   InodePtr inode;
   OpenFlags flags;
   u32 uid = 0;
+  u32 pid = 0;
   std::string path;
   u64 since_ns = 0;
   bool directory = false;
@@ -40,6 +41,10 @@ struct Handle {
   std::atomic<bool> loss_told{false};  // by fsync or close
   std::atomic<bool> stop_told{false};  // D4: it heard once that the volume stopped
   bool listed = false;                 // among those of its key; under table_mutex
+
+  Holder as_holder(HandleId id) const {
+    return {path, uid, id, inode->dirty_bytes(), since_ns, pid};
+  }
 };
 using HandlePtr = std::shared_ptr<Handle>;
 
@@ -74,6 +79,10 @@ class NameAccess {
   std::optional<keymgr::KeyUse> use_;
   Secret<crypto::NameKey> key_;  // wiped before the use ends
 };
+
+inline std::unexpected<Error> would_wait() {
+  return fail(Errc::would_wait, "the key is suspended, or its writers are held");
+}
 
 inline std::unexpected<Error> data_lost() {
   return fail(Errc::io, "data of this file was lost when its key was removed");
@@ -208,9 +217,10 @@ struct Volume::State {
   // A file by a name of that directory, or without one.
   Result<HandleId> open_inode(Caller caller, InodeId directory, Use use, OpenFlags flags,
                               std::string path);
-  Result<void> ready(Handle& handle);  // its key is there and nothing of it was lost
-  // The same for a read or a write, which waits while the key is suspended.
-  Result<void> ready_for_io(Handle& handle);
+  void try_again(const crypto::KeyId& id);  // who got would_wait
+  Result<void> ready(Handle& handle);       // its key is there and nothing of it was lost
+  // The same for a read or a write, which waits while the key is suspended, or would_wait.
+  Result<void> ready_for_io(Handle& handle, IoFlags flags);
   // Of a read or a write that met no_key: its key is suspended, or a suspension has begun or ended
   // since `seen` (Suspensions::changes), so that it looks again.
   bool begins_again(const Handle& handle, const Error& error, u64 seen);
@@ -241,13 +251,18 @@ struct Volume::State {
   bool should_stop();
 
   // --- file_write.cpp
-  Result<u64> write(Handle& handle, std::optional<u64> offset, Bytes from);
-  Result<u64> write(HandleId id, std::optional<u64> offset, Bytes from);
+  struct Written {
+    u64 offset = 0;
+    u64 bytes = 0;
+  };
+  Result<Written> write(Handle& handle, std::optional<u64> offset, Bytes from, IoFlags flags);
+  Result<Written> write(HandleId id, std::optional<u64> offset, Bytes from, IoFlags flags);
   struct WritePiece {
     u64 offset = 0;
     Bytes from;
     u32 losses = 0;  // of the inode when the caller looked at it
     bool use_reserve = false;
+    IoFlags flags = {};
   };
   Result<void> write_piece(Inode& inode, const WritePiece& piece) LK_REQUIRES(inode.write_mutex);
   Result<engine::Reservation> reserve_for_write(const engine::SpaceNeed& need, bool use_reserve);
@@ -255,8 +270,8 @@ struct Volume::State {
       LK_REQUIRES(inode.write_mutex);
 
   // --- truncate.cpp
-  Result<void> truncate(const InodePtr& inode, u64 size, u32 losses);
-  Result<void> pass_gate(Inode& inode) LK_REQUIRES(inode.write_mutex);
+  Result<void> truncate(const InodePtr& inode, u64 size, u32 losses, IoFlags flags = {});
+  Result<void> pass_gate(Inode& inode, IoFlags flags) LK_REQUIRES(inode.write_mutex);
   Result<void> cut_map(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
   Result<void> cut_inside(Inode& inode, u64 size) LK_REQUIRES(inode.flush_mutex);
   Result<bool> cut_step(engine::Transaction& transaction, Inode& inode, u64 size,
@@ -268,8 +283,9 @@ struct Volume::State {
   Result<void> settle(const InodePtr& inode) LK_REQUIRES(inode->write_mutex);
   // The first block of the file (first block, blocks in all) where there is data, or none.
   Result<std::optional<u64>> seek_block(const Inode& inode, extent::FileRange file, bool data);
-  Result<void> punch(const InodePtr& inode, u64 offset, u64 end);
-  Result<void> zero_in_page(Inode& inode, u64 offset, u64 end) LK_REQUIRES(inode.write_mutex);
+  Result<void> punch(const InodePtr& inode, u64 offset, u64 end, IoFlags flags);
+  Result<void> zero_in_page(Inode& inode, u64 offset, u64 end, IoFlags flags)
+      LK_REQUIRES(inode.write_mutex);
   Result<void> put_changed(engine::Transaction& transaction, Inode& inode, u64 size);
   Result<void> allocate(const InodePtr& inode, u64 offset, u64 end, bool keep_size);
   Result<extent::FileRange> promise_gaps(engine::Transaction& transaction, const Inode& inode,

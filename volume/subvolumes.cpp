@@ -254,8 +254,7 @@ Result<void> Volume::State::shut_subvolume(engine::TreeId id, std::vector<Holder
     if (handle->inode->id().subvolume != id) continue;
     busy = true;
     if (holders == nullptr) continue;
-    holders->push_back({handle->path, handle->uid, HandleId{number}, handle->inode->dirty_bytes(),
-                        handle->since_ns});
+    holders->push_back(handle->as_holder(HandleId{number}));
   }
   for (const auto& [inode_id, inode] : inodes)
     busy = busy || (inode_id.subvolume == id && inode->users != 0);

@@ -56,7 +56,7 @@ class CutPage final : public writeback::DirtyFile {
 
 }  // namespace
 
-Result<void> Volume::truncate(HandleId id, u64 size) {
+Result<void> Volume::truncate(HandleId id, u64 size, IoFlags flags) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
   if (!handle->flags.write) return fail(Errc::invalid, "the handle is not open for writing");
@@ -64,18 +64,18 @@ Result<void> Volume::truncate(HandleId id, u64 size) {
   LK_TRYV(state.ready(*handle));
   if (size > kFileBytesMax) return fail(Errc::too_big, "a file is too big");
   LK_TRYV(state.drop_privileges(*handle->inode, handle->uid));
-  return state.truncate(handle->inode, size, handle->losses);
+  return state.truncate(handle->inode, size, handle->losses, flags);
 }
 
 // Dirty data goes down first: the size in the tree must not run ahead of it. `losses`: of the inode
 // when the caller looked at it.
-Result<void> Volume::State::truncate(const InodePtr& inode, u64 size, u32 losses) {
+Result<void> Volume::State::truncate(const InodePtr& inode, u64 size, u32 losses, IoFlags flags) {
   Lock writer(inode->write_mutex);
   const u64 old_size = inode->size();
   if (size == old_size) return {};
   LK_TRYV(unlock_inode(*inode));
   const bool inside = size < old_size && size % kPageBytes != 0;
-  if (inside) LK_TRYV(pass_gate(*inode));
+  if (inside) LK_TRYV(pass_gate(*inode, flags));
   if (size != 0) LK_TRYV(flush(inode));
   Lock flush_lock(inode->flush_mutex);
   if (inode->losses != losses) return data_lost();
@@ -83,13 +83,14 @@ Result<void> Volume::State::truncate(const InodePtr& inode, u64 size, u32 losses
 }
 
 // A truncate that writes is a writer to whoever settles those.
-Result<void> Volume::State::pass_gate(Inode& inode) {
+Result<void> Volume::State::pass_gate(Inode& inode, IoFlags flags) {
   if (!inode.encrypted()) return {};
   for (keymgr::HeldGate held;; held.wait()) {
     SharedLock lease(inode.lease_lock);
     const auto pass = keymgr::GatePass::try_enter(inode.key_lease, held);
     if (pass) return {};
     if (pass.error().code != Errc::busy) return std::unexpected(pass.error());
+    if (!flags.wait) return would_wait();
   }
 }
 

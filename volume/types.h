@@ -16,6 +16,8 @@
 
 namespace latchkey::volume {
 
+class Front;  // volume/front.h
+
 // Of one inode for ever: neither trees nor numbers within a tree are handed out twice.
 struct InodeId {
   engine::TreeId subvolume = 0;
@@ -28,9 +30,12 @@ inline constexpr InodeId kRootInode{engine::kFirstSubvolume, kRootNumber};
 
 enum class HandleId : u64 {};
 
-// Who calls. Until the mount exists this is an argument like any other.
+// Who calls. `gid` is of what he makes, unless its directory is setgid; none: as his uid. `pid` is
+// for reports alone; 0: not known.
 struct Caller {
   u32 uid = 0;
+  std::optional<u32> gid = {};
+  u32 pid = 0;
 };
 
 struct MkfsOptions {
@@ -60,6 +65,7 @@ struct VolumeOptions {
   bool fsync_log = true;          // false: every fsync is a commit
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
                                   // in one order, for the simulator
+  Front* front = nullptr;         // what keeps pages in front of the volume; outlives it
 };
 
 enum class FileKind : u8 {
@@ -80,6 +86,7 @@ constexpr bool is_special(FileKind kind) {
   return kind == FileKind::fifo || kind == FileKind::socket || is_device(kind);
 }
 inline constexpr u32 kLinksMax = 65000;
+inline constexpr u32 kSetGid = 02000;  // of a mode
 
 struct Stat {
   InodeId inode;
@@ -145,6 +152,16 @@ struct OpenFlags {
   bool truncate = false;
 };
 
+// How a call of a front's waits (volume/front.h).
+struct IoFlags {
+  // false: would_wait instead of a wait for a suspended key, or for a removal that holds writers.
+  bool wait = true;
+  // It is a page that the front holds dirty: acknowledged already, and lost if it is refused.
+  bool written_back = false;
+  // The front drops the pages of this range just now, and that waits for this call.
+  bool serve = false;
+};
+
 struct NewNode {
   FileKind kind = FileKind::fifo;
   u32 mode = 0;    // permission bits
@@ -165,6 +182,7 @@ struct Holder {
   HandleId handle{};
   u64 dirty_bytes = 0;
   u64 since_ns = 0;  // realtime
+  u32 pid = 0;       // that opened it; 0: not known
 };
 
 struct KeyReport {
@@ -189,7 +207,8 @@ struct RemovalRequest {
 };
 
 struct RemovalPhase {
-  std::string_view name;  // "door", "flush", "seal", "commit", "drop", "leave", "wait", "report"
+  std::string_view
+      name;  // "door", "front", "flush", "seal", "commit", "drop", "leave", "wait", "report"
   u64 ns = 0;
 };
 

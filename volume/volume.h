@@ -20,7 +20,7 @@
 // NUL, not "." or "..". Offsets and sizes are bytes. Errors are POSIX's: not_found, exists,
 // not_dir, is_dir, is_symlink, not_empty, name_too_long, no_space, too_big, read_only, bad_handle,
 // invalid, io, damaged; and no_key where the key that is needed is not usable (design 3, "Names",
-// "Directories").
+// "Directories"). would_wait where a call asked not to wait (IoFlags).
 
 #include <functional>
 #include <memory>
@@ -159,6 +159,8 @@ class Volume {
   // not followed. unsupported: a special file, which is its opener's to make one of.
   Result<HandleId> open_file(Caller caller, InodeId directory, std::string_view name,
                              OpenFlags flags, u32 mode, std::string path);
+  // The same by inode, whatever its name: through the same door of its key. No flag that makes one.
+  Result<HandleId> open(Caller caller, InodeId inode, OpenFlags flags, std::string path);
   // An open directory handle: keeps its key's names while it is open.
   Result<HandleId> open_directory(Caller caller, InodeId directory, std::string path);
   // Through a directory handle the plaintext names stay visible after a soft removal.
@@ -167,12 +169,14 @@ class Volume {
   // writeback error that nobody has been told yet; the handle is closed in any case.
   Result<void> close_handle(HandleId handle);
   Result<Stat> stat(HandleId handle);
-  Result<u64> read(HandleId handle, u64 offset, MutableBytes into);  // bytes; 0 at the end
-  Result<u64> write(HandleId handle, u64 offset, Bytes from);        // all, or an error
-  Result<u64> append(HandleId handle, Bytes from);                   // the offset it was written at
+  // bytes; 0 at the end
+  Result<u64> read(HandleId handle, u64 offset, MutableBytes into, IoFlags flags = {});
+  // All, or an error; of one that would wait half way through, what was written.
+  Result<u64> write(HandleId handle, u64 offset, Bytes from, IoFlags flags = {});
+  Result<u64> append(HandleId handle, Bytes from);  // the offset it was written at
   // Atomic for a file of few pieces; one of very many is cut in steps from its end, and an error or
   // a crash may leave a size in between. invalid: the handle is not open for writing (ftruncate's).
-  Result<void> truncate(HandleId handle, u64 size);
+  Result<void> truncate(HandleId handle, u64 size, IoFlags flags = {});
   Result<void> fsync(HandleId handle);
   // Flushes the handle's file first, so that the rows say where everything is.
   Result<std::vector<MapRow>> map(HandleId handle);
@@ -184,7 +188,7 @@ class Volume {
   Result<std::optional<u64>> seek(HandleId handle, u64 offset, Seek what);
   // The range reads as zeros, and its whole blocks take no space any more. The size stays. On an
   // error a part may have been punched.
-  Result<void> punch(HandleId handle, u64 offset, u64 length);
+  Result<void> punch(HandleId handle, u64 offset, u64 length, IoFlags flags = {});
   // Promises space: a first write to any block of the range does not fail with no_space, across
   // crashes. What is in the range stays; what was a hole reads as zeros and counts in Stat::blocks.
   // An overwrite is copied on write, as ever, and needs new space. The file grows to the end of the
