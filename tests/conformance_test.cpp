@@ -36,10 +36,10 @@ Outcome run_step(ConformanceWorld& world, const Step& step) {
   return outcome;
 }
 
-Seen run_all(Setting setting) {
+Seen run_all(Setting setting, Door door = Door::calls) {
   Seen seen;
   for (const Scenario& scenario : table().scenarios) {
-    ConformanceWorld world(setting);
+    ConformanceWorld world(setting, door);
     for (const Step& step : scenario.steps) {
       if (step.operation.empty()) continue;
       SCOPED_TRACE(scenario.id + " " + step.uid + " " + step.operation);
@@ -99,6 +99,14 @@ TEST(Conformance, by_default_each_step_is_the_kernels_or_has_a_row) {
 TEST(Conformance, with_compat_each_step_is_the_kernels_or_has_a_row) {
   for (const std::string& finding : judge(table(), Setting::compat, seen(Setting::compat)).findings)
     ADD_FAILURE() << finding;
+}
+
+TEST(Conformance, the_bytes_of_the_ioctls_get_the_answers_of_the_calls) {
+  for (const Setting setting : kSettings) {
+    for (const auto& [step, outcome] : run_all(setting, Door::bytes))
+      EXPECT_EQ(to_text(outcome), to_text(seen(setting).at(step)))
+          << name_of(setting) << ": " << step.first << " " << step.second;
+  }
 }
 
 TEST(Conformance, another_answer_and_a_row_too_many_are_findings) {

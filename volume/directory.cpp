@@ -219,7 +219,8 @@ Result<void> Volume::State::may_set_key(Caller caller, const crypto::KeyId& id) 
 }
 
 // In the kernel's order: what is wrong in several ways gets its answer.
-Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id) {
+Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::KeyId& id,
+                                const PolicyFields& fields) {
   State& state = *state_;
   LK_TRY(const State::Use inode, state.use(directory));
   const DirectoryLocks locks(state.directories, {directory});
@@ -228,7 +229,7 @@ Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::
     return fail(Errc::permission, "only the owner of a directory sets its policy");
   LK_TRYV(state.must_be_writable(directory));
   if (now.encrypted) {
-    if (now.key_id == id) return {};
+    if (now.key_id == id && fields == kPolicyFields) return {};
     return fail(Errc::exists, "the directory has another policy");
   }
   if (now.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
@@ -237,6 +238,7 @@ Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::
   LK_TRY(const auto names, xattr_names(state.store->view(), directory));
   if (std::ranges::any_of(names, is_user_xattr))
     return fail(Errc::not_empty, "the directory has user attributes, which are not encrypted");
+  if (fields != kPolicyFields) return fail(Errc::invalid, "no store has a policy of this kind");
   LK_TRYV(state.may_set_key(caller, id));
   crypto::Nonce nonce;
   state.env.random(nonce.bytes);

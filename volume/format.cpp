@@ -52,9 +52,9 @@ InodeDisk encode(const Attributes& attributes) {
   disk.btime_ns = static_cast<u64>(attributes.btime_ns);
   if (attributes.encrypted) {
     disk.encrypted = 1;
-    disk.contents_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
-    disk.names_mode = static_cast<u8>(crypto::Mode::aes_256_cts);
-    disk.policy_flags = 3;
+    disk.contents_mode = kPolicyFields.contents_mode;
+    disk.names_mode = kPolicyFields.names_mode;
+    disk.policy_flags = kPolicyFields.flags;
     disk.key_id = attributes.key_id.bytes;
     disk.nonce = attributes.nonce.bytes;
   }
@@ -72,8 +72,9 @@ Result<Attributes> decode_inode(Bytes value) {
                        : kind == FileKind::symlink ? kStoredTargetMax
                                                    : u64{1} << 62;
   const bool policy_known =
-      disk.encrypted == 0 || (disk.encrypted == 1 && disk.contents_mode == 1 &&
-                              disk.names_mode == 4 && disk.policy_flags == 3);
+      disk.encrypted == 0 ||
+      (disk.encrypted == 1 && disk.contents_mode == kPolicyFields.contents_mode &&
+       disk.names_mode == kPolicyFields.names_mode && disk.policy_flags == kPolicyFields.flags);
   if (disk.version != 1 || !kind_known(disk.kind) || !policy_known || disk.mode > 07777 ||
       disk.size > size_max || (is_special(kind) && disk.encrypted != 0))
     return fail(Errc::malformed, "an inode item is malformed");

@@ -1,6 +1,7 @@
 #pragma once
 // What the library's calls take and give.
 
+#include <array>
 #include <compare>
 #include <functional>
 #include <optional>
@@ -106,6 +107,17 @@ struct Stat {
   crypto::Nonce nonce;                  // of its names' key, for an encrypted directory
   bool locked = false;                  // its key is not usable for a new open now
 };
+
+// What a policy of fscrypt's says beside its key. A store has one kind: these.
+struct PolicyFields {
+  u8 version = 2;
+  u8 contents_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
+  u8 names_mode = static_cast<u8>(crypto::Mode::aes_256_cts);
+  u8 flags = 3;                 // names are padded to 32 bytes
+  std::array<u8, 4> rest = {};  // size of the data unit (0: a block), reserved
+  bool operator==(const PolicyFields&) const = default;
+};
+inline constexpr PolicyFields kPolicyFields;
 
 struct DirEntry {
   std::string name;  // plain, or no-key form while the directory is locked

@@ -69,9 +69,10 @@ class Volume {
   // --- names -----------------------------------------------------------------------------------
   // The directory must be empty, and without user.* attributes; the same policy again is fine;
   // exists: it has another. permission: the caller is neither its owner nor root. The key must be
-  // present, with a claim of the caller's (root: of anybody's). New files and directories below
-  // inherit it.
-  Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id);
+  // present, with a claim of the caller's (root: of anybody's). invalid: no store has such fields.
+  // New files and directories below inherit it.
+  Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id,
+                          const PolicyFields& fields = kPolicyFields);
   Result<InodeId> lookup(InodeId directory, std::string_view name);
   Result<Stat> stat(InodeId inode);
   Result<InodeId> mkdir(Caller caller, InodeId directory, std::string_view name, u32 mode);

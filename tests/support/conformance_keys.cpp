@@ -8,17 +8,8 @@ namespace latchkey::tests {
 
 using namespace volume;  // NOLINT: the whole file is about it
 using keymgr::KeyState;
-using keymgr::RemovalMode;
 
 namespace {
-
-// The number behind "name=", or `otherwise`.
-u64 option(const std::vector<std::string>& words, std::string_view name, u64 otherwise) {
-  for (const std::string& word : words)
-    if (word.starts_with(name) && word.size() > name.size() && word[name.size()] == '=')
-      return std::stoull(word.substr(name.size() + 1));
-  return otherwise;
-}
 
 std::string_view kernel_name(KeyState state) {
   switch (state) {
@@ -34,6 +25,11 @@ std::string_view kernel_name(KeyState state) {
 
 }  // namespace
 
+std::string status_text(std::string_view state, bool added_by_self, u32 user_count) {
+  return std::string(state) + " flags=" + (added_by_self ? "ADDED_BY_SELF" : "0") +
+         " user_count=" + std::to_string(user_count);
+}
+
 Outcome ConformanceWorld::add(const Words& words) {
   return outcome_of(
       add(caller_, key(words.at(1), option(words, "size", 64), option(words, "seed", 0))));
@@ -44,16 +40,15 @@ Outcome ConformanceWorld::add_and_remove(const Words& words) {
   Key& added = key("of size " + std::to_string(size), size);
   const auto id = add(caller_, added);
   if (!id) return outcome_of(id);
-  return outcome_of(volume_->remove_key(caller_, *id, RemovalMode::soft));
+  return outcome_of(remove(*id, false));
 }
 
 Outcome ConformanceWorld::remove(const Words& words, bool all_users) {
-  const auto report =
-      volume_->remove_key(caller_, key(words.at(1)).id, RemovalMode::soft, all_users);
+  const auto removed = remove(key(words.at(1)).id, all_users);
   std::string flags;
-  if (report && report->files_busy) flags += "FILES_BUSY";
-  if (report && report->other_users) flags += "OTHER_USERS";
-  return {outcome_of(report).result, "flags=" + (flags.empty() ? "0" : flags)};
+  if (removed && removed->files_busy) flags += "FILES_BUSY";
+  if (removed && removed->other_users) flags += "OTHER_USERS";
+  return {outcome_of(removed).result, "flags=" + (flags.empty() ? "0" : flags)};
 }
 
 Outcome ConformanceWorld::remove(const Words& words) { return remove(words, false); }
@@ -61,10 +56,10 @@ Outcome ConformanceWorld::remove(const Words& words) { return remove(words, fals
 Outcome ConformanceWorld::remove_all(const Words& words) { return remove(words, true); }
 
 Outcome ConformanceWorld::status(const Words& words) {
-  const KeyReport report = volume_->key_status(caller_, key(words.at(1)).id);
-  return {"0", std::string(kernel_name(report.state)) +
-                   " flags=" + (report.added_by_self ? "ADDED_BY_SELF" : "0") +
-                   " user_count=" + std::to_string(report.user_count)};
+  const crypto::KeyId& id = key(words.at(1)).id;
+  if (door_ == Door::bytes) return status_bytes(id);
+  const KeyReport report = volume_->key_status(caller_, id);
+  return {"0", status_text(kernel_name(report.state), report.added_by_self, report.user_count)};
 }
 
 Outcome ConformanceWorld::status_elsewhere(const Words& words) {
@@ -102,13 +97,10 @@ Outcome ConformanceWorld::add_until_error(const Words& words) {
   return {"0"};
 }
 
-// No call takes a descriptor.
-Outcome ConformanceWorld::v1(const Words&) { return {"no such call"}; }
-
 Outcome ConformanceWorld::policy(const Words& words) {
   const auto directory = inode(words.at(1));
   if (!directory) return outcome_of(directory);
-  return outcome_of(volume_->set_policy(caller_, *directory, key(words.at(2)).id));
+  return outcome_of(set_policy(*directory, key(words.at(2)).id));
 }
 
 Outcome ConformanceWorld::add_policy_put(const Words& words) {
@@ -118,7 +110,7 @@ Outcome ConformanceWorld::add_policy_put(const Words& words) {
   const Outcome add_outcome = outcome_of(add(caller_, added));
   const auto directory = make_directory("/" + name);
   LK_CHECK(directory.has_value());
-  const Outcome set = outcome_of(volume_->set_policy(caller_, *directory, added.id));
+  const Outcome set = outcome_of(set_policy(*directory, added.id));
   Outcome made = count_outcome(put_text("/" + name + "/x", "make", "x"));
   made.detail = "ADD=" + add_outcome.result + " SET=" + set.result;
   return made;
@@ -127,6 +119,7 @@ Outcome ConformanceWorld::add_policy_put(const Words& words) {
 Outcome ConformanceWorld::get_policy(const Words& words) {
   const auto found = inode(words.at(1));
   if (!found) return outcome_of(found);
+  if (door_ == Door::bytes) return get_policy_bytes(*found, key(words.at(2)).id);
   const auto stat = volume_->stat(*found);
   const bool matches = stat && stat->key_id == key(words.at(2)).id;
   return {outcome_of(stat).result, std::string("identifier_matches=") + (matches ? "1" : "0")};
@@ -135,6 +128,7 @@ Outcome ConformanceWorld::get_policy(const Words& words) {
 Outcome ConformanceWorld::get_nonce(const Words& words) {
   const auto found = inode(words.at(1));
   if (!found) return outcome_of(found);
+  if (door_ == Door::bytes) return get_nonce_bytes(*found);
   const auto stat = volume_->stat(*found);
   return {stat && stat->nonce == crypto::Nonce{} ? "ENODATA" : outcome_of(stat).result};
 }
@@ -159,7 +153,7 @@ Outcome ConformanceWorld::fresh(const Words& words) {
   if (const auto id = add(caller_, added); !id) return outcome_of(id);
   const auto directory = make_directory(path);
   if (!directory) return outcome_of(directory);
-  const auto set = volume_->set_policy(caller_, *directory, added.id);
+  const auto set = set_policy(*directory, added.id);
   if (!set) return outcome_of(set);
   return outcome_of(make_contents(path));
 }

@@ -40,12 +40,19 @@ OpenFlags flags_of(const std::string& mode) {
 
 }  // namespace
 
-std::string errno_name(const Error& error) {
-  const char* name = ::strerrorname_np(posix_errno(error));
+std::string errno_name(int error) {
+  const char* name = ::strerrorname_np(error);
   return name == nullptr ? "an errno without a name" : name;
 }
 
-ConformanceWorld::ConformanceWorld(Setting setting) : setting_(setting) {
+u64 option(const std::vector<std::string>& words, std::string_view name, u64 otherwise) {
+  for (const std::string& word : words)
+    if (word.starts_with(name) && word.size() > name.size() && word[name.size()] == '=')
+      return std::stoull(word.substr(name.size() + 1));
+  return otherwise;
+}
+
+ConformanceWorld::ConformanceWorld(Setting setting, Door door) : setting_(setting), door_(door) {
   make_volume(kDeviceBytes);
 }
 
@@ -90,6 +97,7 @@ const std::map<std::string_view, ConformanceWorld::Verb>& ConformanceWorld::verb
       {"same_key", &World::same_key},
       {"other_key", &World::other_key},
       {"add_until_error", &World::add_until_error},
+      {"raw", &World::raw},
       {"v1", &World::v1},
       {"policy", &World::policy},
       {"add_policy_put", &World::add_policy_put},
@@ -159,11 +167,25 @@ ConformanceWorld::Key& ConformanceWorld::key(const std::string& name, std::size_
 }
 
 Result<crypto::KeyId> ConformanceWorld::add(Caller caller, Key& key) {
+  const auto given = [&] { return key.raw.empty() ? SecretBytes() : in_arena(key.raw); };
   LK_TRY(const crypto::KeyId id,
-         volume_->add_key(caller, key.raw.empty() ? SecretBytes() : in_arena(key.raw)));
+         door_ == Door::bytes ? add_bytes(caller, key.raw) : volume_->add_key(caller, given()));
   LK_CHECK(key.id == crypto::KeyId{} || key.id == id);
   key.id = id;
   return id;
+}
+
+Result<ConformanceWorld::Removed> ConformanceWorld::remove(const crypto::KeyId& id,
+                                                           bool all_users) {
+  if (door_ == Door::bytes) return remove_bytes(id, all_users);
+  LK_TRY(const RemovalReport report,
+         volume_->remove_key(caller_, id, keymgr::RemovalMode::soft, all_users));
+  return Removed{report.files_busy, report.other_users};
+}
+
+Result<void> ConformanceWorld::set_policy(InodeId directory, const crypto::KeyId& id) {
+  if (door_ == Door::bytes) return set_policy_bytes(directory, id);
+  return volume_->set_policy(caller_, directory, id);
 }
 
 // "@x" is the name under which `directory` lists what was made as x.
