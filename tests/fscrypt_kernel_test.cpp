@@ -10,7 +10,6 @@
 #include <gtest/gtest.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <linux/fscrypt.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -28,6 +27,7 @@
 #include "crypto/names.h"
 #include "crypto/xts.h"
 #include "tests/support/ext4_image.h"
+#include "tests/support/kernel_fscrypt.h"
 #include "tests/support/keys.h"
 #include "tests/support/seed.h"
 
@@ -38,37 +38,6 @@ using crypto::KeyId;
 using crypto::Nonce;
 
 constexpr u64 kImageBytes = 32 * kMiB;
-
-// 0 or an errno.
-int add_key(int fd, const Heap& raw, KeyId& id) {
-  std::vector<std::byte> memory(sizeof(fscrypt_add_key_arg) + raw.size());
-  auto* const argument = new (memory.data()) fscrypt_add_key_arg{};
-  argument->key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  argument->raw_size = static_cast<u32>(raw.size());
-  std::memcpy(argument->raw, raw.data(), raw.size());
-  if (::ioctl(fd, FS_IOC_ADD_ENCRYPTION_KEY, argument) != 0) return errno;
-  std::memcpy(id.bytes.data(), argument->key_spec.u.identifier, id.bytes.size());
-  return 0;
-}
-
-// The kernel's removal flags, or minus an errno.
-int remove_key(int fd, const KeyId& id) {
-  fscrypt_remove_key_arg argument{};
-  argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  std::memcpy(argument.key_spec.u.identifier, id.bytes.data(), id.bytes.size());
-  if (::ioctl(fd, FS_IOC_REMOVE_ENCRYPTION_KEY, &argument) != 0) return -errno;
-  return static_cast<int>(argument.removal_status_flags);
-}
-
-int set_policy(int fd, const KeyId& id, u8 padding_flags) {
-  fscrypt_policy_v2 policy{};
-  policy.version = FSCRYPT_POLICY_V2;
-  policy.contents_encryption_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
-  policy.filenames_encryption_mode = static_cast<u8>(crypto::Mode::aes_256_cts);
-  policy.flags = padding_flags;
-  std::memcpy(policy.master_key_identifier, id.bytes.data(), id.bytes.size());
-  return ::ioctl(fd, FS_IOC_SET_ENCRYPTION_POLICY, &policy) == 0 ? 0 : errno;
-}
 
 Nonce nonce_of_inode(int fd) {
   Nonce nonce;
@@ -106,11 +75,8 @@ class FscryptKernel : public testing::TestWithParam<Setup> {
   void SetUp() override {
     const std::string missing = ext4_.make(kImageBytes, GetParam().block_bytes);
     if (!missing.empty()) GTEST_SKIP() << missing;
-    const int refused = add_key(ext4_.open().get(), master_, id_);
-    if (refused == EOPNOTSUPP || refused == ENOTTY)
-      GTEST_SKIP() << "this kernel's ext4 has no encryption (CONFIG_FS_ENCRYPTION)";
-    if (refused == ENOENT || refused == ENOPKG)
-      GTEST_SKIP() << "this kernel cannot load hmac(sha512), which a key's identifier needs";
+    const int refused = kernel::add_key(ext4_.open().get(), master_, id_);
+    if (const char* lacks = kernel::missing(refused)) GTEST_SKIP() << lacks;
     ASSERT_EQ(refused, 0);
     auto state = Secret<crypto::HkdfState>::create();
     ASSERT_TRUE(state);
@@ -130,7 +96,8 @@ class FscryptKernel : public testing::TestWithParam<Setup> {
 
   void make_folder(const std::string& name, u8 padding_flags = FSCRYPT_POLICY_FLAGS_PAD_32) {
     ASSERT_EQ(::mkdir(ext4_.path(name).c_str(), 0700), 0);
-    ASSERT_EQ(set_policy(ext4_.open(name).get(), id_, padding_flags), 0);
+    const fscrypt_policy_v2 policy = kernel::policy_of(id_, padding_flags);
+    ASSERT_EQ(kernel::set_policy(ext4_.open(name).get(), policy), 0);
   }
   void write_file(const std::string& name, u64 offset, Bytes data) {
     const engine::Fd file(::open(ext4_.path(name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
@@ -320,7 +287,9 @@ TEST_P(FscryptKernel, lists_a_locked_directory_under_the_same_names) {
     expected.insert(crypto::no_key_name(stored));
   ASSERT_EQ(expected.size(), 9U);
 
-  ASSERT_EQ(remove_key(ext4_.open().get(), id_), 0) << "absent at once, for nothing is open";
+  u32 flags = 0;
+  ASSERT_EQ(kernel::remove_key(ext4_.open().get(), id_, false, flags), 0);
+  ASSERT_EQ(flags, 0U) << "absent at once, for nothing is open";
   std::set<std::string> listed;
   DIR* const directory = ::opendir(ext4_.path("vault").c_str());
   ASSERT_NE(directory, nullptr);
@@ -354,7 +323,7 @@ TEST_P(FscryptKernel, reads_what_we_sealed) {
   for (const auto& [offset, blocks] : sealed) ext4_.write(offset, blocks);
   ASSERT_EQ(ext4_.mount(), 0);
   KeyId again;
-  ASSERT_EQ(add_key(ext4_.open().get(), master_, again), 0);
+  ASSERT_EQ(kernel::add_key(ext4_.open().get(), master_, again), 0);
   EXPECT_EQ(again, id_);
   Heap read(ours.size());
   const engine::Fd file = ext4_.open("vault/file");

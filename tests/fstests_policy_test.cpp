@@ -3,6 +3,7 @@
 // policies. Method: their steps through the library, in words of our own; suites bear their
 // numbers. Each runs with our answers and with the kernel's (docs/conformance.md, "fstests").
 
+#include <functional>
 #include <map>
 
 #include "tests/support/check_fixture.h"
@@ -47,8 +48,33 @@ TEST_P(Generic395, none_is_set_on_a_read_only_volume) {
   EXPECT_FALSE(volume_->stat(plain)->key_id);
 }
 
-// A policy here is a key; its modes and flags are fixed. One that says something else can only come
+// A policy's modes and flags are fixed here. One that says something else can otherwise only come
 // from the device.
+// Whatever else it says, a directory has none afterwards; and what is wrong in itself comes before
+// the key.
+TEST_P(Generic395, a_policy_of_another_kind_is_refused_as_in_396) {
+  const InodeId plain = directory("/dir"), has_one = directory_under("/vault", add_key());
+  const auto set = [&](InodeId in, const std::function<void(PolicyFields&)>& change) {
+    PolicyFields fields;
+    change(fields);
+    return code_of(volume_->set_policy(kUser, in, crypto::KeyId{}, fields));
+  };
+  const std::vector<std::function<void(PolicyFields&)>> others = {
+      [](PolicyFields& fields) { fields.version = 0; },
+      [](PolicyFields& fields) { fields.version = 0xff; },
+      [](PolicyFields& fields) { fields.contents_mode = 0xff; },
+      [](PolicyFields& fields) { fields.names_mode = 0xff; },
+      [](PolicyFields& fields) { std::swap(fields.contents_mode, fields.names_mode); },
+      [](PolicyFields& fields) { fields.flags = 0xff; },
+      [](PolicyFields& fields) { fields.flags |= 0x04; },
+      [](PolicyFields& fields) { fields.rest[3] = 1; }};
+  for (const auto& other : others) {
+    EXPECT_EQ(set(plain, other), Errc::invalid);
+    EXPECT_EQ(set(has_one, other), Errc::exists);
+  }
+  EXPECT_FALSE(volume_->stat(plain)->key_id);
+}
+
 class Generic396 : public CheckTest {
  protected:
   static Errc decoded(const std::function<void(InodeDisk&)>& change) {

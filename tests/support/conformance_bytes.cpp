@@ -1,7 +1,5 @@
 // Operations that are bytes: what an ioctl's argument says, and where it lies.
 
-#include <linux/fscrypt.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
@@ -9,6 +7,7 @@
 
 #include "base/check.h"
 #include "tests/support/conformance_world.h"
+#include "tests/support/kernel_fscrypt.h"
 #include "volume/fscrypt_abi.h"
 
 namespace latchkey::tests {
@@ -28,14 +27,6 @@ MutableBytes bytes_of(T& value) {
 
 bool has(const std::vector<std::string>& words, std::string_view word) {
   return std::ranges::find(words, word) != words.end();
-}
-
-template <class Argument>
-Argument about(const crypto::KeyId& id) {
-  Argument argument{};
-  argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  std::memcpy(argument.key_spec.u.identifier, id.bytes.data(), id.bytes.size());
-  return argument;
 }
 
 // "type=N", "spec_reserved=N", "tail=N": the last byte behind the identifier.
@@ -88,7 +79,7 @@ Result<crypto::KeyId> ConformanceWorld::add_bytes(Caller caller, const Heap& raw
 
 Result<ConformanceWorld::Removed> ConformanceWorld::remove_bytes(const crypto::KeyId& id,
                                                                  bool all_users) {
-  auto argument = about<fscrypt_remove_key_arg>(id);
+  auto argument = kernel::about<fscrypt_remove_key_arg>(id);
   const int error = ask(
       caller_, all_users ? FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS : FS_IOC_REMOVE_ENCRYPTION_KEY,
       bytes_of(argument));
@@ -99,7 +90,7 @@ Result<ConformanceWorld::Removed> ConformanceWorld::remove_bytes(const crypto::K
 }
 
 Outcome ConformanceWorld::status_bytes(const crypto::KeyId& id) {
-  auto argument = about<fscrypt_get_key_status_arg>(id);
+  auto argument = kernel::about<fscrypt_get_key_status_arg>(id);
   const int error = ask(caller_, FS_IOC_GET_ENCRYPTION_KEY_STATUS, bytes_of(argument));
   LK_CHECK(argument.status < std::size(kStates) && (argument.status_flags & ~1U) == 0);
   return {outcome_of(error).result,
@@ -107,12 +98,7 @@ Outcome ConformanceWorld::status_bytes(const crypto::KeyId& id) {
 }
 
 Result<void> ConformanceWorld::set_policy_bytes(InodeId directory, const crypto::KeyId& id) {
-  fscrypt_policy_v2 policy{};
-  policy.version = FSCRYPT_POLICY_V2;
-  policy.contents_encryption_mode = FSCRYPT_MODE_AES_256_XTS;
-  policy.filenames_encryption_mode = FSCRYPT_MODE_AES_256_CTS;
-  policy.flags = FSCRYPT_POLICY_FLAGS_PAD_32;
-  std::memcpy(policy.master_key_identifier, id.bytes.data(), id.bytes.size());
+  fscrypt_policy_v2 policy = kernel::policy_of(id);
   const FscryptAnswer set = fscrypt_ioctl(
       *volume_, caller_, directory,
       {.command = FS_IOC_SET_ENCRYPTION_POLICY, .argument = bytes_of(policy), .raw_key = {}});
@@ -175,7 +161,7 @@ Outcome ConformanceWorld::raw_add(const Words& words) {
 }
 
 Outcome ConformanceWorld::raw_remove(const Words& words) {
-  auto argument = about<fscrypt_remove_key_arg>(key(words.at(2)).id);
+  auto argument = kernel::about<fscrypt_remove_key_arg>(key(words.at(2)).id);
   set_spec(words, argument.key_spec);
   set_reserved(words, argument.__reserved);
   if (has(words, "filled")) argument.removal_status_flags = std::to_integer<u32>(kFilled);
@@ -186,7 +172,7 @@ Outcome ConformanceWorld::raw_remove(const Words& words) {
 }
 
 Outcome ConformanceWorld::raw_status(const Words& words) {
-  auto argument = about<fscrypt_get_key_status_arg>(key(words.at(2)).id);
+  auto argument = kernel::about<fscrypt_get_key_status_arg>(key(words.at(2)).id);
   set_spec(words, argument.key_spec);
   set_reserved(words, argument.__reserved);
   constexpr std::size_t kOut = offsetof(fscrypt_get_key_status_arg, status);

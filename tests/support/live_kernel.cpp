@@ -4,18 +4,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
-#include <linux/fscrypt.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <map>
 
 #include "base/check.h"
-#include "crypto/xts.h"
+#include "tests/support/kernel_fscrypt.h"
 
 namespace latchkey::tests {
 namespace {
@@ -23,22 +19,7 @@ namespace {
 constexpr u64 kImageBytes = 64 * kMiB;
 constexpr u32 kBlockBytes = 4096;
 
-// This thread's effective uid, with the capabilities that it has. The library call would change all
-// threads.
-void become(u32 uid) {
-  constexpr auto kSame = static_cast<uid_t>(-1);
-  LK_CHECK(::syscall(SYS_setresuid, kSame, uid, kSame) == 0);
-}
-
-// What a system call of that user answers: its result, or minus an errno.
-template <class Call>
-long as(u32 uid, const Call& call) {
-  if (uid != 0) become(uid);
-  const long result = call();
-  const int error = errno;
-  if (uid != 0) become(0);
-  return result < 0 ? -error : result;
-}
+using kernel::as;
 
 std::string answer(long result) { return live_error(result < 0 ? static_cast<int>(-result) : 0); }
 
@@ -53,24 +34,6 @@ int open_flags(const volume::OpenFlags& flags) {
   if (flags.exclusive) bits |= O_EXCL;
   if (flags.truncate) bits |= O_TRUNC;
   return bits | O_CLOEXEC;
-}
-
-template <class Argument>
-Argument about(const crypto::KeyId& id) {
-  Argument argument{};
-  argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  std::memcpy(argument.key_spec.u.identifier, id.bytes.data(), id.bytes.size());
-  return argument;
-}
-
-int set_policy(int directory, const crypto::KeyId& id) {
-  fscrypt_policy_v2 policy{};
-  policy.version = FSCRYPT_POLICY_V2;
-  policy.contents_encryption_mode = static_cast<u8>(crypto::Mode::aes_256_xts);
-  policy.filenames_encryption_mode = static_cast<u8>(crypto::Mode::aes_256_cts);
-  policy.flags = FSCRYPT_POLICY_FLAGS_PAD_32;
-  std::memcpy(policy.master_key_identifier, id.bytes.data(), id.bytes.size());
-  return ::ioctl(directory, FS_IOC_SET_ENCRYPTION_POLICY, &policy) == 0 ? 0 : errno;
 }
 
 // Names of a directory but "." and "..".
@@ -124,33 +87,14 @@ std::string LiveKernel::make() {
   for (u32 key = 0; key < kLiveKeys; ++key) {
     raw_[key] = live_key(key);
     const int refused = add_key(key);
-    if (refused == EOPNOTSUPP || refused == ENOTTY)
-      return "this kernel's ext4 has no encryption (CONFIG_FS_ENCRYPTION)";
+    if (const char* lacks = kernel::missing(refused)) return lacks;
     if (refused != 0) return "this kernel takes no key: " + live_error(refused);
   }
   remove_all_keys();
   return {};
 }
 
-int LiveKernel::add_key(u32 key) {
-  std::vector<std::byte> memory(sizeof(fscrypt_add_key_arg) + raw_[key].size());
-  auto* const argument = new (memory.data()) fscrypt_add_key_arg{};
-  argument->key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  argument->raw_size = static_cast<u32>(raw_[key].size());
-  std::memcpy(argument->raw, raw_[key].data(), raw_[key].size());
-  if (::ioctl(root_.get(), FS_IOC_ADD_ENCRYPTION_KEY, argument) != 0) return errno;
-  std::memcpy(ids_[key].bytes.data(), argument->key_spec.u.identifier, ids_[key].bytes.size());
-  return 0;
-}
-
-long LiveKernel::remove_key(u32 key, bool all_users, u32& flags) {
-  auto argument = about<fscrypt_remove_key_arg>(ids_[key]);
-  const unsigned long verb =
-      all_users ? FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS : FS_IOC_REMOVE_ENCRYPTION_KEY;
-  const int result = ::ioctl(root_.get(), verb, &argument);
-  flags = argument.removal_status_flags;
-  return result;
-}
+int LiveKernel::add_key(u32 key) { return kernel::add_key(root_.get(), raw_[key], ids_[key]); }
 
 void LiveKernel::close_all() {
   for (Open& open : open_) {
@@ -160,9 +104,8 @@ void LiveKernel::close_all() {
 }
 
 LiveKernel::Status LiveKernel::status(u32 key) {
-  auto argument = about<fscrypt_get_key_status_arg>(ids_[key]);
-  LK_CHECK(::ioctl(root_.get(), FS_IOC_GET_ENCRYPTION_KEY_STATUS, &argument) == 0);
-  return {argument.status, argument.status_flags, argument.user_count};
+  const auto now = kernel::key_status(root_.get(), ids_[key]);
+  return {now.status, now.status_flags, now.user_count};
 }
 
 // Rule used_directory: an open directory is unlocked as soon as it can be.
@@ -176,8 +119,10 @@ void LiveKernel::use_open_directories() {
 void LiveKernel::remove_all_keys() {
   for (u32 key = 0; key < kLiveKeys; ++key) {
     u32 flags = 0;
-    while (status(key).state != FSCRYPT_KEY_STATUS_ABSENT)
-      LK_CHECK(remove_key(key, true, flags) == 0 || errno == ENOKEY);
+    while (status(key).state != FSCRYPT_KEY_STATUS_ABSENT) {
+      const int refused = kernel::remove_key(root_.get(), ids_[key], true, flags);
+      LK_CHECK(refused == 0 || refused == ENOKEY);
+    }
   }
 }
 
@@ -201,7 +146,8 @@ void LiveKernel::begin(const LivePlan& plan) {
   for (std::size_t i = 0; i < kLiveDirectories.size(); ++i) {
     const std::string name(1, kLiveDirectories[i]);
     LK_CHECK(::mkdirat(folder_.get(), name.c_str(), 0777) == 0);
-    LK_CHECK(set_policy(open_folder(folder_.get(), name).get(), ids_[kLiveKeyOf[i]]) == 0);
+    const engine::Fd directory = open_folder(folder_.get(), name);
+    LK_CHECK(kernel::set_policy(directory.get(), kernel::policy_of(ids_[kLiveKeyOf[i]])) == 0);
   }
   if (wants_no_key_names(plan)) learn_no_key_names();
   remove_all_keys();
@@ -284,7 +230,10 @@ std::string LiveKernel::key_call(const LiveOp& op) {
   }
   u32 flags = 0;
   const bool all = op.verb == LiveVerb::remove_all;
-  const long result = as(op.uid(), [&] { return remove_key(op.key, all, flags); });
+  const long result = as(op.uid(), [&] {
+    errno = kernel::remove_key(root_.get(), ids_[op.key], all, flags);
+    return errno == 0 ? 0 : -1;
+  });
   if (result != 0) return answer(result);
   return fmt::format("0{}{}", (flags & FSCRYPT_KEY_REMOVAL_STATUS_FLAG_FILES_BUSY) ? ", busy" : "",
                      (flags & FSCRYPT_KEY_REMOVAL_STATUS_FLAG_OTHER_USERS) ? ", others" : "");

@@ -31,7 +31,6 @@ class LiveKernel final : public LiveSide {
     u32 users = 0;
   };
   int add_key(u32 key);
-  long remove_key(u32 key, bool all_users, u32& flags);
   Status status(u32 key);
   void close_all();
   void use_open_directories();
