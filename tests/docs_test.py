@@ -6,8 +6,8 @@ import re
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ROOMS = ("base", "crypto", "engine", "extent", "keymgr", "writeback", "volume", "cli",
-         "tests/support")
+ROOMS = ("base", "crypto", "engine", "extent", "keymgr", "writeback", "volume", "mount",
+         "cli", "tests/support")
 LOCK = re.compile(r"^ *(?:mutable )?(?:DirectoryLocks::Shards|(?:Shared)?Mutex) (\w+)"
                   r"(?: LK_\w+\(\w+\))*;", re.M)
 

@@ -194,7 +194,8 @@ struct Holder {
   HandleId handle{};
   u64 dirty_bytes = 0;
   u64 since_ns = 0;  // realtime
-  u32 pid = 0;       // that opened it; 0: not known
+  u32 pid = 0;       // that opened it; 0: not known. In a mount's reports: that has it open now
+  std::string command = {};  // of that process, where a mount knows
 };
 
 struct KeyReport {

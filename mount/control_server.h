@@ -1,0 +1,129 @@
+#pragma once
+// The daemon's end of the control socket: who may connect, how much one user may have under way,
+// and the order of things when clients are slow, silent, dead or hostile.
+//
+// One thread reads and writes all sockets and never waits for any; the verbs run in ControlJobs.
+// A message that is none, or that brings a descriptor where none belongs, several, or one that is
+// no key and no inode of this mount, is refused and its connection closed. Who does not take his
+// answers gets no more requests read, and after a while no connection. A client that hangs up ends
+// its waiting. An ordinary user has a bounded number of connections, of requests under way and of
+// bytes; root only what each connection has, and connections that nobody else can take.
+//
+// A descriptor of a foreign file is closed by a thread that nobody waits for: its file system may
+// never answer. No path of a client's is ever opened.
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "mount/control_jobs.h"
+#include "mount/control_socket.h"
+#include "mount/fd_closer.h"
+
+namespace latchkey::mount {
+
+struct ControlOptions {
+  u32 connections_max = 1024;
+  u32 connections_of_root = 64;  // of those, that only root can have
+  u32 connections_per_user = 64;
+  u32 requests_per_connection = 8;
+  u32 requests_per_user = 32;
+  u64 unsent_bytes_per_user = 4 * kMiB;
+  u64 unsent_ns_max = 10'000'000'000;  // then the connection is closed
+  ControlJobs::Options jobs;
+};
+
+struct ControlFacts {
+  u64 connections = 0;  // now
+  u64 accepted = 0, turned_away = 0;
+  u64 requests = 0, refused = 0;
+};
+
+class ControlServer {
+ public:
+  // `device`: st_dev of the mount; descriptors of its inodes are those that policies are about.
+  // The service outlives the server.
+  static Result<std::unique_ptr<ControlServer>> start(ListeningSocket&& socket, u64 device,
+                                                      KeyService& service, Env& env,
+                                                      const ControlOptions& options = {});
+  ~ControlServer();  // stop()
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+  // Closes every connection; waits for verbs that have begun.
+  void stop();
+  const std::string& path() const { return socket_.path(); }
+  ControlFacts facts() const;
+
+ private:
+  using Message = std::vector<std::byte>;
+  struct Connection {
+    UniqueFd fd;
+    Peer peer;
+    u32 requests = 0;  // under way, or answered and not taken
+    std::deque<Message> unsent;
+    std::deque<bool> last;  // beside `unsent`: it ends an answer
+    u64 unsent_bytes = 0;
+    u64 moved_ns = 0;  // when something of it went
+    u32 interest = 0;
+    bool closing = false;  // once all is sent
+  };
+  struct User {
+    u32 connections = 0;
+    u32 requests = 0;
+    u64 unsent_bytes = 0;
+    std::set<u64> held_back;  // connections that are not read from, for the user's sake
+  };
+
+  ControlServer(ListeningSocket&& socket, u64 device, KeyService& service, Env& env,
+                const ControlOptions& options);
+  Result<void> prepare();
+  void loop();
+  int pause_ms() const;
+  void accept_some();
+  void turn_one_away();
+  bool has_place(const Peer& peer);
+  void handle(u64 number, u32 events);
+  void read_one(u64 number, Connection& connection);
+  void receive(u64 number, Connection& connection, const Request& request, std::size_t size);
+  bool take_descriptor(Job& job, UniqueFd fd, Error& refusal);
+  void begin(u64 number, Connection& connection, std::unique_ptr<Job> job);
+  void refuse(u64 number, Connection& connection, u32 sequence, const Error& error);
+  void answer(u64 number, Connection& connection, std::vector<Message>&& messages);
+  void send_some(u64 number, Connection& connection);
+  void take_back();
+  void look_at_waiting();
+  void close_slow();
+  void close(u64 number);
+  bool may_read(const Connection& connection) const;
+  void set_interest(u64 number, Connection& connection);
+  void let_in_again(u32 uid);
+
+  ListeningSocket socket_;
+  const u64 device_;
+  Env& env_;
+  const ControlOptions options_;
+  UniqueFd epoll_;
+  UniqueFd wake_;   // an eventfd
+  UniqueFd spare_;  // see turn_one_away()
+  ControlJobs jobs_;
+  FdCloser closer_;
+  std::atomic<bool> stopping_{false};
+  std::optional<Thread> thread_;
+
+  // Of the loop's thread alone.
+  u64 next_number_ = 2;
+  std::map<u64, Connection> connections_;
+  std::map<u32, User> users_;
+  std::set<u64> sending_;  // that have something unsent
+  std::vector<std::unique_ptr<Job>> waiting_;
+  // Written by the loop's thread, read by any.
+  std::atomic<u64> open_{0}, accepted_{0}, turned_away_{0}, requests_{0}, refused_{0};
+};
+
+}  // namespace latchkey::mount

@@ -1,0 +1,32 @@
+#pragma once
+// Which processes have a file open, from /proc: exact where the daemon may look (root: everywhere;
+// else at its user's own processes), and of this moment.
+//
+// Nothing that is asked can wait for a file system of somebody else's: descriptors are looked at
+// with AT_STATX_DONT_SYNC, mappings in the text of /proc/PID/maps.
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "volume/types.h"
+
+namespace latchkey::mount {
+
+// Of the inodes `wanted` of `device` (st_dev): who has them open or mapped, by process.
+std::map<u64, std::set<u32>> processes_with(u64 device, const std::set<u64>& wanted);
+
+// The name of a process as ps shows it; empty if there is none.
+std::string command_of(u32 pid);
+// The process that a thread belongs to; 0 if there is none.
+u32 process_of(u32 thread);
+
+// Sets pid and command of each holder. `inodes` has the st_ino of each. The process that opened a
+// handle is named while it has the file open; else one that has it and opened no other handle of
+// it; else any that has it; else the opener, if it lives.
+void name_processes(u64 device, const std::vector<u64>& inodes,
+                    std::vector<volume::Holder>& holders);
+
+}  // namespace latchkey::mount
