@@ -169,8 +169,13 @@ class Generic421 : public Ciphertext, public ::testing::WithParamInterface<Remov
     else
       ++wrong_;
   }
-  // Reads its slice over and over, through one handle or a new one each time.
-  void read(int number, bool anew) {
+  // Over and over its own slice: through a handle that was open before, or a new one each time.
+  void read_kept(int number, HandleId handle) {
+    Heap slice(kSlice);
+    while (!stop_) read_slice(handle, static_cast<u64>(number) * kSlice, slice);
+    if (!volume_->close_handle(handle)) ++wrong_;
+  }
+  void read_anew(int number) {
     Heap slice(kSlice);
     while (!stop_) {
       const auto handle = volume_->open_file(kUser, directory_, "file", {}, 0, "file");
@@ -178,8 +183,7 @@ class Generic421 : public Ciphertext, public ::testing::WithParamInterface<Remov
         if (code_of(handle) != Errc::no_key) ++wrong_;
         continue;
       }
-      do read_slice(*handle, static_cast<u64>(number) * kSlice, slice);
-      while (!anew && !stop_);
+      read_slice(*handle, static_cast<u64>(number) * kSlice, slice);
       if (!volume_->close_handle(*handle)) ++wrong_;
     }
   }
@@ -210,7 +214,12 @@ INSTANTIATE_TEST_SUITE_P(Mode, Generic421,
 TEST_P(Generic421, readers_read_what_is_there_or_hear_that_the_key_is_gone) {
   std::vector<std::thread> readers;
   readers.reserve(kReaders);
-  for (int i = 0; i < kReaders; ++i) readers.emplace_back([this, i] { read(i, i % 2 != 0); });
+  for (int i = 0; i < kReaders; ++i) {
+    if (i % 2 != 0)
+      readers.emplace_back([this, i] { read_anew(i); });
+    else
+      readers.emplace_back([this, i, handle = open("/vault/file")] { read_kept(i, handle); });
+  }
   for (int round = 0; round < 3; ++round) {
     await(whole_);
     remove(id_, GetParam());
