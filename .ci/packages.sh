@@ -1,9 +1,9 @@
 # Debian 12 packages by purpose; `run` sources this. A new dependency is one word in one line here.
 packages_build="g++ cmake ninja-build pkg-config liburing-dev libkcapi-dev libfmt-dev libgtest-dev
   libbenchmark-dev libcli11-dev nlohmann-json3-dev libssl-dev libisal-dev libxxhash-dev
-  libblkid-dev"
-packages_demo="python3 util-linux"
-packages_test="python3 python3-cryptography util-linux e2fsprogs gdb valgrind"
+  libblkid-dev libfuse3-dev"
+packages_demo="python3 util-linux fuse3"
+packages_test="python3 python3-cryptography util-linux e2fsprogs gdb valgrind fuse3"
 packages_lint="clang-19 clang-tidy-19 clang-format-19"
 packages_fuzz="clang-19 libclang-rt-19-dev"
 packages_guest="qemu-system-x86 busybox-static cpio kmod python3"

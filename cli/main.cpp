@@ -54,6 +54,7 @@ class CommandLine {
     add_subvolume_verbs();
     add_xattr_verbs();
     add_load_verbs();
+    add_mount_verbs();
   }
 
   // An answer that could not be written is no success, and libraries that throw end here.
@@ -92,7 +93,7 @@ class CommandLine {
       return report_words(argc, argv, error.what());
     }
     common_.key_given = key_source_.given() || path_.key.given() || copy_.key.given() ||
-                        subvolume_.key.given() || xattr_.key.given();
+                        subvolume_.key.given() || xattr_.key.given() || mount_.key.given();
     if (secrets_ == "locked") {
       if (auto forced = arena_force_locked(); !forced) return broken("--secrets", forced.error());
     }
@@ -364,6 +365,21 @@ class CommandLine {
     sub->add_option("--key-slots", session_.key_slots, "readers' expanded keys that are kept");
   }
 
+  void add_mount_verbs() {
+    CLI::App* sub = verb(&app_, "mount", "mount", "let every program use the store, at a directory",
+                         call(run_mount, mount_));
+    sub->add_option("image", mount_.image, "device or image file with a store")->required();
+    sub->add_option("directory", mount_.directory, "where it appears")->required();
+    sub->add_option("-o", mount_.options, "ro, allow_other, noatime, ...; separated by commas")
+        ->allow_extra_args(false);
+    sub->add_flag("-f,--foreground", mount_.foreground, "serve it in this process");
+    add_key(sub, mount_.key);
+    sub = verb(&app_, "umount", "umount", "take the mount away and close the store",
+               call(run_umount, umount_));
+    sub->add_option("directory", umount_.directory, "where it is mounted")->required();
+    sub->add_flag("-l,--lazy", umount_.lazy, "now, though programs are inside");
+  }
+
   CLI::App app_;
   Common common_;
   std::string secrets_;
@@ -383,6 +399,8 @@ class CommandLine {
   BenchArgs bench_;
   TortureArgs torture_;
   SessionArgs session_;
+  MountArgs mount_;
+  UmountArgs umount_;
 };
 
 // A store opened as descriptor 1 would be written to by what is printed. Each is held by a

@@ -108,6 +108,23 @@ struct TortureArgs {
 };
 Exit run_torture(const Common& common, const TortureArgs& args);
 
+struct MountArgs {
+  std::string image;
+  std::string directory;
+  std::vector<std::string> options;  // each as behind mount -o
+  KeySource key;                     // added before the first request
+  bool foreground = false;
+};
+// In the background, unless told otherwise: the answer comes when the mount works.
+Exit run_mount(const Common& common, const MountArgs& args);
+
+struct UmountArgs {
+  std::string directory;
+  bool lazy = false;
+};
+// Returns when the store is closed.
+Exit run_umount(const Common& common, const UmountArgs& args);
+
 struct SessionArgs {
   std::string image;
   u32 key_slots = 0;  // of readers; 0: as everywhere

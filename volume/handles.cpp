@@ -215,6 +215,11 @@ Result<void> Volume::close_handle(HandleId id) {
   return ended;
 }
 
+Result<void> Volume::take_errors(HandleId id) {
+  LK_TRY(const auto handle, state_->find(id));
+  return state_->tell_errors(*handle);
+}
+
 Result<void> Volume::State::ready(Handle& handle) {
   LK_TRYV(unlock_inode(*handle.inode));
   if (handle.losses != handle.inode->losses) return data_lost();

@@ -169,6 +169,8 @@ class Volume {
   // Flushes if the handle's inode is the last busy one of a key that is being removed. Reports a
   // writeback error that nobody has been told yet; the handle is closed in any case.
   Result<void> close_handle(HandleId handle);
+  // What close_handle() would report, told now; the handle stays open.
+  Result<void> take_errors(HandleId handle);
   Result<Stat> stat(HandleId handle);
   // bytes; 0 at the end
   Result<u64> read(HandleId handle, u64 offset, MutableBytes into, IoFlags flags = {});

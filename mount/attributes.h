@@ -1,0 +1,20 @@
+#pragma once
+// What the library says of an inode, in the kernel's words, and how long the kernel may believe it.
+//
+// Only the kernel's own requests change names and attributes, so it may keep them; but names below
+// encrypted directories and the targets of encrypted symlinks change when a key comes or goes.
+// Nothing is kept of those.
+
+#include "base/result.h"
+#include "mount/fuse.h"
+#include "volume/types.h"
+
+namespace latchkey::mount {
+
+// too_big: see node_ids.h.
+Result<struct stat> to_stat(const volume::Stat& stat);
+double attributes_kept_s(const volume::Stat& stat);
+Result<fuse_entry_param> to_entry(const volume::Stat& stat);
+mode_t type_bits(volume::FileKind kind);  // S_IFREG, ...
+
+}  // namespace latchkey::mount

@@ -1,0 +1,68 @@
+#include "mount/mount.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <utility>
+
+namespace latchkey::mount {
+
+Mount::Mount(MountOptions options) : options_(std::move(options)) {}
+
+Mount::~Mount() {
+  if (session_ == nullptr) return;
+  session_->unmount();
+  session_->join();
+}
+
+Result<void> Mount::start(volume::Volume& volume) {
+  volume_ = &volume;
+  // The second is asked of whoever serves a mount there, while attributes are kept.
+  struct stat directory{};
+  struct statvfs space{};
+  if (::stat(options_.session.directory.c_str(), &directory) != 0 ||
+      ::statvfs(options_.session.directory.c_str(), &space) != 0) {
+    const int error = errno;
+    if (error == ENOENT) return fail_os(Errc::not_found, error, "there is no such directory");
+    if (error == ENOTCONN || error == ECONNABORTED)
+      return fail_os(Errc::busy, error, "a mount whose server has died is there; umount it");
+    return fail_os(Errc::permission, error, "the directory cannot be looked at");
+  }
+  if (!S_ISDIR(directory.st_mode)) return fail(Errc::not_dir, "is not a directory");
+  file_system_ = std::make_unique<FileSystem>(volume, options_.file_system);
+  session_ = std::make_unique<Session>(*file_system_);
+  LK_TRYV(session_->mount(options_.session));
+  LK_TRYV(session_->serve());
+  // The first request, which other threads of this process answer.
+  struct stat root{};
+  if (::statvfs(options_.session.directory.c_str(), &space) != 0 ||
+      ::stat(options_.session.directory.c_str(), &root) != 0)
+    return fail_os(Errc::io, errno, "the mount does not answer");
+  device_number_ = root.st_dev;
+  return {};
+}
+
+Result<void> Mount::wait(int stop_fd) {
+  std::array<pollfd, 2> both{pollfd{.fd = session_->ended_fd(), .events = POLLIN, .revents = 0},
+                             pollfd{.fd = stop_fd, .events = POLLIN, .revents = 0}};
+  while (::poll(both.data(), both.size(), -1) < 0)
+    if (errno != EINTR) return fail_os(Errc::io, errno, "cannot wait");
+  if (both[0].revents == 0) {
+    // What programs stored into mappings comes down while requests are still answered.
+    const int root = ::open(options_.session.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root >= 0) {
+      (void)::syncfs(root);
+      ::close(root);
+    }
+  }
+  session_->unmount();
+  session_->join();
+  return {};
+}
+
+}  // namespace latchkey::mount

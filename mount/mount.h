@@ -1,0 +1,48 @@
+#pragma once
+// A volume that every program on the machine can use, at a directory of theirs. One process for
+// each mounted store.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/types.h"
+#include "mount/file_system.h"
+#include "mount/session.h"
+#include "volume/volume.h"
+
+namespace latchkey::mount {
+
+struct MountOptions {
+  SessionOptions session;
+  FileSystemOptions file_system;
+};
+
+// One thread starts it, waits and destroys it; the accessors are for any.
+class Mount {
+ public:
+  explicit Mount(MountOptions options);
+  ~Mount();  // not mounted any more; the volume may be closed then
+  Mount(const Mount&) = delete;
+  Mount& operator=(const Mount&) = delete;
+
+  // Mounts the volume, which outlives this object, and returns when the mount has answered its
+  // first request.
+  Result<void> start(volume::Volume& volume);
+  // Until it is unmounted, or `stop_fd` becomes readable: then it unmounts itself.
+  Result<void> wait(int stop_fd);
+
+  volume::Volume& volume() { return *volume_; }
+  u64 device_number() const { return device_number_; }  // st_dev of all that is in it
+  const std::string& directory() const { return options_.session.directory; }
+
+ private:
+  const MountOptions options_;
+  volume::Volume* volume_ = nullptr;
+  u64 device_number_ = 0;
+  std::unique_ptr<FileSystem> file_system_;
+  std::unique_ptr<Session> session_;
+};
+
+}  // namespace latchkey::mount

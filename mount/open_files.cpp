@@ -1,0 +1,29 @@
+#include "mount/open_files.h"
+
+namespace latchkey::mount {
+
+OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle) {
+  auto file = std::make_unique<OpenFile>();
+  file->inode = inode;
+  file->handle = handle;
+  OpenFile& added = *file;
+  Lock lock(mutex_);
+  files_[inode].push_back(std::move(file));
+  return added;
+}
+
+void OpenFiles::remove(OpenFile& file) {
+  Lock lock(mutex_);
+  const auto of_inode = files_.find(file.inode);
+  std::erase_if(of_inode->second, [&](const auto& one) { return one.get() == &file; });
+  if (of_inode->second.empty()) files_.erase(of_inode);
+}
+
+std::optional<volume::HandleId> OpenFiles::any_handle_of(volume::InodeId inode) {
+  Lock lock(mutex_);
+  const auto of_inode = files_.find(inode);
+  if (of_inode == files_.end()) return std::nullopt;
+  return of_inode->second.front()->handle;
+}
+
+}  // namespace latchkey::mount

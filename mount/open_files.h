@@ -1,0 +1,40 @@
+#pragma once
+// What the kernel has open. An inode that lost its last name is reached through one of its handles
+// only, and the kernel does not always say which.
+
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/mutex.h"
+#include "volume/types.h"
+
+namespace latchkey::mount {
+
+// One open(2) or opendir(3). Its address is FUSE's file handle; the kernel releases it once, after
+// all other requests that name it.
+struct OpenFile {
+  volume::InodeId inode;
+  volume::HandleId handle{};
+  // Of a directory: its names as they were at the last rewind, so that offsets keep their meaning.
+  Mutex mutex;
+  bool listed LK_GUARDED_BY(mutex) = false;
+  std::vector<volume::DirEntry> entries LK_GUARDED_BY(mutex);
+};
+
+class OpenFiles {
+ public:
+  OpenFile& add(volume::InodeId inode, volume::HandleId handle);
+  static OpenFile& at(u64 file) { return *reinterpret_cast<OpenFile*>(file); }
+  static u64 word(const OpenFile& file) { return reinterpret_cast<u64>(&file); }
+  void remove(OpenFile& file);
+  std::optional<volume::HandleId> any_handle_of(volume::InodeId inode);
+
+ private:
+  Mutex mutex_;
+  std::unordered_map<volume::InodeId, std::vector<std::unique_ptr<OpenFile>>> files_
+      LK_GUARDED_BY(mutex_);
+};
+
+}  // namespace latchkey::mount

@@ -1,0 +1,151 @@
+// What is said of files, and extended attributes.
+
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <string>
+#include <string_view>
+
+#include "base/env.h"
+#include "mount/attributes.h"
+#include "mount/file_system.h"
+#include "mount/replies.h"
+
+namespace latchkey::mount {
+namespace {
+
+i64 to_ns(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
+
+volume::AttributeChange to_change(const struct stat& wanted, int what) {
+  const auto now = static_cast<i64>(system_env().realtime_ns());
+  volume::AttributeChange change;
+  if ((what & FUSE_SET_ATTR_MODE) != 0) change.mode = wanted.st_mode & kPermissionBits;
+  if ((what & FUSE_SET_ATTR_UID) != 0) change.uid = wanted.st_uid;
+  if ((what & FUSE_SET_ATTR_GID) != 0) change.gid = wanted.st_gid;
+  if ((what & FUSE_SET_ATTR_ATIME) != 0)
+    change.atime_ns = (what & FUSE_SET_ATTR_ATIME_NOW) != 0 ? now : to_ns(wanted.st_atim);
+  if ((what & FUSE_SET_ATTR_MTIME) != 0)
+    change.mtime_ns = (what & FUSE_SET_ATTR_MTIME_NOW) != 0 ? now : to_ns(wanted.st_mtim);
+  return change;
+}
+
+bool changes_anything(const volume::AttributeChange& change) {
+  return change.mode || change.uid || change.gid || change.atime_ns || change.mtime_ns;
+}
+
+// The store could keep an access control list, but nobody here would obey it.
+bool is_acl(std::string_view name) { return name.starts_with("system.posix_acl_"); }
+
+}  // namespace
+
+void FileSystem::getattr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
+  const auto stat = volume_.stat(inode_of(node));
+  if (!stat) return reply_error(req, stat.error());
+  const auto described = to_stat(*stat);
+  if (!described) return reply_error(req, described.error());
+  fuse_reply_attr(req, &*described, attributes_kept_s(*stat));
+}
+
+Result<void> FileSystem::set_size(fuse_req_t req, fuse_ino_t node, u64 size,
+                                  const fuse_file_info* info) {
+  if (info != nullptr) return volume_.truncate(OpenFiles::at(info->fh).handle, size);
+  LK_TRY(const volume::HandleId handle,
+         volume_.open(caller_of(req), inode_of(node), {.read = false, .write = true}, {}));
+  const auto cut = volume_.truncate(handle, size);
+  const auto closed = volume_.close_handle(handle);
+  return cut ? closed : cut;
+}
+
+void FileSystem::setattr(fuse_req_t req, fuse_ino_t node, struct stat* wanted, int what,
+                         fuse_file_info* info) {
+  if ((what & FUSE_SET_ATTR_SIZE) != 0) {
+    const auto cut = set_size(req, node, static_cast<u64>(wanted->st_size), info);
+    if (!cut) return reply_error(req, cut.error());
+  }
+  if (const auto change = to_change(*wanted, what); changes_anything(change)) {
+    const auto changed =
+        on_inode(node, [&](auto inode) { return volume_.set_attributes(inode, change); });
+    if (!changed) return reply_error(req, changed.error());
+  }
+  getattr(req, node, info);
+}
+
+void FileSystem::statfs(fuse_req_t req, fuse_ino_t) {
+  const auto space = volume_.space();
+  if (!space) return reply_error(req, space.error());
+  struct statvfs out{};
+  out.f_bsize = 4096;
+  out.f_frsize = 4096;
+  out.f_blocks = space->blocks_total;
+  out.f_bfree = space->blocks_free;
+  out.f_bavail = space->blocks_available;
+  // There is no table of inodes: as many as blocks can be written.
+  out.f_files = space->inodes + space->blocks_available;
+  out.f_ffree = space->blocks_available;
+  out.f_favail = space->blocks_available;
+  out.f_namemax = 255;
+  fuse_reply_statfs(req, &out);
+}
+
+// --- extended attributes ------------------------------------------------------------------------
+
+void FileSystem::setxattr(fuse_req_t req, fuse_ino_t node, const char* name, const char* value,
+                          size_t size, int flags) {
+  if (is_acl(name)) {
+    fuse_reply_err(req, EOPNOTSUPP);
+    return;
+  }
+  const volume::XattrFlags how{.create = (flags & XATTR_CREATE) != 0,
+                               .replace = (flags & XATTR_REPLACE) != 0};
+  reply_done(req, on_inode(node, [&](auto inode) {
+               return volume_.set_xattr(inode, name, std::as_bytes(std::span(value, size)), how);
+             }));
+}
+
+namespace {
+
+// A size of 0 asks how long the answer is.
+void reply_sized(fuse_req_t req, std::string_view answer, size_t size) {
+  if (size == 0)
+    fuse_reply_xattr(req, answer.size());
+  else if (answer.size() > size)
+    fuse_reply_err(req, ERANGE);
+  else
+    fuse_reply_buf(req, answer.data(), answer.size());
+}
+
+}  // namespace
+
+void FileSystem::getxattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
+  if (node == kRootNode && std::string_view(name) == kDaemonAttribute)
+    return reply_sized(req, std::to_string(::getpid()), size);
+  if (is_acl(name)) {
+    fuse_reply_err(req, EOPNOTSUPP);
+    return;
+  }
+  const auto value = on_inode(node, [&](auto inode) { return volume_.get_xattr(inode, name); });
+  if (!value) return reply_error(req, value.error());
+  reply_sized(req, {reinterpret_cast<const char*>(value->data()), value->size()}, size);
+}
+
+void FileSystem::listxattr(fuse_req_t req, fuse_ino_t node, size_t size) {
+  const auto names = on_inode(node, [&](auto inode) { return volume_.list_xattrs(inode); });
+  if (!names) return reply_error(req, names.error());
+  std::string list;
+  for (const std::string& name : *names) {
+    if (is_acl(name)) continue;
+    if (name.starts_with("trusted.") && fuse_req_ctx(req)->uid != 0) continue;
+    list.append(name.c_str(), name.size() + 1);
+  }
+  reply_sized(req, list, size);
+}
+
+void FileSystem::removexattr(fuse_req_t req, fuse_ino_t node, const char* name) {
+  if (is_acl(name)) {
+    fuse_reply_err(req, EOPNOTSUPP);
+    return;
+  }
+  reply_done(req, on_inode(node, [&](auto inode) { return volume_.remove_xattr(inode, name); }));
+}
+
+}  // namespace latchkey::mount

@@ -1,0 +1,67 @@
+#pragma once
+// The connection with the kernel: mounted, served by threads of its own, ended by an unmount.
+//
+// The loop is not libfuse's: its threads are the project's, each wipes the request that it answered
+// (they carry plaintext), and one request that libfuse 3.14 does not know is answered here.
+//
+// Threads: a request may wait inside of the volume, for the disk or for a removal that holds
+// truncates back while it needs other requests answered; so whoever takes the last idle thread
+// starts another one.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/result.h"
+#include "base/thread.h"
+#include "mount/file_system.h"
+
+namespace latchkey::mount {
+
+struct SessionOptions {
+  std::string directory;  // absolute
+  std::string source;     // as /proc/mounts names it
+  bool read_only = false;
+  std::vector<std::string>
+      kernel;  // options of mount(8) and mount.fuse(8): "allow_other", "noexec"
+  u32 threads_max = 64;
+};
+
+class Session {
+ public:
+  explicit Session(FileSystem& file_system) : file_system_(file_system) {}
+  ~Session();  // ended by then, or never served
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Mounts. An error has libfuse's words.
+  Result<void> mount(const SessionOptions& options);
+  // Requests are answered from here on.
+  Result<void> serve();
+  // Readable once the kernel has let go, by whatever unmount.
+  int ended_fd() const { return ended_fd_; }
+  // Takes the mount away: gently, else by force (then programs that are inside get errors).
+  void unmount();
+  void join();  // after the kernel has let go
+
+  fuse_session* handle() const { return session_; }
+
+ private:
+  void run();
+  void begin_request();
+  void end_request();
+  void start_thread() LK_REQUIRES(mutex_);
+  bool answer_unnamed(Bytes request);
+
+  FileSystem& file_system_;
+  SessionOptions options_;
+  fuse_session* session_ = nullptr;
+  bool mounted_ = false;
+  int ended_fd_ = -1;
+  Mutex mutex_;
+  u32 idle_ LK_GUARDED_BY(mutex_) = 0;
+  std::vector<Thread> threads_ LK_GUARDED_BY(mutex_);
+};
+
+}  // namespace latchkey::mount
