@@ -42,6 +42,11 @@ Lease::~Lease() { LK_CHECK_MSG(!held(), "a lease died without being released"); 
 Keyring::Keyring(const KeyringOptions& options)
     : options_(options), suspensions_(options.waiters_max) {}
 
+crypto::KeyId Lease::key_id() const {
+  LK_CHECK(key_ != nullptr);
+  return key_->id();
+}
+
 bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
 
 Result<KeyUse> KeyUse::begin(const Lease& lease) {

@@ -72,6 +72,8 @@ class Lease {
   Lease& operator=(const Lease&) = delete;
 
   bool held() const { return key_ != nullptr; }
+  // Of a held one: derived from the key that it is of.
+  crypto::KeyId key_id() const;
   // The secret behind it is gone, or its wipe has begun, and not because it was sealed: KeyUse and
   // GatePass answer no_key for good, also when the key is added again. Release it and lease anew.
   bool cut_off() const;

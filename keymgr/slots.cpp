@@ -190,9 +190,9 @@ SlotTable::~SlotTable() {
   state_->memory.reset();
 }
 
-Result<SlotPin> SlotTable::get(const Lease& lease, const crypto::KeyId& id,
-                               const crypto::Nonce& nonce) {
+Result<SlotPin> SlotTable::get(const Lease& lease, const crypto::Nonce& nonce) {
   if (!lease.held() || lease.cut_off()) return fail(Errc::no_key, "the key's secret is gone");
+  const crypto::KeyId id = lease.key_id();
   State& state = *state_;
   SlotPin pin;
   {

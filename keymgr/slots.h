@@ -48,7 +48,7 @@ class SlotTable {
 
   // The expanded key of (lease's key, nonce); derives on a miss under a KeyUse. Waits while every
   // slot is pinned. no_key as KeyUse::begin.
-  Result<SlotPin> get(const Lease& lease, const crypto::KeyId& id, const crypto::Nonce& nonce);
+  Result<SlotPin> get(const Lease& lease, const crypto::Nonce& nonce);
   // Wipes and unlinks every slot of the key; waits for pinned ones. Whenever a key turned absent:
   // after a commit that says so, after a release() that returned true.
   void evict_key(const crypto::KeyId& id);

@@ -37,7 +37,7 @@ class SlotsTest : public KeyringTest {
     return std::move(*table);
   }
   SlotPin get(SlotTable& table, u64 nonce) {
-    auto pin = table.get(open_, id_, nonce_of(nonce));
+    auto pin = table.get(open_, nonce_of(nonce));
     LK_CHECK(pin.has_value());
     return std::move(*pin);
   }
@@ -122,7 +122,7 @@ TEST_F(SlotsTest, evict_key_wipes_that_key_and_no_other) {
   Lease other;
   ASSERT_TRUE(other_id && ring_.lease(*other_id, 2, other));
   for (const u64 nonce : {1, 2, 3}) get(*slots, nonce);
-  ASSERT_TRUE(slots->get(other, *other_id, nonce_of(1)).has_value());  // same nonce, other key
+  ASSERT_TRUE(slots->get(other, nonce_of(1)).has_value());  // same nonce, other key
   const auto mine = schedule_of(raw_, nonce_of(1)), theirs = schedule_of(other_raw, nonce_of(1));
   EXPECT_TRUE(arena_holds(mine.encrypt));
   EXPECT_TRUE(arena_holds(theirs.encrypt));
@@ -132,7 +132,7 @@ TEST_F(SlotsTest, evict_key_wipes_that_key_and_no_other) {
     EXPECT_FALSE(arena_holds(schedule.encrypt) || arena_holds(schedule.tweak));
   }
   EXPECT_TRUE(arena_holds(theirs.encrypt));
-  ASSERT_TRUE(slots->get(other, *other_id, nonce_of(1)).has_value());
+  ASSERT_TRUE(slots->get(other, nonce_of(1)).has_value());
   expect_counters(*slots, 1, 4, 0);
   get(*slots, 1);
   expect_counters(*slots, 1, 5, 0);
@@ -160,18 +160,18 @@ TEST_F(SlotsTest, a_cut_off_lease_finds_no_slot_not_even_a_filled_one) {
   const auto slots = table(4);
   get(*slots, 1);
   remove(kA, false, RemovalMode::hard);
-  EXPECT_EQ(slots->get(open_, id_, nonce_of(1)).error().code, Errc::no_key);
-  EXPECT_EQ(slots->get(open_, id_, nonce_of(2)).error().code, Errc::no_key);
+  EXPECT_EQ(slots->get(open_, nonce_of(1)).error().code, Errc::no_key);
+  EXPECT_EQ(slots->get(open_, nonce_of(2)).error().code, Errc::no_key);
   slots->evict_key(id_);
   expect_counters(*slots, 0, 1, 0);
   add(kA);
   Lease fresh;
   ASSERT_EQ(lease(fresh), kOk);
-  EXPECT_EQ(slots->get(open_, id_, nonce_of(1)).error().code, Errc::no_key);
-  EXPECT_TRUE(slots->get(fresh, id_, nonce_of(1)).has_value());
+  EXPECT_EQ(slots->get(open_, nonce_of(1)).error().code, Errc::no_key);
+  EXPECT_TRUE(slots->get(fresh, nonce_of(1)).has_value());
   ring_.release(fresh);
   Lease never;
-  EXPECT_EQ(slots->get(never, id_, nonce_of(1)).error().code, Errc::no_key);
+  EXPECT_EQ(slots->get(never, nonce_of(1)).error().code, Errc::no_key);
 }
 
 TEST_F(SlotsTest, under_soft_a_busy_inode_goes_on_and_absent_leaves_no_schedule) {
@@ -226,7 +226,7 @@ TEST_F(SlotsTest, readers_against_removals) {
       while (!stop) {
         if (!mine.held() && lease(mine, t) != kOk) continue;
         const u64 n = random() % kNonces;
-        const auto pin = slots->get(mine, id_, nonce_of(n));
+        const auto pin = slots->get(mine, nonce_of(n));
         if (pin) {
           ASSERT_TRUE(std::ranges::equal(pin->key().encrypt, expected[n].encrypt));
           ASSERT_TRUE(std::ranges::equal(pin->key().tweak, expected[n].tweak));

@@ -1,5 +1,7 @@
 #include "volume/back_items.h"
 
+#include <algorithm>
+
 namespace latchkey::volume {
 
 namespace {
@@ -35,6 +37,25 @@ Result<engine::Key> place_of_back(const engine::View& view, InodeId inode, const
   }));
   if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
   return engine::Key{inode.number, kBackType, place};
+}
+
+Result<std::vector<InodeId>> parents_of(const engine::View& view, InodeId inode) {
+  std::vector<InodeId> parents;
+  Result<void> wrong;
+  LK_TRYV(view.scan(inode.subvolume, {inode.number, kBackType, 0},
+                    {inode.number, kBackType, ~u64{0}}, [&](const engine::Key&, Bytes value) {
+                      const auto back = decode_back(value);
+                      if (back)
+                        parents.push_back({inode.subvolume, back->directory});
+                      else
+                        wrong = std::unexpected(back.error());
+                      return back.has_value();
+                    }));
+  LK_TRYV(wrong);
+  std::ranges::sort(parents);
+  const auto again = std::ranges::unique(parents);
+  parents.erase(again.begin(), again.end());
+  return parents;
 }
 
 Result<InodeId> parent_of(const engine::View& view, InodeId directory) {

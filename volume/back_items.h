@@ -3,6 +3,7 @@
 // and erased in the transaction that does so with the name.
 
 #include <optional>
+#include <vector>
 
 #include "engine/store.h"
 #include "volume/format.h"
@@ -16,6 +17,8 @@ Result<std::optional<engine::Key>> find_back(const engine::View& view, InodeId i
 // hash. no_space: the inode has too many names of one hash.
 Result<engine::Key> place_of_back(const engine::View& view, InodeId inode, const NameOfInode& name,
                                   const std::optional<engine::Key>& old = std::nullopt);
+// The directories that have names of the inode, each once.
+Result<std::vector<InodeId>> parents_of(const engine::View& view, InodeId inode);
 // The directory that holds this one; malformed if there is none.
 Result<InodeId> parent_of(const engine::View& view, InodeId directory);
 

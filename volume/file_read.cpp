@@ -119,7 +119,7 @@ class ReadKey {
   // Under the inode's lease_lock.
   Result<void> find(const Inode& inode, keymgr::SlotTable& slots, const extent::Context& context) {
     if (inode.sealed_keys == nullptr) {
-      LK_TRY(keymgr::SlotPin slot, slots.get(inode.key_lease, context.key_id, context.nonce));
+      LK_TRY(keymgr::SlotPin slot, slots.get(inode.key_lease, context.nonce));
       slot_.emplace(std::move(slot));
       return {};
     }

@@ -126,6 +126,7 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
     LK_TRY(State::Use use, std::move(used));
     if (use->attributes().kind != FileKind::regular)
       return fail(Errc::malformed, "a directory entry and its inode do not agree");
+    LK_TRYV(state.must_have_policy_of(use->attributes(), directory));
     return state.open_inode(caller, directory, std::move(use), flags, std::move(path));
   }
 }
@@ -173,6 +174,9 @@ Result<HandleId> Volume::open(Caller caller, InodeId inode, OpenFlags flags, std
   if (flags.write) LK_TRYV(state.must_be_writable(inode));
   LK_TRY(State::Use use, state.use(inode));
   LK_TRYV(must_be_regular(use->attributes().kind));
+  LK_TRY(const std::vector<InodeId> parents, parents_of(state.store->view(), inode));
+  for (const InodeId parent : parents)
+    LK_TRYV(state.must_have_policy_of(use->attributes(), parent));
   InodeId directory;
   if (state.options.compat_fscrypt) {
     LK_TRY(directory, parent_of(state.store->view(), inode));

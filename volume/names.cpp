@@ -166,8 +166,24 @@ Result<Entry> Volume::State::find_entry(InodeId directory, std::string_view name
   return fail(Errc::no_key, "the directory is locked: its key is not present");
 }
 
+// Who writes to the device behind our back could give an inode another policy than its directory's,
+// of a key that he has: what is written into it from then on would be his to read. Source:
+// fs/crypto/policy.c, fscrypt_has_permitted_context().
+Result<void> Volume::State::must_have_policy_of(const Attributes& item, InodeId directory) {
+  LK_TRY(const Attributes above, attributes_of(directory));
+  if (has_policy_of(item, above)) return {};
+  return fail(Errc::not_permitted, "it does not have the encryption policy of its directory");
+}
+
+// A regular file's policy is looked at by who opens it: what nobody may open can still be removed.
 Result<InodeId> Volume::lookup(InodeId directory, std::string_view name) {
-  LK_TRY(const Entry entry, state_->find_entry(directory, name));
+  State& state = *state_;
+  LK_TRY(const Entry entry, state.find_entry(directory, name));
+  if (entry.kind == FileKind::regular || is_special(entry.kind) ||
+      entry.inode.number == kEmptyNumber)
+    return entry.inode;
+  LK_TRY(const Attributes item, state.attributes_of(entry.inode));
+  LK_TRYV(state.must_have_policy_of(item, directory));
   return entry.inode;
 }
 

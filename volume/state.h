@@ -319,6 +319,7 @@ struct Volume::State {
                                            std::string_view stored);
   Result<std::optional<Entry>> find_no_key(InodeId directory, std::string_view name);
   Result<Entry> find_entry(InodeId directory, std::string_view name);
+  Result<void> must_have_policy_of(const Attributes& item, InodeId directory);
   Result<std::vector<DirEntry>> list(InodeId directory);
 
   // --- scrub.cpp

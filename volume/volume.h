@@ -73,6 +73,8 @@ class Volume {
   // New files and directories below inherit it.
   Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id,
                           const PolicyFields& fields = kPolicyFields);
+  // not_permitted, and from opens: what lies there does not have the directory's policy, which only
+  // somebody behind our back can have done (names.cpp).
   Result<InodeId> lookup(InodeId directory, std::string_view name);
   Result<Stat> stat(InodeId inode);
   Result<InodeId> mkdir(Caller caller, InodeId directory, std::string_view name, u32 mode);
