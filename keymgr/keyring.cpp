@@ -49,6 +49,12 @@ crypto::KeyId Lease::key_id() const {
 
 bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
 
+PageIns Lease::page_ins(bool served) const {
+  if (key_ == nullptr || (served && key_->front_gate().state() == Gate::State::open))
+    return PageIns::go_on;
+  return key_->page_ins();
+}
+
 Result<KeyUse> KeyUse::begin(const Lease& lease) {
   if (!lease.held() || !lease.key_->enter_use())
     return fail(Errc::no_key, "the key's secret is gone");
@@ -112,6 +118,17 @@ Result<GatePass> GatePass::try_enter(const Lease& lease, HeldGate& held) {
   begin_no_wait();
   GatePass pass;
   pass.key_ = lease.key_;
+  pass.gate_ = &lease.key_->gate();
+  return pass;
+}
+
+Result<GatePass> GatePass::enter_from_front(const Lease& lease) {
+  if (!lease.held() || lease.key_->front_gate().try_enter() != Gate::State::open)
+    return fail(Errc::no_key, "the key's gate is closed");
+  begin_no_wait();
+  GatePass pass;
+  pass.key_ = lease.key_;
+  pass.gate_ = &lease.key_->front_gate();
   return pass;
 }
 
@@ -126,7 +143,7 @@ GatePass::GatePass(GatePass&& other) noexcept = default;
 
 GatePass::~GatePass() {
   if (key_ == nullptr) return;
-  key_->gate().leave();
+  gate_->leave();
   end_no_wait();
 }
 
@@ -143,6 +160,15 @@ crypto::KeyId Removal::key_id() const { return key_->id(); }
 std::set<u32> Removal::claimers() const { return key_->claimers(); }
 
 bool Removal::overtaken() const { return !ended_ && key_->overtaken(); }
+
+void Removal::stop_page_ins() {
+  key_->stop_page_ins(row_->later_io == LaterIo::waits ? PageIns::wait : PageIns::no_key);
+}
+
+void Removal::stop_from_front() {
+  check_may_wait();
+  key_->stop_from_front();
+}
 
 std::vector<u64> Removal::owners(u64& cursor, u32 count_max) const {
   return key_->owners(cursor, count_max);

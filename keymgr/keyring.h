@@ -35,6 +35,7 @@
 #include "crypto/names.h"
 #include "crypto/values.h"
 #include "crypto/xts.h"
+#include "keymgr/gate.h"
 #include "keymgr/removal_mode.h"
 #include "keymgr/suspensions.h"
 
@@ -60,6 +61,10 @@ struct KeyringOptions {
                                   // lease() answers no_key
 };
 
+// Reads that fill what is in front of the volume, while a removal empties that.
+enum class PageIns : u8 { go_on, wait, no_key };
+
+class Gate;
 class MasterKey;
 
 // The right of one inode to use its key. Lives inside the inode's unlocked part; does not move. Not
@@ -77,6 +82,9 @@ class Lease {
   // The secret behind it is gone, or its wipe has begun, and not because it was sealed: KeyUse and
   // GatePass answer no_key for good, also when the key is added again. Release it and lease anew.
   bool cut_off() const;
+  // A removal that prepares has stopped reads that fill what is in front of the volume
+  // (Removal::stop_page_ins()). `served`: one that the emptying of that waits for.
+  PageIns page_ins(bool served) const;
   // A KeyUse of either is one of the other: the same key, not wiped and added again in between.
   bool same_key(const Lease& other) const { return key_ == other.key_; }
 
@@ -135,6 +143,9 @@ class GatePass {
   static Result<GatePass> enter(const Lease& lease);
   // Does not wait: busy, and `held` is what to wait for.
   static Result<GatePass> try_enter(const Lease& lease, HeldGate& held);
+  // By the gate for what was acknowledged in front of the volume, which stays open while a removal
+  // prepares until it has all of that. Never waits; no_key when it is stopped.
+  static Result<GatePass> enter_from_front(const Lease& lease);
   GatePass(GatePass&& other) noexcept;
   GatePass& operator=(GatePass&&) = delete;
   ~GatePass();
@@ -142,6 +153,7 @@ class GatePass {
  private:
   GatePass() = default;
   std::shared_ptr<MasterKey> key_;
+  Gate* gate_ = nullptr;  // one of the key's
 };
 
 struct RemovalStart;
@@ -164,6 +176,10 @@ class Removal {
   std::set<u32> claimers() const;
   // The caller's own add has overtaken it: commit() would answer canceled.
   bool overtaken() const;
+  // While it prepares, where something is in front of the volume: nothing fills that any more; then
+  // nothing comes down from it any more. Both until the removal ends or an add settles how it will.
+  void stop_page_ins();
+  void stop_from_front();
   // Owner words of leases after `cursor` in list order, at most `count_max`; advances the cursor;
   // empty at the end. Leases taken back meanwhile may be missing or listed.
   std::vector<u64> owners(u64& cursor, u32 count_max) const;

@@ -167,6 +167,23 @@ bool MasterKey::overtaken() const {
   return preparing_ && preparing_->overtaken;
 }
 
+// An add that has settled how the removal ends has opened the door: then nothing is stopped.
+void MasterKey::stop_page_ins(PageIns how) {
+  Lock lock(mutex_);
+  LK_CHECK(preparing_.has_value());
+  if (door_closed_) page_ins_.store(how, std::memory_order_release);
+}
+
+void MasterKey::stop_from_front() {
+  {
+    Lock lock(mutex_);
+    LK_CHECK(preparing_.has_value());
+    if (!door_closed_) return;
+    front_gate_.set(Gate::State::stopped);
+  }
+  front_gate_.drain();
+}
+
 Result<Removal::Committed> MasterKey::commit(const RemovalRow& row) {
   {
     Lock lock(mutex_);
@@ -241,8 +258,11 @@ void MasterKey::await_wipe() {
 
 void MasterKey::reopen() {
   door_closed_ = false;
-  // A doomed key's gate stays stopped: its leases are cut off for good.
-  if (!doomed_ && gate_.state() != Gate::State::open) gate_.set(Gate::State::open);
+  page_ins_.store(PageIns::go_on, std::memory_order_release);
+  // A doomed key's gates stay stopped: its leases are cut off for good.
+  if (doomed_) return;
+  if (gate_.state() != Gate::State::open) gate_.set(Gate::State::open);
+  if (front_gate_.state() != Gate::State::open) front_gate_.set(Gate::State::open);
 }
 
 void MasterKey::end_removal() {
@@ -257,6 +277,7 @@ void MasterKey::doom() {
   doomed_ = true;
   cut_off_.store(true, std::memory_order_release);
   gate_.set(Gate::State::stopped);
+  front_gate_.set(Gate::State::stopped);
   uses_.set(Gate::State::stopped);
 }
 
@@ -273,6 +294,7 @@ void MasterKey::seal(u64 number) {
 // finish their derivations; both are short and wait for nothing (T3).
 void MasterKey::finish_wipe() {
   gate_.drain();
+  front_gate_.drain();
   uses_.drain();
   Lock lock(mutex_);
   wipe_secret();
@@ -318,9 +340,10 @@ void MasterKey::check_invariants() const {
   LK_CHECK(!claims_.empty() == (state_ == KeyState::present));                    // I2
   LK_CHECK(state_ != KeyState::incompletely_removed || leases_ != 0 || doomed_);  // I3
   LK_CHECK(!doomed_ ||
-           (uses_.state() == Gate::State::stopped && gate_.state() == Gate::State::stopped));  // I6
-  LK_CHECK(state_ != KeyState::absent || doomed_);                                             // I6
-  LK_CHECK(!door_closed_ || preparing_);                                                       // I7
+           (uses_.state() == Gate::State::stopped && gate_.state() == Gate::State::stopped &&
+            front_gate_.state() == Gate::State::stopped));  // I6
+  LK_CHECK(state_ != KeyState::absent || doomed_);          // I6
+  LK_CHECK(!door_closed_ || preparing_);                    // I7
   LK_CHECK(!sealed_ ||
            (uses_.state() == Gate::State::stopped && state_ != KeyState::present));  // I8
   LK_CHECK((first_ == nullptr) == (leases_ == 0) && (last_ == nullptr) == (leases_ == 0));

@@ -4,11 +4,11 @@
 // that was wiped never comes back: adding it again makes a fresh MasterKey, to which leases that
 // were cut off do not belong.
 //
-//   I6  doomed_: the secret is about to be wiped for good; claims are gone, both gates are stopped,
+//   I6  doomed_: the secret is about to be wiped for good; claims are gone, all gates are stopped,
 //       and no add finds this key any more
 //   I7  the door is closed only while a removal prepares, and by it; an add that settles how that
 //       removal will end (the remover's own, or another user's during a removal of one claim) opens
-//       it and the gate at once
+//       it and the gates at once
 //
 //   I8  sealed_: the secret is wiped and an add brings it back; uses_ is stopped, gate_ is not, for
 //       those inside go on with keys of their own
@@ -65,6 +65,8 @@ class MasterKey {
   u64 removal_number() const LK_EXCLUDES(mutex_);  // of the one that prepares
   std::set<u32> claimers() const LK_EXCLUDES(mutex_);
   bool overtaken() const LK_EXCLUDES(mutex_);
+  void stop_page_ins(PageIns how) LK_EXCLUDES(mutex_);
+  void stop_from_front() LK_EXCLUDES(mutex_);
   Result<Removal::Committed> commit(const RemovalRow& row) LK_EXCLUDES(mutex_);
   void rollback() LK_EXCLUDES(mutex_);
   std::vector<u64> owners(u64& cursor, u32 count_max) LK_EXCLUDES(mutex_);
@@ -81,6 +83,8 @@ class MasterKey {
   bool cut_off() const { return cut_off_.load(std::memory_order_acquire); }
 
   Gate& gate() { return gate_; }
+  Gate& front_gate() { return front_gate_; }
+  PageIns page_ins() const { return page_ins_.load(std::memory_order_acquire); }
 
  private:
   struct Preparing {
@@ -132,8 +136,10 @@ class MasterKey {
 
   CondVar changed_;  // with mutex_: preparing_ ended, or state_ changed
   Gate gate_;        // writers; set under mutex_
+  Gate front_gate_;  // what comes down from in front of the volume; the same
   Gate uses_;        // derivations; open until doomed_ or sealed_; set under mutex_
-  std::atomic<bool> cut_off_{false};  // doomed_, for who holds a lease
+  std::atomic<bool> cut_off_{false};               // doomed_, for who holds a lease
+  std::atomic<PageIns> page_ins_{PageIns::go_on};  // set under mutex_
 };
 
 }  // namespace latchkey::keymgr

@@ -46,6 +46,26 @@ u32 Suspensions::waiters() const {
   return waiters_;
 }
 
+std::vector<crypto::KeyId> Suspensions::end_late(u64 now_ns) {
+  Lock lock(mutex_);
+  std::vector<crypto::KeyId> late;
+  for (const auto& [id, suspension] : keys_)
+    if (suspension.until && *suspension.until <= now_ns) late.push_back(id);
+  if (late.empty()) return late;
+  for (const crypto::KeyId& id : late) keys_.erase(id);
+  ++changes_;
+  ended_.notify_all();
+  return late;
+}
+
+std::optional<u64> Suspensions::next_deadline() const {
+  Lock lock(mutex_);
+  std::optional<u64> next;
+  for (const auto& [id, suspension] : keys_)
+    if (suspension.until && (!next || *suspension.until < *next)) next = suspension.until;
+  return next;
+}
+
 Result<void> Suspensions::wait(const crypto::KeyId& id, Env& env) {
   check_may_wait();
   Lock lock(mutex_);

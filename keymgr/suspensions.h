@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 #include <unordered_map>
+#include <vector>
 
 #include "base/env.h"
 #include "base/mutex.h"
@@ -40,6 +41,10 @@ class Suspensions {
   // may be back. no_key: it is not suspended, the deadline has passed, or waiters_max wait already.
   Result<void> wait(const crypto::KeyId& id, Env& env);
   u32 waiters() const;
+  // For who cannot wait: ends those whose deadline has passed, each for one caller only; and the
+  // next deadline that is still to come.
+  std::vector<crypto::KeyId> end_late(u64 now_ns);
+  std::optional<u64> next_deadline() const;
 
  private:
   struct Suspension {

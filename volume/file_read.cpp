@@ -234,6 +234,7 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into, IoFlags fla
   do {
     seen = state_->keyring.suspensions().changes();
     LK_TRYV(state_->ready_for_io(*handle, flags));
+    if (!flags.wait) LK_TRYV(state_->may_page_in(*handle->inode, flags));
     read = state_->read(*handle->inode, offset, into);
   } while (!read && state_->begins_again(*handle, read.error(), seen));
   // A removal that dropped pages meanwhile has left holes where they were.

@@ -51,7 +51,7 @@ class CopySection {
     for (keymgr::HeldGate held;; held.wait()) {
       CopySection section(inode);
       if (!encrypted) return section;
-      auto pass = keymgr::GatePass::try_enter(inode.key_lease, held);
+      auto pass = try_enter(inode, flags, held);
       if (pass) {
         section.pass_.emplace(std::move(*pass));
         return section;
@@ -69,6 +69,14 @@ class CopySection {
   }
 
  private:
+  static Result<keymgr::GatePass> try_enter(const Inode& inode, IoFlags flags,
+                                            keymgr::HeldGate& held) {
+    if (flags.written_back || flags.serve) {
+      auto pass = keymgr::GatePass::enter_from_front(inode.key_lease);
+      if (pass || flags.written_back) return pass;
+    }
+    return keymgr::GatePass::try_enter(inode.key_lease, held);
+  }
   explicit CopySection(Inode& inode) LK_NO_ANALYSIS : lock_(&inode.lease_lock) {
     lock_->lock_shared();
   }
@@ -157,19 +165,23 @@ Result<std::vector<bool>> Volume::State::promised_pages(const Inode& inode, u64 
   return promised;
 }
 
-// `offset`: none for the end of the file.
+// `offset`: none for the end of the file. Answers where it was written.
 Result<Volume::State::Written> Volume::State::write(HandleId id, std::optional<u64> offset,
                                                     Bytes from, IoFlags flags) {
   LK_TRY(HandleUse handle, find(id));
-  const auto wrote = write(*handle, offset, from, flags);
+  u64 done = 0;
+  const auto wrote = write(*handle, offset, from, flags, done);
+  if (!wrote && flags.written_back)
+    note_refused(handle->inode, *offset + done, from.size() - done, wrote.error());
   // After a close under it this is the last user, whose flush nobody else hears of.
   const auto ended = handle.end();
-  if (wrote) LK_TRYV(ended);
-  return wrote;
+  if (!wrote) return std::unexpected(wrote.error());
+  LK_TRYV(ended);
+  return Written{*wrote, done};
 }
 
-Result<Volume::State::Written> Volume::State::write(Handle& handle, std::optional<u64> offset,
-                                                    Bytes from, IoFlags flags) {
+Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Bytes from,
+                                 IoFlags flags, u64& done) {
   if (!handle.flags.write) return fail(Errc::bad_handle, "the handle is not open for writing");
   LK_TRYV(must_be_writable());
   LK_TRYV(ready_for_io(handle, flags));
@@ -179,12 +191,12 @@ Result<Volume::State::Written> Volume::State::write(Handle& handle, std::optiona
   }
   Inode& inode = *handle.inode;
   Lock writer(inode.write_mutex);
-  if (!offset || handle.flags.append) offset = inode.size();
+  if (!offset || (handle.flags.append && !flags.written_back)) offset = inode.size();
   if (*offset > kFileBytesMax || from.size() > kFileBytesMax - *offset)
     return fail(Errc::too_big, "a file is too big");
-  LK_TRYV(drop_privileges(inode, handle.uid));
+  if (!flags.written_back) LK_TRYV(drop_privileges(inode, handle.uid));
   const u64 pages = std::min(kPagesAtOnce, memory.pages_max() / 2);
-  for (u64 done = 0; done < from.size();) {
+  while (done < from.size()) {
     const u64 size = std::min<u64>(from.size() - done, (pages - 1) * kPageBytes);
     const u64 seen = keyring.suspensions().changes();
     auto wrote =
@@ -198,10 +210,10 @@ Result<Volume::State::Written> Volume::State::write(Handle& handle, std::optiona
       wrote = ready_for_io(handle, flags);
       if (wrote) continue;
     }
-    if (wrote.error().code == Errc::would_wait && done != 0) return Written{*offset, done};
+    if (wrote.error().code == Errc::would_wait && done != 0) break;
     return std::unexpected(wrote.error());
   }
-  return Written{*offset, from.size()};
+  return *offset;
 }
 
 Result<u64> Volume::write(HandleId id, u64 offset, Bytes from, IoFlags flags) {

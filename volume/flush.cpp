@@ -95,7 +95,7 @@ Result<Room> Volume::State::take_room(u64 pages) {
     const u64 seen = memory.room_changes();
     if (memory.promise(pages)) return Room(memory, pages);
     if (auto failure = store->failure()) return std::unexpected(*failure);
-    if (!workers.empty()) {
+    if (workers.size() > workers_away) {
       {
         Lock lock(worker_mutex);
         if (!begun_before) begun_before = rounds_begun;

@@ -6,6 +6,10 @@
 // pushes down of its dirty pages. Nobody writes through the same volume with waiting calls, which
 // would keep a file's pages from being written back while they wait.
 //
+// While a removal that leaves nothing prepares, reads that do not wait are refused (suspend:
+// would_wait), so that no page comes back that the front has dropped. One that was let in before
+// may still be answered: dropping its page waits for that, as the kernel does for a locked page.
+//
 // Thread-safe on either side. No lock of the volume is held where it calls its front.
 
 #include "crypto/ids.h"

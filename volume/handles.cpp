@@ -6,7 +6,6 @@
 #include "base/no_memory.h"
 #include "extent/context.h"
 #include "volume/back_items.h"
-#include "volume/front.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -236,8 +235,9 @@ Result<void> Volume::State::ready_for_io(Handle& handle, IoFlags flags) {
     const auto now = ready(handle);
     if (now || !begins_again(handle, now.error(), seen)) return now;
     if (!flags.wait) {
-      if (keyring.suspensions().suspended(handle.inode->key_id())) return would_wait();
-      continue;
+      if (!keyring.suspensions().suspended(handle.inode->key_id())) continue;
+      if (flags.written_back) return now;
+      return would_wait();
     }
     // However it ends, the key is looked at again: it may be back, or have gone in another mode.
     const auto waited = keyring.suspensions().wait(handle.inode->key_id(), env);
@@ -249,10 +249,6 @@ bool Volume::State::begins_again(const Handle& handle, const Error& error, u64 s
   if (error.code != Errc::no_key || !handle.inode->encrypted()) return false;
   keymgr::Suspensions& suspensions = keyring.suspensions();
   return suspensions.suspended(handle.inode->key_id()) || suspensions.changes() != seen;
-}
-
-void Volume::State::try_again(const crypto::KeyId& id) {
-  if (options.front != nullptr) options.front->try_again(id);
 }
 
 Result<void> Volume::State::tell_errors(Handle& handle) {

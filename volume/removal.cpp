@@ -33,7 +33,14 @@ Volume::State::Removing::Removing(State& state, keymgr::Removal& removal, Until 
       id_(removal.key_id()),
       until_(until),
       report_(report),
-      last_(state.env.monotonic_ns()) {}
+      last_(state.env.monotonic_ns()),
+      refusals_{.id = id_, .writes = {}, .error = {}} {}
+
+Volume::State::Removing::~Removing() {
+  if (state_.options.front == nullptr) return;
+  Lock lock(state_.table_mutex);
+  std::erase(state_.refusals, &refusals_);
+}
 
 void Volume::State::Removing::end_phase(std::string_view name) {
   const u64 now = state_.env.monotonic_ns();
@@ -54,6 +61,10 @@ void Volume::State::Removing::keep_idle(std::vector<InodePtr>& list) const {
 
 Result<void> Volume::State::Removing::run() {
   const auto prepared = or_no_memory([&]() -> Result<void> {
+    if (state_.options.front != nullptr) {
+      Lock lock(state_.table_mutex);
+      state_.refusals.push_back(&refusals_);
+    }
     if (!row_.claim_first) LK_TRYV(prepare());
     // The door is closed: until the end they can only become fewer.
     leased_ = owners();
@@ -79,6 +90,19 @@ Result<void> Volume::State::Removing::run() {
   return left;
 }
 
+// Where writers are settled nothing comes down after this. What was refused meanwhile is no less
+// lost than what a flush cannot write.
+Result<void> Volume::State::Removing::take_front_pages() {
+  if (state_.options.front == nullptr) return {};
+  if (row_.stays == keymgr::Stays::nothing) removal_.stop_page_ins();
+  drop_front_pages();
+  if (row_.writers != keymgr::Writers::keep) removal_.stop_from_front();
+  if (row_.may_lose || !state_.writable() || state_.store->failure()) return {};
+  Lock lock(state_.table_mutex);
+  if (refusals_.error) return std::unexpected(*refusals_.error);
+  return {};
+}
+
 // Those that only the front has: of inodes that go at once.
 void Volume::State::Removing::drop_front_pages() {
   if (state_.options.front == nullptr) return;
@@ -90,7 +114,7 @@ void Volume::State::Removing::drop_front_pages() {
 // A volume that has stopped (D4) writes nothing more: what is dirty is lost, and said to be.
 Result<void> Volume::State::Removing::prepare() {
   const bool seals = row_.stays == keymgr::Stays::own_keys;
-  drop_front_pages();
+  LK_TRYV(take_front_pages());
   if (state_.writable() && !state_.store->failure()) {
     std::vector<InodePtr> list = owners();
     if (seals) keep_idle(list);
@@ -119,7 +143,7 @@ Result<void> Volume::State::Removing::commit() {
   keymgr::Suspensions& suspensions = state_.keyring.suspensions();
   const bool waits = row_.later_io == keymgr::LaterIo::waits;
   // Before the wipe, so that whoever meets it finds that he is to wait.
-  if (waits) suspensions.begin(id_, removal_.claimers(), until_);
+  if (waits) state_.suspend(id_, removal_.claimers(), until_);
   const auto committed = removal_.commit();
   if (!committed || committed->others_remain) {
     if (waits) suspensions.end(id_);
@@ -146,10 +170,39 @@ void Volume::State::Removing::check_sealed() const {
   }
 }
 
+// Those of the inode that are about to be dropped.
+void Volume::State::Removing::count_pages(const Inode& inode) {
+  if (state_.options.front == nullptr) return;
+  (void)or_no_memory([&] {
+    for (const u64 page : inode.pages_from(0)) lost_pages_[inode.id()].add(page, 1);
+  });
+}
+
+void Volume::State::Removing::count_refused() {
+  if (state_.options.front == nullptr) return;
+  std::vector<Refusals::Write> writes;
+  {
+    Lock lock(state_.table_mutex);
+    std::erase(state_.refusals, &refusals_);
+    writes.swap(refusals_.writes);
+  }
+  for (const Refusals::Write& write : writes) {
+    u64 pages = write.pages;
+    (void)or_no_memory(
+        [&] { pages = lost_pages_[write.inode->id()].add(write.first_page, write.pages); });
+    count_lost(*write.inode, pages * kPageBytes);
+  }
+}
+
 void Volume::State::Removing::count_lost(const Inode& inode, u64 bytes) {
   if (bytes == 0) return;
-  ++report_.files_lost;
   report_.bytes_lost += bytes;
+  const auto row = std::ranges::find(report_.lost, inode.id(), &LostFile::inode);
+  if (row != report_.lost.end()) {
+    row->bytes += bytes;
+    return;
+  }
+  ++report_.files_lost;
   (void)or_no_memory([&] { name_lost(inode, bytes); });
 }
 
@@ -174,6 +227,7 @@ void Volume::State::Removing::drop() {
       Lock flush_lock(inode->flush_mutex);
       ExclusiveLock lease_lock(inode->lease_lock);
       if (!inode->key_lease.cut_off()) continue;
+      count_pages(*inode);
       lost = inode->lose_pages();
       inode->sealed_keys.reset();
       state_.keyring.release(inode->key_lease);
@@ -256,7 +310,7 @@ bool Volume::State::end_suspension(Caller caller, const crypto::KeyId& id,
     return false;
   if (request.dry_run) return true;
   if (keymgr::removal_row(request.mode).later_io == keymgr::LaterIo::waits)
-    suspensions.begin(id, {}, until);
+    suspend(id, {}, until);
   else
     suspensions.end(id);
   try_again(id);
@@ -284,7 +338,9 @@ Result<void> Volume::State::remove(Caller caller, const crypto::KeyId& id, Remov
     return {};
   }
   Removing removing(*this, *start.removal, until, report);
-  const auto ran = removing.run();
+  const auto ran = or_no_memory([&] { return removing.run(); });
+  if (!ran) start.removal->rollback();  // if it has not ended
+  removing.count_refused();
   try_again(id);
   LK_TRYV(ran);
   if (report.other_users) return {};
@@ -336,8 +392,11 @@ Result<void> Volume::remove_key(Caller caller, const crypto::KeyId& id,
   report.mode = request.mode;
   report.dry_run = request.dry_run;
   const keymgr::RemovalRow& row = keymgr::removal_row(request.mode);
-  const bool somebody_waits = request.wait || row.later_io == keymgr::LaterIo::waits ||
-                              (row.later_io == keymgr::LaterIo::succeeds && !state.workers.empty());
+  // Where a front is, its calls do not wait for the end of a suspension.
+  const bool worker = !state.workers.empty();
+  const bool somebody_waits =
+      request.wait || (row.later_io == keymgr::LaterIo::succeeds && worker) ||
+      (row.later_io == keymgr::LaterIo::waits && (worker || state.options.front == nullptr));
   if (request.deadline_ns && !somebody_waits)
     return fail(Errc::invalid, "this removal leaves nothing that a deadline would end");
   if (request.dry_run) return state.rehearse(caller, id, request, report);
@@ -374,11 +433,15 @@ u64 Volume::State::next_overdue_ns() {
   u64 next = kForever;
   for (const Overdue& removal : overdue)
     next = std::min(next, removal.at_ns > now ? removal.at_ns - now : 0);
+  if (options.front == nullptr) return next;
+  if (const auto late = keyring.suspensions().next_deadline())
+    next = std::min(next, *late > now ? *late - now : 0);
   return next;
 }
 
 // By a worker. An add takes a key's deadlines away; what is refused now stays as it is.
 void Volume::State::remove_overdue() {
+  end_late_suspensions();
   std::vector<Overdue> due;
   {
     const u64 now = env.monotonic_ns();
@@ -390,12 +453,16 @@ void Volume::State::remove_overdue() {
       return true;
     });
   }
+  if (due.empty()) return;
+  const bool away = options.front != nullptr;
+  if (away) ++workers_away;
   for (const Overdue& late : due) {
     RemovalReport report;
     const RemovalRequest request{.mode = late.request.then, .all_users = late.request.all_users};
     if (keyring.status(late.id, late.caller.uid).state == keymgr::KeyState::incompletely_removed)
-      (void)remove(late.caller, late.id, request, {}, report);
+      (void)or_no_memory([&] { return remove(late.caller, late.id, request, {}, report); });
   }
+  if (away) --workers_away;
 }
 
 }  // namespace latchkey::volume

@@ -140,6 +140,18 @@ struct Volume::State {
   // As the tree of subvolumes has them; a removed one until its own tree is gone.
   std::unordered_map<engine::TreeId, Subvolume> subvolumes LK_GUARDED_BY(table_mutex);
   u64 next_handle LK_GUARDED_BY(table_mutex) = 1;
+  // Of removals under way, with a front.
+  struct Refusals {
+    struct Write {
+      InodePtr inode;
+      u64 first_page = 0;
+      u64 pages = 0;
+    };
+    crypto::KeyId id;
+    std::vector<Write> writes;
+    std::optional<Error> error;  // the first one
+  };
+  std::vector<Refusals*> refusals LK_GUARDED_BY(table_mutex);
   std::unordered_map<InodeId, InodePtr> lingering LK_GUARDED_BY(table_mutex);  // compat; in use
   // Inodes that left the table, by their ids' hash: who read one from the tree meanwhile reads it
   // again.
@@ -172,6 +184,7 @@ struct Volume::State {
     RemovalRequest request;
   };
   std::vector<Overdue> overdue LK_GUARDED_BY(worker_mutex);
+  std::atomic<u32> workers_away{0};  // waiting for the front: they make no room
   std::deque<engine::TreeId> to_drop LK_GUARDED_BY(worker_mutex);  // removed subvolumes
   bool dropping LK_GUARDED_BY(worker_mutex) = false;               // somebody takes a step
   CondVar dropped;                                                 // with worker_mutex
@@ -217,14 +230,22 @@ struct Volume::State {
   // A file by a name of that directory, or without one.
   Result<HandleId> open_inode(Caller caller, InodeId directory, Use use, OpenFlags flags,
                               std::string path);
-  void try_again(const crypto::KeyId& id);  // who got would_wait
-  Result<void> ready(Handle& handle);       // its key is there and nothing of it was lost
+  Result<void> ready(Handle& handle);  // its key is there and nothing of it was lost
   // The same for a read or a write, which waits while the key is suspended, or would_wait.
   Result<void> ready_for_io(Handle& handle, IoFlags flags);
   // Of a read or a write that met no_key: its key is suspended, or a suspension has begun or ended
   // since `seen` (Suspensions::changes), so that it looks again.
   bool begins_again(const Handle& handle, const Error& error, u64 seen);
   Result<void> tell_errors(Handle& handle);  // what fsync and close say, once for each handle
+
+  // --- front.cpp
+  void try_again(const crypto::KeyId& id);  // who got would_wait
+  // A read that does not wait fills what is in front of the volume.
+  Result<void> may_page_in(const Inode& inode, IoFlags flags);
+  // A write of what was acknowledged in front of the volume: of these bytes none is here.
+  void note_refused(const InodePtr& inode, u64 offset, u64 bytes, const Error& error);
+  void suspend(const crypto::KeyId& id, std::set<u32> claimers, std::optional<u64> until);
+  void end_late_suspensions();  // with a front nobody waits for their end
 
   // --- lingering.cpp
   std::vector<Use> pin_from(InodeId directory);
@@ -255,7 +276,9 @@ struct Volume::State {
     u64 offset = 0;
     u64 bytes = 0;
   };
-  Result<Written> write(Handle& handle, std::optional<u64> offset, Bytes from, IoFlags flags);
+  // `done`: of an error, too.
+  Result<u64> write(Handle& handle, std::optional<u64> offset, Bytes from, IoFlags flags,
+                    u64& done);
   Result<Written> write(HandleId id, std::optional<u64> offset, Bytes from, IoFlags flags);
   struct WritePiece {
     u64 offset = 0;

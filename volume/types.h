@@ -168,9 +168,12 @@ struct OpenFlags {
 struct IoFlags {
   // false: would_wait instead of a wait for a suspended key, or for a removal that holds writers.
   bool wait = true;
-  // It is a page that the front holds dirty: acknowledged already, and lost if it is refused.
+  // A write of what the front holds dirty: acknowledged already, and lost if it is refused. Passes
+  // where writers are held or stopped, until a removal has the front's pages; then no_key, which
+  // that removal counts. Never waits, and goes where it says in a file opened to append, too.
   bool written_back = false;
-  // The front drops the pages of this range just now, and that waits for this call.
+  // The front drops the pages of this range just now, and that waits for this call: it is done as
+  // long as what is written back is taken.
   bool serve = false;
 };
 

@@ -173,6 +173,9 @@ class Volume {
   Result<void> close_handle(HandleId handle);
   // What close_handle() would report, told now; the handle stays open.
   Result<void> take_errors(HandleId handle);
+  // The handle's key is incompletely removed: a front drops the pages of the inode before the last
+  // close of it.
+  bool key_is_leaving(HandleId handle);
   Result<Stat> stat(HandleId handle);
   // bytes; 0 at the end
   Result<u64> read(HandleId handle, u64 offset, MutableBytes into, IoFlags flags = {});
