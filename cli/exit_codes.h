@@ -13,8 +13,8 @@ enum class Exit : int {
   wrong_device = 4,  // wrong or absent device, not a latchkey store
   busy = 5,          // busy or exists
   no_key = 6,
-  files_busy = 7,   // incompletely removed (kept free for the verb that removes)
-  other_users = 8,  // still present: other users' claims (kept free as well)
+  files_busy = 7,   // incompletely removed: files are open
+  other_users = 8,  // still present: other users' claims
   integrity = 9,
   unavailable = 10,  // io_uring forbidden, a kernel feature missing, a removal mode not there yet
   io = 11,

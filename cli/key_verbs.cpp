@@ -1,4 +1,4 @@
-// key generate, key id, policy set.
+// key generate, key id, policy set of an image.
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/hex.h"
+#include "cli/control_policy.h"
 #include "cli/verbs.h"
 #include "keymgr/keyring.h"
 #include "volume/paths.h"
@@ -66,8 +67,9 @@ Exit run_key_id(const Common& common, const KeySource& key) {
 }
 
 Exit run_policy_set(const Common& common, const PathArgs& args) {
+  if (is_mounted_path(args.target))
+    return set_mounted_policy(common, args.target, args.key, args.key_id);
   const auto target = parse_target(args.target);
-  if (!target) return report_usage(common, args.target, "is not of the form IMG:/directory");
   if (!args.key.given()) return report_usage(common, "policy set", "needs --key-file or --key-fd");
   std::string identifier;
   const Exit exit =

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <functional>
 #include <new>
@@ -13,6 +14,7 @@
 #include <system_error>
 
 #include "base/secret.h"
+#include "base/wait.h"
 #include "cli/verbs.h"
 #include "crypto/backends.h"
 #include "crypto/xts.h"
@@ -55,6 +57,7 @@ class CommandLine {
     add_xattr_verbs();
     add_load_verbs();
     add_mount_verbs();
+    add_control_verbs();
   }
 
   // An answer that could not be written is no success, and libraries that throw end here.
@@ -236,8 +239,85 @@ class CommandLine {
     policy->fallthrough();
     sub = verb(policy, "set", "policy_set", "an empty directory becomes encrypted under the key",
                call(run_policy_set, path_));
-    sub->add_option("target", path_.target, "IMG:/directory, made if missing")->required();
+    sub->add_option("target", path_.target,
+                    "IMG:/directory, or one that is mounted; made if missing")
+        ->required();
     add_key(sub, path_.key);
+    sub->add_option("--key-id", path_.key_id, "where it is mounted: of a key that is present");
+    sub = verb(policy, "get", "policy_get", "the identifier of the key that a file is under",
+               call(run_policy_get, path_));
+    sub->add_option("target", path_.target, "a path of a mounted store")->required();
+  }
+
+  // The verbs of a mounted store.
+  void add_control_verbs() {
+    CLI::App* key = app_.get_subcommand("key");
+    const auto add = [&](CLI::App* parent, const std::string& word, const std::string& help,
+                         auto work) {
+      const std::string name = parent == key ? "key_" + word : word;
+      CLI::App* sub = verb(parent, word, name, help, call(work, control_));
+      sub->add_option("directory", control_.directory, "where the store is mounted")->required();
+      return sub;
+    };
+    add_key(add(key, "add", "unlock what is under the key; prints its identifier", run_key_add),
+            control_.key);
+    CLI::App* sub = add(key, "status", "the key's state, and who is inside", run_key_status);
+    add_key(sub, control_.key);
+    add_key_id(sub);
+    add(key, "list", "the keys that you may know of", run_key_list);
+    sub = add(key, "remove", "take your claim away; see --mode", run_key_remove);
+    add_key(sub, control_.key);
+    add_key_id(sub);
+    add_removal(sub);
+    sub->add_flag("-n,--dry-run", control_.dry_run, "say what would be, and change nothing");
+    add_deadline(sub);
+    add_key(add(&app_, "unlock", "add a key to a mounted store", run_unlock), control_.key);
+    add_removal(add(&app_, "lock", "remove every key of a mounted store", run_lock));
+    add(&app_, "status", "a mounted store and its keys", run_status);
+  }
+
+  void add_key_id(CLI::App* sub) {
+    sub->add_option("--key-id", control_.key_id, "its identifier, in place of the key");
+  }
+
+  void add_removal(CLI::App* sub) {
+    sub->add_option_function<std::string>(
+        "--mode", [this](const std::string& name) { control_.mode = mode_in(name); },
+        "soft (default), sealed, safe, sync, freeze, deny, hard or suspend");
+    sub->add_flag("--all-users", control_.all_users, "every user's claim (root)");
+    // A flag: the word behind it is never its value.
+    sub->add_flag("--wait{forever}", wait_,
+                  "return when the key is absent; --wait=S: or when S seconds are over")
+        ->each([this](const std::string& text) {
+          control_.wait_ns = text == "forever" ? kForever : seconds_in(text);
+        });
+  }
+
+  void add_deadline(CLI::App* sub) {
+    sub->add_option_function<std::string>(
+        "--deadline",
+        [this](const std::string& text) {
+          const std::size_t colon = text.find(':');
+          control_.deadline_ns = seconds_in(text.substr(0, colon));
+          if (colon != std::string::npos) control_.then = mode_in(text.substr(colon + 1));
+        },
+        "S or S:MODE: after S seconds the removal goes on in that mode (deny)");
+  }
+
+  static keymgr::RemovalMode mode_in(const std::string& name) {
+    const auto mode = keymgr::parse_removal_mode(name);
+    if (!mode) throw CLI::ValidationError(name, "is no removal mode");
+    return *mode;
+  }
+
+  // "2", "0.5"; in ns.
+  static u64 seconds_in(const std::string& text) {
+    double seconds = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+    if (error != std::errc{} || end != text.data() + text.size() || !(seconds >= 0) ||
+        seconds > 1e9)
+      throw CLI::ValidationError(text, "is no number of seconds");
+    return static_cast<u64>(seconds * 1e9);
   }
 
   void add_path_verbs() {
@@ -401,6 +481,8 @@ class CommandLine {
   SessionArgs session_;
   MountArgs mount_;
   UmountArgs umount_;
+  ControlArgs control_;
+  std::string wait_;  // what control_.wait_ns was told
 };
 
 // A store opened as descriptor 1 would be written to by what is printed. Each is held by a

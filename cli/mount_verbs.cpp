@@ -1,6 +1,7 @@
 // mount and umount.
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
@@ -75,6 +76,9 @@ class Server {
     if (const auto started = mount.start(volume); !started)
       return report_error(common_, args_.directory, started.error());
     print_mounted(common_, args_, mount);
+    if (const auto& error = mount.control_error())
+      fmt::print(stderr, "latchkey: {}: warning: no control socket: {}\n",
+                 printable(args_.directory), describe(*error));
     background_.ready();
     if (const auto waited = mount.wait(stop.fd()); !waited)
       return report_error(common_, args_.directory, waited.error());

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/hex.h"
@@ -59,10 +60,28 @@ json describe_holders(const std::vector<volume::Holder>& holders) {
   for (const volume::Holder& holder : holders)
     out.push_back({{"path", holder.path},
                    {"uid", holder.uid},
+                   {"pid", holder.pid},
+                   {"command", holder.command},
                    {"handle", static_cast<u64>(holder.handle)},
                    {"dirty_bytes", holder.dirty_bytes},
                    {"since", rfc3339(holder.since_ns)}});
   return out;
+}
+
+std::string holders_table(const std::vector<volume::Holder>& holders) {
+  if (holders.empty()) return "";
+  const bool processes = std::ranges::any_of(holders, &volume::Holder::pid);
+  std::string text = fmt::format("\n{:>8} ", "uid");
+  if (processes) text += fmt::format("{:>8} {:<16} ", "pid", "command");
+  text += fmt::format("{:>7} {:>9}  {:<20}  open\n", "handle", "dirty", "since");
+  for (const volume::Holder& holder : holders) {
+    text += fmt::format("{:>8} ", holder.uid);
+    if (processes) text += fmt::format("{:>8} {:<16} ", holder.pid, printable(holder.command));
+    text += fmt::format("{:>7} {:>9}  {:<20}  {}\n", static_cast<u64>(holder.handle),
+                        format_bytes(holder.dirty_bytes), rfc3339(holder.since_ns),
+                        printable(holder.path));
+  }
+  return text;
 }
 
 json describe_removal(const volume::RemovalReport& report, const std::optional<Error>& refused) {
@@ -75,7 +94,11 @@ json describe_removal(const volume::RemovalReport& report, const std::optional<E
   json phases = json::array();
   for (const volume::RemovalPhase& phase : report.phases)
     phases.push_back({{"name", phase.name}, {"ns", phase.ns}});
+  json flags = json::array();
+  if (report.files_busy) flags.push_back("files-busy");
+  if (report.other_users) flags.push_back("other-users");
   json out = {{"identifier", to_hex(report.key_id.span())},
+              {"flags", flags},
               {"mode", keymgr::removal_row(report.mode).name},
               {"dry_run", report.dry_run},
               {"state", keymgr::name_of(report.state)},
@@ -112,13 +135,7 @@ std::string removal_table(const volume::RemovalReport& report,
   add_line(text, "lost", lost_of(report));
   if (report.own_key_bytes != 0) add_line(text, "kept", kept_of(report));
   if (!report.phases.empty()) add_line(text, "time", times_of(report.phases));
-  if (!report.holders.empty()) {
-    text += fmt::format("\n{:>8} {:>7} {:>9}  {:<20}  open\n", "uid", "handle", "dirty", "since");
-    for (const volume::Holder& holder : report.holders)
-      text += fmt::format("{:>8} {:>7} {:>9}  {:<20}  {}\n", holder.uid,
-                          static_cast<u64>(holder.handle), format_bytes(holder.dirty_bytes),
-                          rfc3339(holder.since_ns), printable(holder.path));
-  }
+  text += holders_table(report.holders);
   if (!report.lost.empty()) {
     text += fmt::format("\n{:>9}  lost of\n", "bytes");
     for (const volume::LostFile& file : report.lost)

@@ -12,9 +12,11 @@
 
 namespace latchkey::cli {
 
-// What a key's report and a removal's have in common: {"path", "uid", "handle", "dirty_bytes",
-// "since"} each.
+// What a key's report and a removal's have in common: {"path", "uid", "pid", "command", "handle",
+// "dirty_bytes", "since"} each.
 nlohmann::json describe_holders(const std::vector<volume::Holder>& holders);
+// Nothing without holders; pid and command where one is known.
+std::string holders_table(const std::vector<volume::Holder>& holders);
 
 // `refused` is what the call answered beside the report: a removal that was refused or went back
 // has one, too (busy: who is inside).

@@ -2,12 +2,14 @@
 // The verbs. main.cpp parses words into these structs (CLI11 stays there: it compiles slowly); each
 // function does the work, speaks through report.h and returns the exit code.
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/types.h"
 #include "cli/report.h"
 #include "cli/target.h"
+#include "keymgr/removal_mode.h"
 
 namespace latchkey::cli {
 
@@ -47,15 +49,38 @@ Exit run_key_generate(const Common& common, const std::string& file);
 Exit run_key_id(const Common& common, const KeySource& key);
 
 struct PathArgs {
-  std::string target;  // IMG:/path
+  std::string target;  // IMG:/path; of policy get, and of set where it is mounted, a host's path
   KeySource key;
+  std::string key_id;  // policy set: hex digits
   bool recursive = false;
   bool detailed = false;  // ls -l
 };
 Exit run_policy_set(const Common& common, const PathArgs& args);
+Exit run_policy_get(const Common& common, const PathArgs& args);
 Exit run_ls(const Common& common, const PathArgs& args);
 Exit run_rm(const Common& common, const PathArgs& args);
 Exit run_map(const Common& common, const PathArgs& args);
+
+// Of the daemon of a mounted store.
+struct ControlArgs {
+  std::string directory;  // the mount point, or what is below it
+  KeySource key;
+  std::string key_id;  // hex digits
+  keymgr::RemovalMode mode = keymgr::RemovalMode::soft;
+  bool all_users = false;
+  bool dry_run = false;
+  std::optional<u64> wait_ns;  // kForever: until it is over
+  std::optional<u64> deadline_ns;
+  keymgr::RemovalMode then = keymgr::RemovalMode::deny;
+};
+Exit run_key_add(const Common& common, const ControlArgs& args);
+Exit run_key_status(const Common& common, const ControlArgs& args);
+Exit run_key_list(const Common& common, const ControlArgs& args);
+// files_busy, other_users: it did what it may.
+Exit run_key_remove(const Common& common, const ControlArgs& args);
+Exit run_unlock(const Common& common, const ControlArgs& args);
+Exit run_lock(const Common& common, const ControlArgs& args);  // every key of the store
+Exit run_status(const Common& common, const ControlArgs& args);
 
 struct SubvolumeArgs {
   std::string target;       // create, rm: IMG:/path; snapshot: what it is of

@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <memory>
@@ -51,10 +52,15 @@ void for_each_number(const std::string& path, Visit visit) {
     if (const auto number = number_in(entry->d_name)) visit(::dirfd(directory.get()), *number);
 }
 
+std::string link_of(int directory, const std::string& name) {
+  std::array<char, 4096> target;
+  const ssize_t size = ::readlinkat(directory, name.c_str(), target.data(), target.size());
+  return size > 0 ? std::string(target.data(), static_cast<std::size_t>(size)) : std::string();
+}
+
 std::string folder_of(u64 pid) { return "/proc/" + std::to_string(pid); }
 
-void look_at_descriptors(u64 device, const std::set<u64>& wanted, u64 pid,
-                         std::map<u64, std::set<u32>>& found) {
+void look_at_descriptors(u64 device, const std::set<u64>& wanted, u64 pid, FileUsers& found) {
   for_each_number(folder_of(pid) + "/fd", [&](int directory, u64 number) {
     struct statx facts{};
     const std::string name = std::to_string(number);
@@ -62,13 +68,14 @@ void look_at_descriptors(u64 device, const std::set<u64>& wanted, u64 pid,
                 STATX_INO | STATX_TYPE, &facts) != 0)
       return;
     if (makedev(facts.stx_dev_major, facts.stx_dev_minor) != device) return;
-    if (wanted.contains(facts.stx_ino)) found[facts.stx_ino].insert(static_cast<u32>(pid));
+    if (wanted.contains(facts.stx_ino))
+      found[facts.stx_ino].emplace(static_cast<u32>(pid), link_of(directory, name));
   });
 }
 
 // A line of maps: "BEGIN-END PERMS OFFSET MAJOR:MINOR INODE PATH".
 void look_at_mapping(std::string_view line, u64 device, const std::set<u64>& wanted, u64 pid,
-                     std::map<u64, std::set<u32>>& found) {
+                     FileUsers& found) {
   std::array<std::string_view, 5> fields;
   for (std::string_view& field : fields) {
     const std::size_t begin = line.find_first_not_of(' ');
@@ -84,11 +91,12 @@ void look_at_mapping(std::string_view line, u64 device, const std::set<u64>& wan
   const auto inode = number_in(fields[4]);
   if (!high || !low || !inode) return;
   if (makedev(static_cast<unsigned>(*high), static_cast<unsigned>(*low)) != device) return;
-  if (wanted.contains(*inode)) found[*inode].insert(static_cast<u32>(pid));
+  if (!wanted.contains(*inode)) return;
+  line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+  found[*inode].emplace(static_cast<u32>(pid), std::string(line));
 }
 
-void look_at_mappings(u64 device, const std::set<u64>& wanted, u64 pid,
-                      std::map<u64, std::set<u32>>& found) {
+void look_at_mappings(u64 device, const std::set<u64>& wanted, u64 pid, FileUsers& found) {
   const std::string text = read_text(folder_of(pid) + "/maps");
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
@@ -99,8 +107,8 @@ void look_at_mappings(u64 device, const std::set<u64>& wanted, u64 pid,
 
 }  // namespace
 
-std::map<u64, std::set<u32>> processes_with(u64 device, const std::set<u64>& wanted) {
-  std::map<u64, std::set<u32>> found;
+FileUsers processes_with(u64 device, const std::set<u64>& wanted) {
+  FileUsers found;
   if (wanted.empty()) return found;
   for_each_number("/proc", [&](int, u64 pid) {
     look_at_descriptors(device, wanted, pid, found);
@@ -127,7 +135,7 @@ u32 process_of(u32 thread) {
 
 void name_processes(u64 device, const std::vector<u64>& inodes,
                     std::vector<volume::Holder>& holders) {
-  const auto found = processes_with(device, {inodes.begin(), inodes.end()});
+  const FileUsers found = processes_with(device, {inodes.begin(), inodes.end()});
   std::map<u64, std::set<u32>> openers;  // that still have what they opened
   for (std::size_t i = 0; i < holders.size(); ++i) {
     holders[i].pid = process_of(holders[i].pid);
@@ -137,15 +145,17 @@ void name_processes(u64 device, const std::vector<u64>& inodes,
   }
   for (std::size_t i = 0; i < holders.size(); ++i) {
     volume::Holder& holder = holders[i];
-    const auto at = found.find(inodes[i]);
-    if (at != found.end() && !at->second.contains(holder.pid)) {
-      const std::set<u32>& known = openers[inodes[i]];
-      holder.pid = *at->second.begin();
-      for (const u32 pid : at->second) {
-        if (known.contains(pid)) continue;
-        holder.pid = pid;
-        break;
+    if (const auto at = found.find(inodes[i]); at != found.end()) {
+      const std::map<u32, std::string>& users = at->second;
+      auto user = users.find(holder.pid);
+      if (user == users.end()) {
+        const std::set<u32>& known = openers[inodes[i]];
+        user = std::ranges::find_if(users,
+                                    [&](const auto& one) { return !known.contains(one.first); });
+        if (user == users.end()) user = users.begin();
       }
+      holder.pid = user->first;
+      if (holder.path.empty()) holder.path = user->second;
     }
     holder.command = holder.pid == 0 ? "" : command_of(holder.pid);
   }

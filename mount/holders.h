@@ -15,15 +15,18 @@
 
 namespace latchkey::mount {
 
-// Of the inodes `wanted` of `device` (st_dev): who has them open or mapped, by process.
-std::map<u64, std::set<u32>> processes_with(u64 device, const std::set<u64>& wanted);
+// By st_ino, then by process: the path under which the process has the file.
+using FileUsers = std::map<u64, std::map<u32, std::string>>;
+// Of the inodes `wanted` of `device` (st_dev): who has them open or mapped.
+FileUsers processes_with(u64 device, const std::set<u64>& wanted);
 
 // The name of a process as ps shows it; empty if there is none.
 std::string command_of(u32 pid);
 // The process that a thread belongs to; 0 if there is none.
 u32 process_of(u32 thread);
 
-// Sets pid and command of each holder. `inodes` has the st_ino of each. The process that opened a
+// Sets pid and command of each holder, and the path where there is none; `inodes` has the st_ino of
+// each. The process that opened a
 // handle is named while it has the file open; else one that has it and opened no other handle of
 // it; else any that has it; else the opener, if it lives.
 void name_processes(u64 device, const std::vector<u64>& inodes,

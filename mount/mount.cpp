@@ -15,9 +15,26 @@ namespace latchkey::mount {
 Mount::Mount(MountOptions options) : options_(std::move(options)) {}
 
 Mount::~Mount() {
-  if (session_ == nullptr) return;
+  if (session_ != nullptr) end();
+}
+
+// Removals under way end while there is still a mount to take pages from.
+void Mount::end() {
+  control_.reset();
   session_->unmount();
   session_->join();
+}
+
+Result<void> Mount::start_control() {
+  keys_ = volume_key_service(
+      *volume_, device_number_,
+      {.inode_of = inode_of,
+       .number_of = [](volume::InodeId inode) { return number_of(inode).value_or(0); }},
+      options_.session.read_only);
+  LK_TRY(ListeningSocket socket, ListeningSocket::open(device_number_));
+  LK_TRY(control_, ControlServer::start(std::move(socket), device_number_, *keys_, system_env(),
+                                        options_.control));
+  return {};
 }
 
 Result<void> Mount::start(volume::Volume& volume) {
@@ -44,6 +61,7 @@ Result<void> Mount::start(volume::Volume& volume) {
       ::stat(options_.session.directory.c_str(), &root) != 0)
     return fail_os(Errc::io, errno, "the mount does not answer");
   device_number_ = root.st_dev;
+  if (const auto control = start_control(); !control) control_error_ = control.error();
   return {};
 }
 
@@ -60,8 +78,7 @@ Result<void> Mount::wait(int stop_fd) {
       ::close(root);
     }
   }
-  session_->unmount();
-  session_->join();
+  end();
   return {};
 }
 

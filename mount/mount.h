@@ -3,11 +3,13 @@
 // each mounted store.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/types.h"
+#include "mount/control_server.h"
 #include "mount/file_system.h"
 #include "mount/session.h"
 #include "volume/volume.h"
@@ -17,6 +19,7 @@ namespace latchkey::mount {
 struct MountOptions {
   SessionOptions session;
   FileSystemOptions file_system;
+  ControlOptions control;
 };
 
 // One thread starts it, waits and destroys it; the accessors are for any.
@@ -36,13 +39,21 @@ class Mount {
   volume::Volume& volume() { return *volume_; }
   u64 device_number() const { return device_number_; }  // st_dev of all that is in it
   const std::string& directory() const { return options_.session.directory; }
+  // Why there is no control socket: the mount goes on without.
+  const std::optional<Error>& control_error() const { return control_error_; }
 
  private:
+  Result<void> start_control();
+  void end();
+
   const MountOptions options_;
   volume::Volume* volume_ = nullptr;
   u64 device_number_ = 0;
   std::unique_ptr<FileSystem> file_system_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<KeyService> keys_;
+  std::unique_ptr<ControlServer> control_;
+  std::optional<Error> control_error_;
 };
 
 }  // namespace latchkey::mount

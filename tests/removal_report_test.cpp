@@ -47,6 +47,19 @@ TEST(RemovalReport, people_get_a_table) {
             "       0      12       0 B  2023-11-14T22:13:21Z  /vault\n");
 }
 
+TEST(RemovalReport, people_see_which_program_is_inside_where_that_is_known) {
+  volume::RemovalReport report = busy_report();
+  report.holders[0].pid = 4711;
+  report.holders[0].command = "vi\033";
+  EXPECT_EQ(cli::holders_table(report.holders),
+            "\n"
+            "     uid      pid command           handle     dirty  since                 open\n"
+            "    1000     4711 vi\\x1b                 7     8 KiB  2023-11-14T22:13:20Z  "
+            "/vault/a\\x1b[2J\n"
+            "       0        0                       12       0 B  2023-11-14T22:13:21Z  /vault\n");
+  EXPECT_EQ(cli::holders_table({}), "");
+}
+
 TEST(RemovalReport, programs_get_the_same) {
   const json out = describe_removal(busy_report());
   EXPECT_EQ(out["identifier"], "abababababababababababababababab");
@@ -54,12 +67,15 @@ TEST(RemovalReport, programs_get_the_same) {
   EXPECT_EQ(out["state"], "incompletely-removed");
   EXPECT_EQ(out["files_busy"], true);
   EXPECT_EQ(out["other_users"], false);
+  EXPECT_EQ(out["flags"], json({"files-busy"}));
   EXPECT_EQ(out["bytes_flushed"], 131072);
   EXPECT_EQ(out["own_keys"], 3);
   EXPECT_EQ(out["own_key_bytes"], 2048);
   EXPECT_EQ(out["dry_run"], false);
   EXPECT_EQ(out["holders"][0], json({{"path", "/vault/a\033[2J"},
                                      {"uid", 1000},
+                                     {"pid", 0},
+                                     {"command", ""},
                                      {"handle", 7},
                                      {"dirty_bytes", 8192},
                                      {"since", "2023-11-14T22:13:20Z"}}));

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Goal: keys come and go on a mounted store while programs use it, as a new user would type it.
+Method: the real binary, its daemon and real programs of several users; what they see, and what
+`key status` says of them, compared with what they do."""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
+from mounted import *  # noqa: E402,F403
+
+FILES_BUSY, OTHER_USERS, TIMED_OUT = 7, 8, 12
+ADA, BOB = 1000, 1001
+
+
+def open_error(path, flags=os.O_RDONLY):
+    def attempt():
+        os.close(os.open(path, flags))
+    return error_of(attempt)
+
+
+class Holder:
+    """A program that has a file open and writes a line whenever it is told to."""
+
+    def __init__(self, path, user=0):
+        self.process = subprocess.Popen(
+            ["bash", "-c", 'exec 3>>"$0"; echo ready; '
+             'while read -r line; do echo "$line" >&3 && echo saved || echo refused; done', path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=user,
+            text=True)
+        assert self.process.stdout.readline() == "ready\n"
+
+    def save(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def leave(self):
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            self.process.wait(10)
+        self.process.stdout.close()
+
+
+class Keys(MountTest):
+    """The store's directories and a key file that every user may read."""
+
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.folder, 0o755)
+        os.chmod(self.key, 0o644)
+        self.identifier = identifier_of(self.key.read_bytes())
+
+    def said(self, exit_code, *words, user=None, verb=None):
+        """The member of a --json answer, whatever its exit code."""
+        done = self.run_raw(*words, "--json", **({"user": user} if user is not None else {}))
+        self.assertEqual(done.returncode, exit_code, (words, done.stdout, done.stderr))
+        return json.loads(done.stdout)[verb or words[0]]
+
+    def status(self, user=None):
+        return self.said(OK, "key", "status", "--key-file", self.key, self.root, user=user,
+                         verb="key_status")
+
+    def wait_until_absent(self):
+        for _ in range(500):
+            if self.status()["state"] == "absent":
+                return
+            time.sleep(0.01)
+        self.fail(self.status())
+
+
+class Dialogue(Keys):
+    def mount(self, *words):  # without the key
+        self.server = self.run_json("mount", "mount", *words, self.image, self.root)["pid"]
+
+    def make_store(self, size):
+        self.make_key()
+        self.run_ok("mkfs", "-q", "--size", size, self.image)
+
+    def test_a_vault_is_locked_while_a_program_is_inside(self):
+        vault = self.root / "vault"
+        tree = self.folder / "tree"
+        (tree / "deep").mkdir(parents=True)
+        (tree / "letter").write_text("dear Ada\n")
+        (tree / "deep" / "data").write_bytes(os.urandom(300_000))
+
+        self.run_ok("policy", "set", "-q", "--key-file", self.key, vault)
+        self.assertEqual(self.run_ok("policy", "get", vault), self.identifier + "\n")
+        self.assertEqual(error_of(os.mkdir, vault / "early"), "ENOKEY")
+        self.assertEqual(self.run_ok("unlock", "--key-file", self.key, self.root),
+                         self.identifier + "\n")
+        subprocess.run(["cp", "-r", str(tree), str(vault)], check=True)
+
+        holder = Holder(vault / "tree" / "letter")
+        self.addCleanup(holder.leave)
+        locked = self.said(FILES_BUSY, "lock", self.root)
+        self.assertEqual([key["state"] for key in locked["keys"]], ["incompletely-removed"])
+        self.assertEqual(locked["keys"][0]["flags"], ["files-busy"])
+
+        status = self.status()
+        self.assertEqual((status["state"], status["user_count"]), ("incompletely-removed", 0))
+        self.assertEqual([(who["pid"], who["command"], who["uid"]) for who in status["holders"]],
+                         [(holder.process.pid, "bash", 0)])
+        self.assertEqual(status["holders"][0]["path"], str(vault / "tree" / "letter"))
+        for path in (vault / "tree" / "letter", vault / "tree" / "deep" / "data", vault / "new"):
+            self.assertEqual(open_error(path, os.O_RDONLY), "ENOKEY", path)
+        self.assertEqual(holder.save("yours, Bob"), "saved")
+        self.assertEqual(self.status()["state"], "incompletely-removed")
+        holder.leave()
+        self.wait_until_absent()
+        self.assertEqual(self.status()["holders"], [])
+        self.assertEqual(open_error(vault / "tree"), "ENOKEY")
+
+        self.run_ok("unlock", "-q", "--key-file", self.key, self.root)
+        self.assertEqual((vault / "tree" / "letter").read_text(), "dear Ada\nyours, Bob\n")
+        self.assertEqual((vault / "tree" / "deep" / "data").read_bytes(),
+                         (tree / "deep" / "data").read_bytes())
+        self.run_ok("lock", "-q", self.root)
+        self.umount()
+        self.assert_clean()
+
+
+class Waiting(Keys):
+    def test_lock_waits_for_the_last_program(self):
+        holder = Holder(self.root / "vault" / "file")
+        self.addCleanup(holder.leave)
+        late = self.said(TIMED_OUT, "key", "remove", "--key-file", self.key, "--wait=0.1",
+                         self.root, verb="key_remove")
+        self.assertEqual(late["state"], "incompletely-removed")
+        self.assertEqual([who["pid"] for who in late["holders"]], [holder.process.pid])
+        with subprocess.Popen([LATCHKEY, "lock", "--wait", str(self.root)],
+                              stdout=subprocess.PIPE) as waiter:
+            with self.assertRaises(subprocess.TimeoutExpired):
+                waiter.wait(0.3)
+            self.assertEqual(holder.save("last words"), "saved")
+            holder.leave()
+            self.assertEqual(waiter.wait(10), OK)
+        self.assertEqual(self.status()["state"], "absent")
+
+    def test_a_deadline_ends_it(self):
+        holder = Holder(self.root / "vault" / "file")
+        self.addCleanup(holder.leave)
+        gone = self.said(OK, "key", "remove", "--key-file", self.key, "--wait",
+                         "--deadline=0.2:deny", self.root, verb="key_remove")
+        self.assertEqual((gone["state"], gone["mode"], gone["bytes_lost"]), ("absent", "deny", 0))
+        self.assertEqual(holder.save("too late"), "refused")
+
+    def test_safe_refuses_and_names_who_is_inside(self):
+        holder = Holder(self.root / "vault" / "file")
+        self.addCleanup(holder.leave)
+        refused = self.said(BUSY, "key", "remove", "--key-id", self.identifier, "--mode", "safe",
+                            self.root, verb="key_remove")
+        self.assertEqual([who["pid"] for who in refused["holders"]], [holder.process.pid])
+        self.assertEqual(self.status()["state"], "present")
+        holder.leave()
+        gone = self.said(OK, "key", "remove", "--key-id", self.identifier, "--mode", "safe",
+                         self.root, verb="key_remove")
+        self.assertEqual(gone["state"], "absent")
+
+
+class Users(Keys):
+    def mount(self, *words):
+        super().mount("-o", "allow_other", *words)
+
+    def test_each_users_claim_is_his_own(self):
+        self.assertEqual(self.status()["user_count"], 1)  # root's, by mount --key-file
+        self.run_ok("key", "add", "-q", "--key-file", self.key, self.root, user=ADA)
+        self.assertEqual(self.status(ADA)["user_count"], 2)
+        self.assertEqual(self.status(BOB)["state"], "absent")
+        self.assertEqual(self.said(OK, "key", "list", self.root, user=BOB, verb="key_list"),
+                         {"keys": []})
+        self.run_refused(NO_KEY, "key", "remove", "--key-file", self.key, self.root, user=BOB)
+        self.run_refused(DENIED, "key", "remove", "--key-file", self.key, "--all-users", self.root,
+                         user=ADA)
+        self.assertEqual(self.said(OTHER_USERS, "lock", self.root)["keys"][0]["state"], "present")
+        self.assertEqual(self.said(OK, "lock", self.root, user=ADA)["keys"][0]["state"], "absent")
+
+    def test_a_handle_belongs_to_who_has_it_now(self):
+        os.chmod(self.root / "vault", 0o777)
+        self.run_ok("key", "add", "-q", "--key-file", self.key, self.root, user=ADA)
+        # The program that opens the file hands it to another one and ends.
+        with subprocess.Popen(["sh", "-c", 'exec 3>"$0"; sleep 60 & echo $!',
+                               str(self.root / "vault" / "file")],
+                              stdout=subprocess.PIPE, user=ADA, text=True) as opener:
+            sleeper = int(opener.stdout.readline())
+            self.addCleanup(lambda: runs(sleeper) and os.kill(sleeper, signal.SIGKILL))
+            opener.wait(10)
+            holders = self.status()["holders"]
+            self.assertEqual([(who["pid"], who["command"], who["uid"]) for who in holders],
+                             [(sleeper, "sleep", ADA)])
+            os.kill(sleeper, signal.SIGKILL)
+
+
+class Store(Keys):
+    def test_status_says_how_the_store_is(self):
+        status = self.said(OK, "status", self.root)
+        space = os.statvfs(self.root)
+        self.assertEqual(status["mount"], str(self.root))
+        self.assertEqual(status["total_bytes"], space.f_blocks * space.f_frsize)
+        self.assertEqual([key["identifier"] for key in status["keys"]], [self.identifier])
+        self.assertEqual(self.said(OK, "status", self.root / "vault")["volume_id"],
+                         status["volume_id"])
+        self.run_refused(WRONG_DEVICE, "status", self.folder)
+
+    def test_the_socket_goes_with_the_mount_and_a_dead_ones_is_replaced(self):
+        device = self.root.stat().st_dev
+        socket_file = pathlib.Path(f"/run/latchkey/{os.major(device)}-{os.minor(device)}.sock")
+        self.assertTrue(socket_file.is_socket())
+        self.assertEqual(stat.S_IMODE(socket_file.parent.stat().st_mode), 0o755)
+        self.umount()
+        self.assertFalse(socket_file.exists())
+        self.mount()
+        self.kill()
+        subprocess.run(["umount", "-l", str(self.root)], check=True)
+        self.mount()
+        self.assertEqual(self.status()["state"], "present")
+
+
+if __name__ == "__main__":
+    unittest.main()
