@@ -4,7 +4,6 @@
 // the volume (not of the simulated device below them, nor of the test), in over 200 scenarios: of
 // each place that allocates (the innermost calls) the first one, and others that are drawn;
 // LATCHKEY_CASES says how many. Threads of the volume's own are not in play here.
-// malloc() is the sanitizers' in their builds, so they see what they see elsewhere.
 
 #include <execinfo.h>
 #include <gtest/gtest.h>
@@ -13,12 +12,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <new>
 #include <random>
 #include <set>
 
 #include "base/no_memory.h"
 #include "tests/support/failure_scenarios.h"
+#include "tests/support/own_new.h"
 #include "tests/support/seed.h"
 #include "tests/support/spare_device.h"
 
@@ -60,42 +59,17 @@ bool fails() {
   return fails;
 }
 
-void* allocate(std::size_t size, std::size_t align) noexcept {
-  if (fails()) return nullptr;
-  if (align <= alignof(std::max_align_t)) return std::malloc(size == 0 ? 1 : size);
-  return std::aligned_alloc(align, (size + align - 1) / align * align);
-}
-void* allocate_or_throw(std::size_t size, std::size_t align) {
-  void* memory = allocate(size, align);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+}  // namespace
+
+namespace latchkey::tests {
+
+void* own_allocate(std::size_t size, std::size_t align) noexcept {
+  return fails() ? nullptr : from_malloc(size, align);
 }
 
 // Apart, or a compiler that sees only this half of a pair takes it for a mistake.
-[[gnu::noinline]] void release(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void own_release(void* memory) noexcept { std::free(memory); }
 
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate_or_throw(size, 1); }
-void* operator new[](std::size_t size) { return allocate_or_throw(size, 1); }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate_or_throw(size, static_cast<std::size_t>(align));
-}
-void* operator new[](std::size_t size, std::align_val_t align) {
-  return allocate_or_throw(size, static_cast<std::size_t>(align));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
-void operator delete(void* memory) noexcept { release(memory); }
-void operator delete[](void* memory) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { release(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
-
-namespace latchkey::tests {
 namespace {
 
 Result<void> counted(const std::function<Result<void>()>& call) {

@@ -15,11 +15,11 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
-#include <new>
 
 #include "base/no_memory.h"
 #include "cli/load.h"
 #include "cli/session_needles.h"
+#include "tests/support/own_new.h"
 #include "tests/support/spare_device.h"
 #include "tests/support/volume_fixture.h"
 
@@ -28,32 +28,18 @@ namespace {
 thread_local constinit bool counting = false;
 thread_local constinit unsigned long long allocations_left = 0;  // before one fails, once
 
-void* allocate(std::size_t size, std::size_t align) {
-  const bool fails = counting && allocations_left-- == 0;
-  void* memory = nullptr;
-  if (!fails && align <= alignof(std::max_align_t))
-    memory = std::malloc(size == 0 ? 1 : size);
-  else if (!fails)
-    memory = std::aligned_alloc(align, (size + align - 1) / align * align);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-// Apart, or a compiler that sees only this half of a pair takes it for a mistake.
-[[gnu::noinline]] void release(void* memory) noexcept { std::free(memory); }
-
 }  // namespace
 
-// The others call these, in the standard library.
-void* operator new(std::size_t size) { return allocate(size, 1); }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate(size, static_cast<std::size_t>(align));
-}
-void operator delete(void* memory) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { release(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
-
 namespace latchkey::tests {
+
+void* own_allocate(std::size_t size, std::size_t align) noexcept {
+  const bool fails = counting && allocations_left-- == 0;
+  return fails ? nullptr : from_malloc(size, align);
+}
+
+// Apart, or a compiler that sees only this half of a pair takes it for a mistake.
+[[gnu::noinline]] void own_release(void* memory) noexcept { std::free(memory); }
+
 namespace {
 
 using namespace volume;  // NOLINT: the whole file is about it

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "base/check.h"
 
@@ -125,46 +123,22 @@ u64 hash_bytes(u64 seed, const std::byte* bytes, std::size_t size) {
 
 #ifndef LK_EXPLORE_SANITIZED
 
-namespace {
+#include "tests/support/own_new.h"
 
-void* allocate(std::size_t size, std::size_t align) noexcept {
-  if (latchkey::tests::in_play) return latchkey::tests::take(size, align);
-  if (align <= alignof(std::max_align_t)) return std::malloc(size == 0 ? 1 : size);
-  return std::aligned_alloc(align, (size + align - 1) / align * align);
-}
-void* allocate_or_throw(std::size_t size, std::size_t align) {
-  void* memory = allocate(size, align);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+namespace latchkey::tests {
+
+void* own_allocate(std::size_t size, std::size_t align) noexcept {
+  return in_play ? take(size, align) : from_malloc(size, align);
 }
 
 // Apart, or a compiler that sees only this half of a pair takes it for a mistake.
-[[gnu::noinline]] void release(void* memory) noexcept {
-  if (latchkey::tests::StateMemory::contains(memory))
-    latchkey::tests::give_back(memory);
+[[gnu::noinline]] void own_release(void* memory) noexcept {
+  if (StateMemory::contains(memory))
+    give_back(memory);
   else
     std::free(memory);
 }
 
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate_or_throw(size, 1); }
-void* operator new[](std::size_t size) { return allocate_or_throw(size, 1); }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate_or_throw(size, static_cast<std::size_t>(align));
-}
-void* operator new[](std::size_t size, std::align_val_t align) {
-  return allocate_or_throw(size, static_cast<std::size_t>(align));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
-void operator delete(void* memory) noexcept { release(memory); }
-void operator delete[](void* memory) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { release(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
+}  // namespace latchkey::tests
 
 #endif
