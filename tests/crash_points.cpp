@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <random>
 #include <string>
@@ -22,6 +21,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "tests/support/arguments.h"
 #include "tests/support/crash_points.h"
 
 namespace latchkey::tests {
@@ -35,32 +35,13 @@ struct Settings {
   std::optional<u64> only;
 };
 
-std::optional<Settings> parse(std::span<char*> arguments) {
+std::optional<Settings> parse(std::span<char* const> words) {
   Settings settings;
-  for (std::size_t i = 1; i + 1 < arguments.size(); i += 2) {
-    const std::string name = arguments[i], value = arguments[i + 1];
-    char* end = nullptr;
-    const u64 number = std::strtoull(value.c_str(), &end, 10);
-    if (name == "--resume") {
-      settings.resume = value;
-      continue;
-    }
-    if (value.empty() || *end != '\0') return std::nullopt;
-    if (name == "--seconds") {
-      settings.seconds = number;
-    } else if (name == "--sequences") {
-      settings.sequences = number;
-    } else if (name == "--seed") {
-      settings.seed = number;
-    } else if (name == "--jobs" && number > 0) {
-      settings.jobs = number;
-    } else if (name == "--only") {
-      settings.only = number;
-    } else {
-      return std::nullopt;
-    }
-  }
-  if (arguments.size() % 2 == 0) return std::nullopt;
+  const Argument known[] = {
+      number("--seconds", settings.seconds), number("--sequences", settings.sequences),
+      number("--seed", settings.seed),       number("--jobs", settings.jobs),
+      text("--resume", settings.resume),     number("--only", settings.only)};
+  if (!parse_arguments(words, known) || settings.jobs == 0) return std::nullopt;
   return settings;
 }
 
@@ -201,7 +182,7 @@ class Run {
 
 int main(int argc, char** argv) {
   using namespace latchkey::tests;  // NOLINT: this is all that there is
-  const auto settings = parse(std::span(argv, static_cast<std::size_t>(argc)));
+  const auto settings = parse({argv + 1, static_cast<std::size_t>(argc - 1)});
   if (!settings) {
     fmt::print(stderr,
                "usage: crash_points [--seconds N] [--sequences N] [--seed S] [--jobs N]\n"

@@ -11,17 +11,19 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "tests/explore/volume_scene.h"
+#include "tests/support/arguments.h"
 
 namespace latchkey::tests {
 namespace {
 
 struct Arguments {
   ExploreOptions options;
-  std::string_view mode, plan;
+  std::string mode, plan;
   std::vector<u32> choices;
   bool on_volume = false;
 };
@@ -91,30 +93,26 @@ int run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   using namespace latchkey::tests;
   Arguments arguments;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) return usage();
-    const char* value = argv[i + 1];
-    if (name == "--count") {
-      fmt::print("{}\n", key_plans(latchkey::keymgr::RemovalMode::soft).size());
-      return 0;
-    }
-    if (name == "--seconds")
-      arguments.options.seconds_max = std::atof(value);
-    else if (name == "--mode")
-      arguments.mode = value;
-    else if (name == "--plan")
-      arguments.plan = value;
-    else if (name == "--bound")
-      arguments.options.preemptions_max = static_cast<latchkey::u32>(std::atoi(value));
-    else if (name == "--choices")
-      for (const char digit : std::string_view(value))
-        arguments.choices.push_back(static_cast<latchkey::u32>(digit - '0'));
-    else if (name == "--on" && std::string_view(value) == "volume")
-      arguments.on_volume = true;
-    else
-      return usage();
+  std::optional<latchkey::u64> bound;
+  std::string choices;
+  bool count = false;
+  const Argument known[] = {
+      number("--seconds", arguments.options.seconds_max),
+      text("--mode", arguments.mode),
+      text("--plan", arguments.plan),
+      number("--bound", bound),
+      text("--choices", choices),
+      Argument{"--on",
+               [&](std::string_view what) { return arguments.on_volume = what == "volume"; }},
+      Argument{"--count", [&](std::string_view what) { return count = what == "plans"; }}};
+  if (!parse_arguments({argv + 1, static_cast<std::size_t>(argc - 1)}, known)) return usage();
+  if (count) {
+    fmt::print("{}\n", key_plans(latchkey::keymgr::RemovalMode::soft).size());
+    return 0;
   }
+  if (bound) arguments.options.preemptions_max = static_cast<latchkey::u32>(*bound);
+  for (const char digit : choices)
+    arguments.choices.push_back(static_cast<latchkey::u32>(digit - '0'));
   if (arguments.on_volume) {
     arguments.options.merge = false;
     if (!arguments.options.preemptions_max) arguments.options.preemptions_max = 2;

@@ -22,6 +22,7 @@
 
 #include "base/check.h"
 #include "base/env.h"
+#include "tests/support/arguments.h"
 #include "tests/support/live_compare.h"
 #include "tests/support/live_kernel.h"
 #include "tests/support/live_latchkey.h"
@@ -47,13 +48,6 @@ void say(const std::string& text) {
   std::fflush(stdout);
 }
 
-std::optional<u64> number_of(const char* text) {
-  char* end = nullptr;
-  const u64 number = std::strtoull(text, &end, 10);
-  if (*text == '\0' || *end != '\0') return std::nullopt;
-  return number;
-}
-
 bool leave_out(std::string_view name, LiveRules& rules) {
   for (const LiveRule& rule : live_rules()) {
     if (rule.name != name) continue;
@@ -63,31 +57,13 @@ bool leave_out(std::string_view name, LiveRules& rules) {
   return false;
 }
 
-std::optional<Options> parse(int count, char** words) {
+std::optional<Options> parse(std::span<char* const> words) {
   Options options;
-  for (int i = 1; i < count; i += 2) {
-    const std::string_view name = words[i];
-    if (i + 1 == count) return std::nullopt;
-    const char* const value = words[i + 1];
-    if (name == "--replay") {
-      options.replay = value;
-      continue;
-    }
-    if (name == "--without") {
-      if (!leave_out(value, options.rules)) return std::nullopt;
-      continue;
-    }
-    const auto number = number_of(value);
-    if (!number) return std::nullopt;
-    if (name == "--sequences")
-      options.sequences = number;
-    else if (name == "--minutes")
-      options.minutes = number;
-    else if (name == "--seed")
-      options.seed = *number;
-    else
-      return std::nullopt;
-  }
+  const Argument known[] = {
+      number("--sequences", options.sequences), number("--minutes", options.minutes),
+      number("--seed", options.seed), text("--replay", options.replay),
+      Argument{"--without", [&](std::string_view rule) { return leave_out(rule, options.rules); }}};
+  if (!parse_arguments(words, known)) return std::nullopt;
   return options;
 }
 
@@ -227,7 +203,7 @@ int run(const Options& options) {
 
 int main(int count, char** words) {
   using namespace latchkey::tests;  // NOLINT: it is the program
-  const auto options = parse(count, words);
+  const auto options = parse({words + 1, static_cast<std::size_t>(count - 1)});
   if (!options) {
     std::fputs(
         "usage: live_compare [--sequences N] [--minutes M] [--seed FIRST]\n"

@@ -25,6 +25,7 @@
 #include "base/env.h"
 #include "tests/sim/shrink.h"
 #include "tests/sim/simulate.h"
+#include "tests/support/arguments.h"
 
 namespace latchkey::tests {
 namespace {
@@ -49,43 +50,18 @@ void say(const std::string& text) {
   std::fflush(stdout);
 }
 
-std::optional<u64> number_of(std::string_view text) {
-  char* end = nullptr;
-  const std::string copy(text);
-  const u64 number = std::strtoull(copy.c_str(), &end, 10);
-  if (copy.empty() || *end != '\0') return std::nullopt;
-  return number;
-}
-
-std::optional<Options> parse(int count, char** words) {
+std::optional<Options> parse(std::span<char* const> words) {
   Options options;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view name = words[i];
-    if (name == "--quiet" || name == "--first") {
-      (name == "--quiet" ? options.quiet : options.first) = true;
-      continue;
-    }
-    if (i + 1 == count) return std::nullopt;
-    const std::string_view value = words[++i];
-    if (name == "--ops" || name == "--faults") {
-      (name == "--ops" ? options.ops : options.faults) = std::string(value);
-      continue;
-    }
-    const auto number = number_of(value);
-    if (!number) return std::nullopt;
-    if (name == "--schedules")
-      options.schedules = number;
-    else if (name == "--minutes")
-      options.minutes = number;
-    else if (name == "--seed")
-      options.seed = *number;
-    else if (name == "--schedule")
-      options.schedule = number;
-    else if (name == "--batch")
-      options.batch = *number;
-    else
-      return std::nullopt;
-  }
+  const Argument known[] = {flag("--quiet", options.quiet),
+                            flag("--first", options.first),
+                            text("--ops", options.ops),
+                            text("--faults", options.faults),
+                            number("--schedules", options.schedules),
+                            number("--minutes", options.minutes),
+                            number("--seed", options.seed),
+                            number("--schedule", options.schedule),
+                            number("--batch", options.batch)};
+  if (!parse_arguments(words, known)) return std::nullopt;
   return options;
 }
 
@@ -264,7 +240,7 @@ int run_many(const Options& options) {
 
 int main(int count, char** words) {
   using namespace latchkey::tests;  // NOLINT: it is the program
-  const auto options = parse(count, words);
+  const auto options = parse({words + 1, static_cast<std::size_t>(count - 1)});
   if (!options) {
     std::fputs(
         "usage: sim_run [--schedules N] [--minutes M] [--seed FIRST] [--first]\n"
