@@ -33,7 +33,7 @@ struct SchedulerOptions {
   u32 spurious_in_1024 = 8;  // waits that return for no reason
   bool by_priority = false;  // the same fiber goes on as long as it can; now and then it falls back
   u64 step_ns_max = 400;     // what a step costs at most
-  u64 steps_max = 4'000'000;  // of one run: more is a livelock, which stops the process
+  u64 steps_max = 40'000'000;  // of one run: more is a livelock, which stops the process
 };
 
 // Who hears of the places that lock_points.cpp knows: there another fiber may go on.
