@@ -51,22 +51,20 @@ class FscryptAbi : public VolumeTest {
 
 TEST_F(FscryptAbi, an_add_writes_the_identifier_that_the_key_has_and_wipes_the_key) {
   const Heap raw = raw_key(1, 48);
-  struct {
-    fscrypt_add_key_arg argument{};
-  } call;
-  call.argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
-  call.argument.raw_size = 48;
-  std::memset(&call.argument.key_spec.u, 0xa5, sizeof call.argument.key_spec.u);
-  ASSERT_EQ(fscrypt_raw_key_bytes(FS_IOC_ADD_ENCRYPTION_KEY, bytes_of(call.argument)), 48U);
+  fscrypt_add_key_arg argument{};
+  argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
+  argument.raw_size = 48;
+  std::memset(&argument.key_spec.u, 0xa5, sizeof argument.key_spec.u);
+  ASSERT_EQ(fscrypt_raw_key_bytes(FS_IOC_ADD_ENCRYPTION_KEY, bytes_of(argument)), 48U);
   const FscryptAnswer answer = fscrypt_ioctl(*volume_, kUser, kRootInode,
                                              {.command = FS_IOC_ADD_ENCRYPTION_KEY,
-                                              .argument = bytes_of(call.argument),
+                                              .argument = bytes_of(argument),
                                               .raw_key = in_arena(raw)});
   EXPECT_EQ(answer.error, 0);
   EXPECT_EQ(answer.bytes, 24U);
   const crypto::KeyId id = needles_of(raw).id;
-  EXPECT_EQ(std::memcmp(call.argument.key_spec.u.identifier, id.bytes.data(), 16), 0);
-  EXPECT_EQ(call.argument.key_spec.u.__reserved[16], 0xa5);
+  EXPECT_EQ(std::memcmp(argument.key_spec.u.identifier, id.bytes.data(), 16), 0);
+  EXPECT_EQ(argument.key_spec.u.__reserved[16], 0xa5);
   EXPECT_EQ(state(id), keymgr::KeyState::present);
   EXPECT_FALSE(arena_holds(raw));
 }
@@ -106,8 +104,9 @@ TEST_F(FscryptAbi, a_key_that_is_not_taken_is_not_asked_for) {
   fscrypt_add_key_arg argument{};
   argument.key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
   argument.raw_size = 64;
+  const MutableBytes bytes = bytes_of(argument);
   const auto wanted = [&](u32 command, std::size_t readable = sizeof(fscrypt_add_key_arg)) {
-    return fscrypt_raw_key_bytes(command, bytes_of(argument).first(readable));
+    return fscrypt_raw_key_bytes(command, bytes.first(readable));
   };
   EXPECT_EQ(wanted(FS_IOC_ADD_ENCRYPTION_KEY), 64U);
   EXPECT_EQ(wanted(FS_IOC_ADD_ENCRYPTION_KEY, 79), 0U);

@@ -132,11 +132,11 @@ void* own_allocate(std::size_t size, std::size_t align) noexcept {
 }
 
 // Apart, or a compiler that sees only this half of a pair takes it for a mistake.
-[[gnu::noinline]] void own_release(void* memory) noexcept {
-  if (StateMemory::contains(memory))
-    give_back(memory);
+[[gnu::noinline]] void own_release(void* allocated) noexcept {
+  if (StateMemory::contains(allocated))
+    give_back(allocated);
   else
-    std::free(memory);
+    std::free(allocated);
 }
 
 }  // namespace latchkey::tests

@@ -11,7 +11,7 @@ namespace latchkey::tests {
 // nullptr: there is none; who must not return that throws std::bad_alloc. Those of std::max_align_t
 // and less ask for an alignment of 1.
 void* own_allocate(std::size_t size, std::size_t align) noexcept;
-void own_release(void* memory) noexcept;
+void own_release(void* allocated) noexcept;
 
 // What they come to where nothing is the matter. malloc() is the sanitizers' in their builds.
 inline void* from_malloc(std::size_t size, std::size_t align) noexcept {
@@ -20,9 +20,9 @@ inline void* from_malloc(std::size_t size, std::size_t align) noexcept {
 }
 
 inline void* own_allocate_or_throw(std::size_t size, std::size_t align) {
-  void* memory = own_allocate(size, align);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  void* allocated = own_allocate(size, align);
+  if (allocated == nullptr) throw std::bad_alloc();
+  return allocated;
 }
 
 }  // namespace latchkey::tests
