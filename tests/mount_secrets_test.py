@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Goal: of a key that was locked nothing is left in the daemon of a mounted store, and of one that
+was handed over nothing in the client that did. Method: secrets_scan_test's scanners, an HKDF and AES
+of their own, in all mappings of the daemon and in cores with the registers. Each needle is found
+while the key is there, else the scan is blind. In the locked arena, which others can read."""
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
+from mounted import *  # noqa: E402,F403
+import memory  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "demo"))
+import secrets_oracle as oracle  # noqa: E402
+
+FILES = 3
+
+
+class Secrets(MountTest):
+    def setUp(self):
+        if memory.gdb_missing():
+            self.skipTest(memory.gdb_missing())
+        super().setUp()
+
+    def mount(self, *words):  # without a key
+        self.server = self.run_json("mount", "mount", "--secrets", "locked", *words, self.image,
+                                    self.root)["pid"]
+
+    def needles(self, nonces=()):
+        """By group, as the scanners want them."""
+        groups = oracle.needles(self.key.read_bytes(), [bytes.fromhex(nonce) for nonce in nonces])
+        return {name: pieces for name, pieces in groups.items() if pieces}
+
+    def looks(self, groups):
+        """What is found in the daemon's mappings and in its core."""
+        return [memory.find_in_process(self.server, groups),
+                memory.find_in_core(self.server, groups, self.folder)]
+
+    def test_nothing_of_a_locked_key_is_left_in_the_daemon(self):
+        self.run_ok("unlock", "-q", "--key-file", self.key, self.root)
+        for number in range(FILES):
+            (self.root / "vault" / f"file{number}").write_bytes(bytes([number]) * 200_000)
+        self.umount()
+        nonces = {row["nonce"] for number in range(FILES)
+                  for row in self.run_json("map", "map", "--key-file", self.key,
+                                           self.at(f"/vault/file{number}"))["extents"]}
+        self.assertGreaterEqual(len(nonces), FILES)
+        groups = self.needles(nonces)
+        self.mount()
+        self.run_ok("unlock", "-q", "--key-file", self.key, self.root)
+        with open(self.root / "vault" / "file0", "rb") as inside:
+            for number in range(FILES):
+                (self.root / "vault" / f"file{number}").read_bytes()
+            for look in self.looks(groups):
+                for name in ("hkdf_state", "extent_key", "round_key"):
+                    self.assertGreater(look["found"][name], 0, f"the scan is blind to a {name}")
+                self.assertEqual(look["found"]["master"], 0, "an added key's own bytes go at once")
+            self.assertEqual(self.run_raw("lock", "-q", self.root).returncode, 7)
+            self.assertGreater(self.looks(groups)[0]["found"]["hkdf_state"], 0, "who is inside")
+            inside.seek(0)
+            self.assertEqual(len(inside.read()), 200_000)
+        for _ in range(500):
+            if self.run_json("key_list", "key", "list", self.root)["keys"] == []:
+                break
+            time.sleep(0.01)
+        for look in self.looks(groups):
+            self.assertEqual(set(look["found"].values()), {0}, look["where"])
+            self.assertEqual(set(look["found"]), set(groups))
+
+    def test_nothing_of_a_key_that_was_handed_over_is_left_in_the_client(self):
+        before, after = self.folder / "before", self.folder / "after"
+        done = subprocess.run(
+            ["gdb", "-nx", "-q", "-batch", "-readnever", "-iex", "set auto-load no",
+             "-iex", "set debuginfod enabled off", "-ex", "set dump-excluded-mappings on",
+             "-ex", "set use-coredump-filter off", "-ex", "catch syscall sendmsg", "-ex", "run",
+             "-ex", f"gcore {before}", "-ex", "delete", "-ex", "catch syscall exit_group",
+             "-ex", "continue", "-ex", f"gcore {after}", "-ex", "delete", "-ex", "continue",
+             "--args", LATCHKEY, "key", "add", "-q", "--secrets", "locked", "--key-file",
+             str(self.key), str(self.root)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        said = done.stdout + done.stderr
+        self.assertTrue(before.exists() and after.exists(), said)
+        self.assertIn("exited normally", said)
+        groups = self.needles()
+        self.assertGreater(memory.find_in_kernels_core(before, groups)["found"]["master"], 0,
+                           "the scan is blind")
+        look = memory.find_in_kernels_core(after, groups)
+        self.assertEqual(set(look["found"].values()), {0}, look["where"])
+        [key] = self.run_json("key_list", "key", "list", self.root)["keys"]
+        self.assertEqual(key["identifier"], identifier_of(self.key.read_bytes()))
+
+
+if __name__ == "__main__":
+    unittest.main()
