@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Goal: of a key that was locked nothing is left in the daemon of a mounted store, and of one that
-was handed over nothing in the client that did. Method: secrets_scan_test's scanners, an HKDF and AES
-of their own, in all mappings of the daemon and in cores with the registers. Each needle is found
-while the key is there, else the scan is blind. In the locked arena, which others can read."""
+was handed over nothing in the client that did. Method: secrets_scan_test's scanners, an HKDF and
+AES of their own, in all mappings of the daemon and in cores with the registers. Each needle is
+found while the key is there, else the scan is blind. In the locked arena, which others can read."""
 import pathlib
 import subprocess
 import sys
