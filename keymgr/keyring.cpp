@@ -50,9 +50,9 @@ crypto::KeyId Lease::key_id() const {
 bool Lease::cut_off() const { return key_ != nullptr && key_->cut_off(); }
 
 PageIns Lease::page_ins(bool served) const {
-  if (key_ == nullptr || (served && key_->front_gate().state() == Gate::State::open))
-    return PageIns::go_on;
-  return key_->page_ins();
+  if (key_ == nullptr) return PageIns::no_key;
+  const bool serve = served && key_->front_gate().state() == Gate::State::open;
+  return serve ? PageIns::go_on : key_->page_ins();
 }
 
 Result<KeyUse> KeyUse::begin(const Lease& lease) {

@@ -82,8 +82,9 @@ class Lease {
   // The secret behind it is gone, or its wipe has begun, and not because it was sealed: KeyUse and
   // GatePass answer no_key for good, also when the key is added again. Release it and lease anew.
   bool cut_off() const;
-  // A removal that prepares has stopped reads that fill what is in front of the volume
-  // (Removal::stop_page_ins()). `served`: one that the emptying of that waits for.
+  // Whether a read may fill what is in front of the volume: not without a lease, nor once a removal
+  // that prepares has stopped it (Removal::stop_page_ins()). `served`: one that the emptying of
+  // that waits for.
   PageIns page_ins(bool served) const;
   // A KeyUse of either is one of the other: the same key, not wiped and added again in between.
   bool same_key(const Lease& other) const { return key_ == other.key_; }

@@ -258,11 +258,12 @@ void MasterKey::await_wipe() {
 
 void MasterKey::reopen() {
   door_closed_ = false;
-  page_ins_.store(PageIns::go_on, std::memory_order_release);
-  // A doomed key's gates stay stopped: its leases are cut off for good.
+  // A doomed key's gates stay stopped: its leases are cut off for good. What a writer or a read
+  // puts in front of the volume can come down again at once, so that way opens first.
   if (doomed_) return;
-  if (gate_.state() != Gate::State::open) gate_.set(Gate::State::open);
   if (front_gate_.state() != Gate::State::open) front_gate_.set(Gate::State::open);
+  if (gate_.state() != Gate::State::open) gate_.set(Gate::State::open);
+  page_ins_.store(PageIns::go_on, std::memory_order_release);
 }
 
 void MasterKey::end_removal() {
@@ -279,6 +280,7 @@ void MasterKey::doom() {
   gate_.set(Gate::State::stopped);
   front_gate_.set(Gate::State::stopped);
   uses_.set(Gate::State::stopped);
+  page_ins_.store(PageIns::no_key, std::memory_order_release);
 }
 
 // Batches in hand finish; nobody begins another. The gate stays open.

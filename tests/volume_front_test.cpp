@@ -9,6 +9,7 @@
 
 #include "base/wait.h"
 #include "tests/support/fake_kernel.h"
+#include "tests/support/hook_device.h"
 #include "tests/support/random.h"
 #include "tests/support/volume_fixture.h"
 
@@ -437,6 +438,51 @@ TEST_F(VolumeFrontAnswers, hard_takes_nothing_and_counts_it) {
   EXPECT_EQ(report_.bytes_lost, FakeKernel::kPageBytes) << "the one page that was written back";
   ASSERT_EQ(report_.lost.size(), 1U);
   EXPECT_EQ(report_.lost[0].path, "file");
+}
+
+// A write-back that the front has let fly before it dropped the page comes when all are dropped.
+class VolumeFrontStray : public VolumeFrontAnswers {
+ protected:
+  // What a page that is written back gets while the removal flushes.
+  Errc stray_in(RemovalMode mode) {
+    for (u32 file = 0; file < kFiles; ++file)
+      if (open_[file]) release(file);
+    EXPECT_TRUE(volume_->close());
+    auto opened = volume::Volume::open(hook_, options_, system_env());
+    EXPECT_TRUE(opened);
+    volume_ = std::move(*opened);
+    kernel_.mount(volume_.get());
+    add_key();
+    open_file(kWritten);
+    EXPECT_EQ(kernel_.write(kWritten, 0), Errc{});
+    const HandleId handle = kernel_.handle(kWritten);
+    const std::vector<std::byte> page(FakeKernel::kPageBytes, std::byte{1});
+    Errc met = Errc::canceled;
+    hook_.at_next(engine::OpKind::write, [&] {
+      std::thread([&] {
+        met = code_of(volume_->write(handle, FakeKernel::kPageBytes, page,
+                                     {.wait = false, .written_back = true}));
+      }).join();
+    });
+    EXPECT_TRUE(remove({.mode = mode}));
+    return met;
+  }
+  HookDevice hook_{device_};
+};
+
+TEST_F(VolumeFrontStray, is_refused_and_counted_once_the_front_has_given_its_pages) {
+  for (const RemovalMode mode : {RemovalMode::freeze, RemovalMode::deny, RemovalMode::suspend}) {
+    SCOPED_TRACE(static_cast<int>(mode));
+    EXPECT_EQ(stray_in(mode), Errc::no_key);
+    EXPECT_EQ(report_.bytes_lost, FakeKernel::kPageBytes);
+    EXPECT_EQ(report_.files_lost, 1U);
+    release(kWritten);
+  }
+}
+
+TEST_F(VolumeFrontStray, is_taken_and_counted_as_lost_where_writers_go_on_until_the_wipe) {
+  EXPECT_EQ(stray_in(RemovalMode::sync), Errc{});
+  EXPECT_EQ(report_.bytes_lost, FakeKernel::kPageBytes);
 }
 
 TEST_F(VolumeFrontPages, an_add_of_the_removers_ends_it_inside_of_the_front) {

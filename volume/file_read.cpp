@@ -234,8 +234,11 @@ Result<u64> Volume::read(HandleId id, u64 offset, MutableBytes into, IoFlags fla
   do {
     seen = state_->keyring.suspensions().changes();
     LK_TRYV(state_->ready_for_io(*handle, flags));
-    if (!flags.wait) LK_TRYV(state_->may_page_in(*handle->inode, flags));
-    read = state_->read(*handle->inode, offset, into);
+    const auto may = flags.wait ? Result<void>{} : state_->may_page_in(*handle->inode, flags);
+    if (may)
+      read = state_->read(*handle->inode, offset, into);
+    else
+      read = std::unexpected(may.error());
   } while (!read && state_->begins_again(*handle, read.error(), seen));
   // A removal that dropped pages meanwhile has left holes where they were.
   if (handle->losses != handle->inode->losses) return data_lost();

@@ -103,6 +103,11 @@ void KeyScene::act(u32 caller, const Act& act) {
     case Verb::remove:
     case Verb::remove_all:
       return remove(act, plan_.flush_fails && caller == 0);
+    case Verb::store:
+      if (handle.inode != nullptr) store(handle);
+      return;
+    case Verb::write_back:
+      return write_back();
     case Verb::await_removal: {
       --acting_;  // nothing of the key
       Lock lock(ended_mutex_);
@@ -181,6 +186,7 @@ void KeyScene::write(Handle& handle) {
 }
 
 void KeyScene::close(Handle& handle) {
+  leave_page();
   const u32 epoch = epoch_;
   const bool leaving = leaving_;
   const InodePtr inode = std::exchange(handle.inode, nullptr);
@@ -235,6 +241,7 @@ const char* KeyScene::look() {
 }
 
 const char* KeyScene::end() {
+  write_back();
   const InodePtr inode = in_memory();
   if (inode != nullptr && inode->dirty && !flush(*inode))
     return "a dirty page is left that nothing can seal any more";

@@ -27,6 +27,8 @@ enum class Verb : u8 {
   remove,
   remove_all,     // by root
   await_removal,  // of the first caller, to its end
+  store,          // into the page that a front has of the file (volume/front.h)
+  write_back,     // of that page
 };
 
 struct Act {
@@ -42,6 +44,7 @@ struct KeyPlan {
   std::vector<bool> has_file_open = {};  // of each caller, from the beginning
   bool dirty = false;                    // the file, which is closed then
   bool flush_fails = false;              // those of removals
+  bool front = false;                    // all that is written is stored there
 };
 
 // Of removals in this mode: open, write, close, writeback and adds around them.
@@ -104,6 +107,15 @@ class KeyScene final : public Scene {
   void drop_cut_off(keymgr::Removal& removal);
   void let_leave(keymgr::Removal& removal);
 
+  void store(Handle& handle);
+  Result<void> page_in(Inode& inode);
+  void write_back();
+  void write_page_down() LK_REQUIRES(page_mutex_);
+  Result<void> write_from_front(Inode& inode, u32 value);
+  void leave_page();
+  void take_page(keymgr::Removal& removal);
+  void drop_page(const keymgr::RemovalRow& row);
+
   InodePtr in_memory();
   InodePtr use();
   bool end_use(const InodePtr& inode);  // true: this was the last one
@@ -132,6 +144,11 @@ class KeyScene final : public Scene {
   Mutex ended_mutex_;
   CondVar ended_;  // with ended_mutex_
   bool removal_ended_ LK_GUARDED_BY(ended_mutex_) = false;
+
+  Mutex page_mutex_;  // of the front's page: held while it is read in, written back and dropped
+  bool page_there_ LK_GUARDED_BY(page_mutex_) = false;
+  bool page_dirty_ LK_GUARDED_BY(page_mutex_) = false;
+  u32 page_value_ LK_GUARDED_BY(page_mutex_) = 0;
 
   u32 stored_ = 0;   // what the device has
   u32 written_ = 0;  // writes so far, each of another value

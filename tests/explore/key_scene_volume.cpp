@@ -31,6 +31,8 @@ void KeyScene::remove(const Act& act, bool flush_fails) {
   const bool goes_back = flush_fails && !row.claim_first;
   const bool refuses = row.later_io == keymgr::LaterIo::no_key ||
                        (row.later_io == keymgr::LaterIo::waits && !waits_);
+  // Pages that are not read in are not asked for again here.
+  may_refuse_ |= plan_.front && row.later_io != keymgr::LaterIo::succeeds;
   may_refuse_ |= refuses && (!goes_back || row.writers == keymgr::Writers::stop);
   may_lose_ |= row.may_lose;
   const u32 epoch = epoch_;
@@ -71,14 +73,18 @@ Result<bool> KeyScene::run(keymgr::Removal& removal, bool flush_fails) {
   }
   LK_TRYV(committed);
   if (committed->others_remain) return true;
-  if (row.stays == keymgr::Stays::nothing)
+  if (row.stays == keymgr::Stays::nothing) {
     drop_cut_off(removal);
-  else
+    if (row.may_lose) drop_page(row);
+  } else {
+    if (row.claim_first) drop_page(row);
     let_leave(removal);
+  }
   return false;
 }
 
 Result<void> KeyScene::prepare(keymgr::Removal& removal, bool flush_fails) {
+  take_page(removal);
   if (flush_fails) return fail(Errc::io, "the device refuses");
   const bool seals = removal.row().stays == keymgr::Stays::own_keys;
   const InodePtr inode = owner(removal);
@@ -233,7 +239,7 @@ void KeyScene::lose(Inode& inode) {
   must(may_lose_, "an acknowledged write was lost under a mode that loses none");
   inode.dirty = false;
   ++inode.losses;
-  lost_ = inode.cached;
+  lost_ = std::max(lost_, inode.cached);
 }
 
 Result<void> KeyScene::seal(Inode& inode, u64 number) {

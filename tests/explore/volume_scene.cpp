@@ -94,6 +94,9 @@ void VolumeScene::act(u32 caller, const Act& act) {
     case Verb::remove:
     case Verb::remove_all:
       return remove(act);
+    case Verb::store:
+    case Verb::write_back:
+      return;  // plays() no plan with them
     case Verb::await_removal: {
       Lock lock(ended_mutex_);
       while (!removal_ended_) ended_.wait(ended_mutex_);

@@ -17,7 +17,7 @@ class VolumeScene final : public Scene {
   explicit VolumeScene(const KeyPlan& plan);
   ~VolumeScene() override;
   // Whether the plan means something here: no flush fails on demand.
-  static bool plays(const KeyPlan& plan) { return !plan.flush_fails; }
+  static bool plays(const KeyPlan& plan) { return !plan.flush_fails && !plan.front; }
   std::vector<std::function<void()>> actors() override;
   const char* end() override;
 
