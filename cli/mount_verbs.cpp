@@ -41,6 +41,8 @@ void print_mounted(const Common& common, const MountArgs& args, const mount::Mou
         {{"image", absolute(args.image)}, {"directory", mount.directory()}, {"pid", ::getpid()}});
 }
 
+constexpr u32 kBackground = 64;  // beside what can be parked (mount::FileSystemOptions)
+
 // From the store's opening to its closing, in the process that serves it.
 class Server {
  public:
@@ -55,13 +57,18 @@ class Server {
       if (!read) return report_error(common_, args_.key.name(), read.error());
       secret.emplace(std::move(*read));
     }
+    mount_options.parked.count = volume_options.parked_max;
+    mount_options.file_system.background_max = volume_options.parked_max + kBackground;
+    mount::Mount mount(std::move(mount_options));
+    volume_options.front = mount.front();
     auto opened = open_volume(args_.image, volume_options);
     if (!opened) return report_image(common_, args_.image, opened.error());
     if (secret) {
       const auto added = opened->volume->add_key(caller(), std::move(*secret));
       if (!added) return report_error(common_, args_.key.name(), added.error());
     }
-    const Exit served = serve(*opened->volume, std::move(mount_options), stop);
+    const Exit served = serve(mount, *opened->volume, stop);
+    mount.stop();
     const auto closed = opened->volume->close();
     if (closed || served != Exit::ok) return served;
     if (background_.active())
@@ -71,8 +78,7 @@ class Server {
   }
 
  private:
-  Exit serve(volume::Volume& volume, mount::MountOptions options, const StopSignals& stop) {
-    mount::Mount mount(std::move(options));
+  Exit serve(mount::Mount& mount, volume::Volume& volume, const StopSignals& stop) {
     if (const auto started = mount.start(volume); !started)
       return report_error(common_, args_.directory, started.error());
     print_mounted(common_, args_, mount);

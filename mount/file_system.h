@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "mount/fuse.h"
+#include "mount/kernel_pages.h"
 #include "mount/node_ids.h"
-#include "mount/open_files.h"
 #include "volume/volume.h"
 
 namespace latchkey::mount {
@@ -18,17 +18,21 @@ namespace latchkey::mount {
 inline constexpr std::string_view kDaemonAttribute = "latchkey.daemon";
 
 struct FileSystemOptions {
-  u32 background_max = 64;  // requests that the kernel lets wait for us: readahead, writeback
+  // Requests that the kernel lets wait for us: readahead, writeback. More than can be parked, or
+  // those behind would never come.
+  u32 background_max = 64 + 1024;
 };
 
 class FileSystem {
  public:
-  FileSystem(volume::Volume& volume, const FileSystemOptions& options)
-      : volume_(volume), options_(options) {}
+  FileSystem(volume::Volume& volume, KernelPages& pages, const FileSystemOptions& options)
+      : volume_(volume), pages_(pages), options_(options) {}
 
   static const fuse_lowlevel_ops& operations();
 
   // ops_names.cpp
+  void forget(fuse_req_t req, fuse_ino_t node, u64 references);
+  void forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets);
   void lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
   void mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, dev_t device);
   void mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode);
@@ -76,6 +80,10 @@ class FileSystem {
 
   void init(fuse_conn_info* connection) const;
 
+  // io.cpp: answers it, or parks it and is called again. Throws nothing.
+  void perform(Io&& io);
+  void interrupted(u64 id) { pages_.parked().interrupt(id); }
+
   // A file without a name (O_TMPFILE), which libfuse 3.14 does not know. Positive: an errno.
   struct Unnamed {
     fuse_entry_param entry{};
@@ -83,7 +91,7 @@ class FileSystem {
   };
   Result<Unnamed> make_unnamed(const volume::Caller& caller, fuse_ino_t parent, mode_t mode,
                                int flags);
-  void forget_unnamed(u64 file);  // the kernel did not want it any more
+  void forget_unnamed(const Unnamed& made);  // the kernel did not want it any more
 
  private:
   // By the inode, or, where it has no name any more, by a handle on it.
@@ -92,7 +100,7 @@ class FileSystem {
     const volume::InodeId inode = inode_of(node);
     auto result = call(inode);
     if (!result && result.error().code == Errc::not_found)
-      if (const auto handle = open_files_.any_handle_of(inode)) return call(*handle);
+      if (const auto handle = pages_.open_files().any_handle_of(inode)) return call(*handle);
     return result;
   }
   // The answer to what made or found a name.
@@ -100,11 +108,13 @@ class FileSystem {
   Result<void> set_size(fuse_req_t req, fuse_ino_t node, u64 size, const fuse_file_info* info);
   Result<u64> copy_range(OpenFile& from, u64 from_offset, OpenFile& to, u64 to_offset, u64 size);
   Result<void> list(OpenFile& directory, bool anew) LK_REQUIRES(directory.mutex);
+  OpenFile& add_open(u64 node, volume::HandleId handle);
   Result<void> close(OpenFile& file);
+  void refuse(const Io& io, const Error& error);
 
   volume::Volume& volume_;
+  KernelPages& pages_;
   const FileSystemOptions options_;
-  OpenFiles open_files_;
 };
 
 }  // namespace latchkey::mount

@@ -12,17 +12,17 @@
 
 namespace latchkey::mount {
 
-Mount::Mount(MountOptions options) : options_(std::move(options)) {}
+Mount::Mount(MountOptions options) : options_(std::move(options)), pages_(options_.parked) {}
 
-Mount::~Mount() {
-  if (session_ != nullptr) end();
-}
+Mount::~Mount() { stop(); }
 
 // Removals under way end while there is still a mount to take pages from.
-void Mount::end() {
+void Mount::stop() {
   control_.reset();
+  if (session_ == nullptr) return;
   session_->unmount();
   session_->join();
+  pages_.stop();
 }
 
 Result<void> Mount::start_control() {
@@ -51,9 +51,10 @@ Result<void> Mount::start(volume::Volume& volume) {
     return fail_os(Errc::permission, error, "the directory cannot be looked at");
   }
   if (!S_ISDIR(directory.st_mode)) return fail(Errc::not_dir, "is not a directory");
-  file_system_ = std::make_unique<FileSystem>(volume, options_.file_system);
+  file_system_ = std::make_unique<FileSystem>(volume, pages_, options_.file_system);
   session_ = std::make_unique<Session>(*file_system_);
   LK_TRYV(session_->mount(options_.session));
+  pages_.start(session_->handle(), [this](Io&& io) { file_system_->perform(std::move(io)); });
   LK_TRYV(session_->serve());
   // The first request, which other threads of this process answer.
   struct stat root{};
@@ -77,8 +78,9 @@ Result<void> Mount::wait(int stop_fd) {
       (void)::syncfs(root);
       ::close(root);
     }
+    pages_.drop_everything();  // programs that are inside keep their files, cut off
   }
-  end();
+  stop();
   return {};
 }
 

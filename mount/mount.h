@@ -19,6 +19,7 @@ namespace latchkey::mount {
 struct MountOptions {
   SessionOptions session;
   FileSystemOptions file_system;
+  Parked::Limits parked;  // `count` below FileSystemOptions::background_max
   ControlOptions control;
 };
 
@@ -26,15 +27,19 @@ struct MountOptions {
 class Mount {
  public:
   explicit Mount(MountOptions options);
-  ~Mount();  // not mounted any more; the volume may be closed then
+  ~Mount();  // stop()
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;
 
-  // Mounts the volume, which outlives this object, and returns when the mount has answered its
+  // For VolumeOptions: so the volume is opened after this is made, and goes before.
+  volume::Front* front() { return &pages_; }
+  // Mounts the volume, and returns when the mount has answered its
   // first request.
   Result<void> start(volume::Volume& volume);
   // Until it is unmounted, or `stop_fd` becomes readable: then it unmounts itself.
   Result<void> wait(int stop_fd);
+  // Not mounted any more, and the volume is left alone: it may be closed then.
+  void stop();
 
   volume::Volume& volume() { return *volume_; }
   u64 device_number() const { return device_number_; }  // st_dev of all that is in it
@@ -44,9 +49,9 @@ class Mount {
 
  private:
   Result<void> start_control();
-  void end();
 
   const MountOptions options_;
+  KernelPages pages_;
   volume::Volume* volume_ = nullptr;
   u64 device_number_ = 0;
   std::unique_ptr<FileSystem> file_system_;

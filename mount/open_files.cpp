@@ -2,10 +2,12 @@
 
 namespace latchkey::mount {
 
-OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle) {
+OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle,
+                         const std::optional<crypto::KeyId>& key) {
   auto file = std::make_unique<OpenFile>();
   file->inode = inode;
   file->handle = handle;
+  file->key = key;
   OpenFile& added = *file;
   Lock lock(mutex_);
   files_[inode].push_back(std::move(file));
@@ -24,6 +26,13 @@ std::optional<volume::HandleId> OpenFiles::any_handle_of(volume::InodeId inode) 
   const auto of_inode = files_.find(inode);
   if (of_inode == files_.end()) return std::nullopt;
   return of_inode->second.front()->handle;
+}
+
+void OpenFiles::forget_listings(const crypto::KeyId& key) {
+  Lock lock(mutex_);
+  for (const auto& [inode, files] : files_)
+    for (const auto& file : files)
+      if (file->key == key) file->stale = true;
 }
 
 }  // namespace latchkey::mount

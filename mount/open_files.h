@@ -2,6 +2,7 @@
 // What the kernel has open. An inode that lost its last name is reached through one of its handles
 // only, and the kernel does not always say which.
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -17,7 +18,9 @@ namespace latchkey::mount {
 struct OpenFile {
   volume::InodeId inode;
   volume::HandleId handle{};
+  std::optional<crypto::KeyId> key;  // encrypted under
   // Of a directory: its names as they were at the last rewind, so that offsets keep their meaning.
+  std::atomic<bool> stale{false};  // the key went since
   Mutex mutex;
   bool listed LK_GUARDED_BY(mutex) = false;
   std::vector<volume::DirEntry> entries LK_GUARDED_BY(mutex);
@@ -25,11 +28,14 @@ struct OpenFile {
 
 class OpenFiles {
  public:
-  OpenFile& add(volume::InodeId inode, volume::HandleId handle);
+  OpenFile& add(volume::InodeId inode, volume::HandleId handle,
+                const std::optional<crypto::KeyId>& key);
   static OpenFile& at(u64 file) { return *reinterpret_cast<OpenFile*>(file); }
   static u64 word(const OpenFile& file) { return reinterpret_cast<u64>(&file); }
   void remove(OpenFile& file);
   std::optional<volume::HandleId> any_handle_of(volume::InodeId inode);
+  // The key went: open directories have their names listed anew.
+  void forget_listings(const crypto::KeyId& key);
 
  private:
   Mutex mutex_;

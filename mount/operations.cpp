@@ -26,6 +26,8 @@ fuse_lowlevel_ops make_operations() {
     static_cast<const FileSystem*>(file_system)->init(connection);
   };
   ops.lookup = call<&FileSystem::lookup>;
+  ops.forget = call<&FileSystem::forget>;
+  ops.forget_multi = call<&FileSystem::forget_multi>;
   ops.getattr = call<&FileSystem::getattr>;
   ops.setattr = call<&FileSystem::setattr>;
   ops.readlink = call<&FileSystem::readlink>;

@@ -48,10 +48,11 @@ void FileSystem::getattr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
 
 Result<void> FileSystem::set_size(fuse_req_t req, fuse_ino_t node, u64 size,
                                   const fuse_file_info* info) {
-  if (info != nullptr) return volume_.truncate(OpenFiles::at(info->fh).handle, size);
+  const volume::IoFlags refuse{.wait = false};  // as in ops_data.cpp
+  if (info != nullptr) return volume_.truncate(OpenFiles::at(info->fh).handle, size, refuse);
   LK_TRY(const volume::HandleId handle,
          volume_.open(caller_of(req), inode_of(node), {.read = false, .write = true}, {}));
-  const auto cut = volume_.truncate(handle, size);
+  const auto cut = volume_.truncate(handle, size, refuse);
   const auto closed = volume_.close_handle(handle);
   return cut ? closed : cut;
 }

@@ -14,24 +14,11 @@ namespace {
 constexpr u64 kBlock = 4096;
 constexpr u64 kCopiedAtOnce = kMiB;  // without a clone
 constexpr u64 kClonedAtOnce = kGiB;
+// A truncate or a copy that waited would keep the kernel from writing that file's pages back, and
+// whoever takes them would wait for it.
+constexpr volume::IoFlags kRefuse{.wait = false};
 
 }  // namespace
-
-void FileSystem::read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* info) {
-  const ReplyBuffer buffer(size);
-  const auto got =
-      volume_.read(OpenFiles::at(info->fh).handle, static_cast<u64>(offset), buffer.bytes());
-  if (!got) return reply_error(req, got.error());
-  fuse_reply_buf(req, reinterpret_cast<const char*>(buffer.bytes().data()), *got);
-}
-
-void FileSystem::write(fuse_req_t req, fuse_ino_t, const char* data, size_t size, off_t offset,
-                       fuse_file_info* info) {
-  const auto written = volume_.write(OpenFiles::at(info->fh).handle, static_cast<u64>(offset),
-                                     std::as_bytes(std::span(data, size)));
-  if (!written) return reply_error(req, written.error());
-  fuse_reply_write(req, *written);
-}
 
 void FileSystem::fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length,
                            fuse_file_info* info) {
@@ -43,9 +30,9 @@ void FileSystem::fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, o
     case 0:
       return reply_done(req, volume_.allocate(handle, from, size, keep_size));
     case FALLOC_FL_PUNCH_HOLE:
-      return reply_done(req, volume_.punch(handle, from, size));
+      return reply_done(req, volume_.punch(handle, from, size, kRefuse));
     case FALLOC_FL_ZERO_RANGE: {
-      if (const auto punched = volume_.punch(handle, from, size); !punched)
+      if (const auto punched = volume_.punch(handle, from, size, kRefuse); !punched)
         return reply_error(req, punched.error());
       return reply_done(req, volume_.allocate(handle, from, size, keep_size));
     }
@@ -96,8 +83,8 @@ Result<u64> FileSystem::copy_range(OpenFile& from, u64 from_offset, OpenFile& to
     size = std::min(size, kBlock - from_offset % kBlock);  // the rest can be cloned
   }
   const ReplyBuffer buffer(std::min(size, kCopiedAtOnce));
-  LK_TRY(const u64 got, volume_.read(from.handle, from_offset, buffer.bytes()));
-  return volume_.write(to.handle, to_offset, buffer.bytes().first(got));
+  LK_TRY(const u64 got, volume_.read(from.handle, from_offset, buffer.bytes(), kRefuse));
+  return volume_.write(to.handle, to_offset, buffer.bytes().first(got), kRefuse);
 }
 
 void FileSystem::copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset,

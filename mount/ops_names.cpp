@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include <span>
+
 #include "mount/attributes.h"
 #include "mount/file_system.h"
 #include "mount/replies.h"
@@ -16,7 +18,19 @@ void FileSystem::reply_entry(fuse_req_t req, const Result<volume::InodeId>& inod
   if (!stat) return reply_error(req, stat.error());
   const auto entry = to_entry(*stat);
   if (!entry) return reply_error(req, entry.error());
-  fuse_reply_entry(req, &*entry);
+  pages_.nodes().looked_up(entry->ino, *stat);
+  if (fuse_reply_entry(req, &*entry) != 0) pages_.nodes().forgotten(entry->ino, 1);
+}
+
+void FileSystem::forget(fuse_req_t req, fuse_ino_t node, u64 references) {
+  pages_.nodes().forgotten(node, references);
+  fuse_reply_none(req);
+}
+
+void FileSystem::forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets) {
+  for (const fuse_forget_data& one : std::span(forgets, count))
+    pages_.nodes().forgotten(one.ino, one.nlookup);
+  fuse_reply_none(req);
 }
 
 void FileSystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {

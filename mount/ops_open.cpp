@@ -25,17 +25,23 @@ constexpr u64 kUnknownNumber = 0xffffffff;  // of "..", as libfuse's high-level 
 
 }  // namespace
 
+OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle) {
+  OpenFile& file = pages_.open_files().add(inode_of(node), handle, pages_.nodes().key_of(node));
+  pages_.nodes().opened(node);
+  return file;
+}
+
 Result<void> FileSystem::close(OpenFile& file) {
   const volume::HandleId handle = file.handle;
-  open_files_.remove(file);
+  pages_.nodes().closed(node_of(file.inode).value_or(0));
+  pages_.open_files().remove(file);
   return volume_.close_handle(handle);
 }
 
 void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
-  const volume::InodeId inode = inode_of(node);
-  const auto handle = volume_.open(caller_of(req), inode, to_flags(info->flags), {});
+  const auto handle = volume_.open(caller_of(req), inode_of(node), to_flags(info->flags), {});
   if (!handle) return reply_error(req, handle.error());
-  OpenFile& file = open_files_.add(inode, *handle);
+  OpenFile& file = add_open(node, *handle);
   info->fh = OpenFiles::word(file);
   info->keep_cache = 1;  // nobody changes a file but through this kernel
   // Interrupted: there will be no release.
@@ -52,16 +58,20 @@ void FileSystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mod
   if (!handle) return reply_error(req, handle.error());
   const auto entry = [&]() -> Result<fuse_entry_param> {
     LK_TRY(const volume::Stat stat, volume_.stat(*handle));
-    return to_entry(stat);
+    LK_TRY(const fuse_entry_param made, to_entry(stat));
+    pages_.nodes().looked_up(made.ino, stat);
+    return made;
   }();
   if (!entry) {
     (void)volume_.close_handle(*handle);
     return reply_error(req, entry.error());
   }
-  OpenFile& file = open_files_.add(inode_of(entry->ino), *handle);
+  OpenFile& file = add_open(entry->ino, *handle);
   info->fh = OpenFiles::word(file);
   info->keep_cache = 1;
-  if (fuse_reply_create(req, &*entry, info) == -ENOENT) (void)close(file);
+  if (fuse_reply_create(req, &*entry, info) != -ENOENT) return;
+  (void)close(file);
+  pages_.nodes().forgotten(entry->ino, 1);
 }
 
 Result<FileSystem::Unnamed> FileSystem::make_unnamed(const volume::Caller& caller,
@@ -74,7 +84,8 @@ Result<FileSystem::Unnamed> FileSystem::make_unnamed(const volume::Caller& calle
   const auto described = [&]() -> Result<void> {
     LK_TRY(const volume::Stat stat, volume_.stat(handle));
     LK_TRY(made.entry, to_entry(stat));
-    made.file = OpenFiles::word(open_files_.add(stat.inode, handle));
+    pages_.nodes().looked_up(made.entry.ino, stat);
+    made.file = OpenFiles::word(add_open(made.entry.ino, handle));
     return {};
   }();
   if (!described) {
@@ -84,15 +95,21 @@ Result<FileSystem::Unnamed> FileSystem::make_unnamed(const volume::Caller& calle
   return made;
 }
 
-void FileSystem::forget_unnamed(u64 file) { (void)close(OpenFiles::at(file)); }
+void FileSystem::forget_unnamed(const Unnamed& made) {
+  (void)close(OpenFiles::at(made.file));
+  pages_.nodes().forgotten(made.entry.ino, 1);
+}
 
 // close(2) says what its caller has not heard yet; the kernel drops what release answers.
 void FileSystem::flush(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
   reply_done(req, volume_.take_errors(OpenFiles::at(info->fh).handle));
 }
 
-void FileSystem::release(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
-  reply_done(req, close(OpenFiles::at(info->fh)));
+// The last handle of a key that is leaving takes the key along, so the kernel's pages go before.
+void FileSystem::release(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
+  OpenFile& file = OpenFiles::at(info->fh);
+  if (!file.key || !volume_.key_is_leaving(file.handle)) return reply_done(req, close(file));
+  pages_.drop_then_close(node, [this, req, &file] { reply_done(req, close(file)); });
 }
 
 void FileSystem::fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* info) {
@@ -105,13 +122,14 @@ void FileSystem::opendir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) 
   const volume::InodeId inode = inode_of(node);
   const auto handle = volume_.open_directory(caller_of(req), inode, {});
   if (!handle) return reply_error(req, handle.error());
-  OpenFile& file = open_files_.add(inode, *handle);
+  const auto stat = volume_.stat(*handle);
+  OpenFile& file = pages_.open_files().add(inode, *handle, stat ? stat->key_id : std::nullopt);
   info->fh = OpenFiles::word(file);
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
 }
 
-void FileSystem::releasedir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
-  release(req, node, info);
+void FileSystem::releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
+  reply_done(req, close(OpenFiles::at(info->fh)));
 }
 
 void FileSystem::fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info) {
@@ -119,7 +137,8 @@ void FileSystem::fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_f
 }
 
 Result<void> FileSystem::list(OpenFile& directory, bool anew) {
-  if (directory.listed && !anew) return {};
+  const bool stale = directory.stale.exchange(false);
+  if (directory.listed && !anew && !stale) return {};
   LK_TRY(directory.entries, volume_.read_directory(directory.handle));
   directory.listed = true;
   return {};

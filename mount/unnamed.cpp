@@ -72,7 +72,7 @@ bool answer_unnamed(FileSystem& file_system, int fuse_fd, Bytes request) {
 
   int refused = EINVAL;
   Reply reply{};
-  u64 file = 0;
+  FileSystem::Unnamed unwanted;
   if (request.size() >= sizeof(fuse_in_header) + sizeof(fuse_create_in)) {
     const auto wanted = load<fuse_create_in>(request, sizeof(fuse_in_header));
     try {
@@ -82,7 +82,7 @@ bool answer_unnamed(FileSystem& file_system, int fuse_fd, Bytes request) {
       refused = made ? 0 : posix_errno(made.error());
       if (made) {
         reply = to_reply(*made);
-        file = made->file;
+        unwanted = *made;
       }
     } catch (const std::bad_alloc&) {
       refused = ENOMEM;
@@ -94,7 +94,7 @@ bool answer_unnamed(FileSystem& file_system, int fuse_fd, Bytes request) {
   reply.header.unique = in.unique;
   iovec piece{.iov_base = &reply, .iov_len = size};
   // ENOENT: the call was interrupted, so nobody will release the file.
-  if (::writev(fuse_fd, &piece, 1) < 0 && refused == 0) file_system.forget_unnamed(file);
+  if (::writev(fuse_fd, &piece, 1) < 0 && refused == 0) file_system.forget_unnamed(unwanted);
   return true;
 }
 
