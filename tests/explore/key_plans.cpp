@@ -7,6 +7,34 @@
 
 namespace latchkey::tests {
 
+namespace {
+
+// All that is written goes through a front's page.
+std::vector<KeyPlan> front_plans(const Act& remove_it) {
+  using enum Verb;
+  return {
+      {.name = "a front's page",
+       .callers = {{remove_it}, {{store}, {close}}, {{write_back}, {add}}},
+       .has_file_open = {false, true, false},
+       .front = true},
+      {.name = "a front's page, stored twice",
+       .callers = {{remove_it}, {{store}, {store}, {close}}, {{store}, {close}}},
+       .has_file_open = {false, true, true},
+       .front = true},
+      {.name = "a front's page, added after the removal",
+       .callers = {{remove_it}, {{store}, {store}, {close}}, {{await_removal}, {add}}},
+       .has_file_open = {false, true, false},
+       .front = true},
+      {.name = "a front's page, the flush fails",
+       .callers = {{remove_it}, {{store}, {close}}, {{write_back}, {store}}},
+       .has_file_open = {false, true, true},
+       .flush_fails = true,
+       .front = true},
+  };
+}
+
+}  // namespace
+
 std::vector<KeyPlan> key_plans(keymgr::RemovalMode mode) {
   using enum Verb;
   using keymgr::RemovalMode;
@@ -67,25 +95,7 @@ std::vector<KeyPlan> key_plans(keymgr::RemovalMode mode) {
        .has_file_open = {false, true, false},
        .flush_fails = true},
   };
-  const std::vector<KeyPlan> of_a_front = {
-      {.name = "a front's page",
-       .callers = {{remove_it}, {{store}, {close}}, {{write_back}, {add}}},
-       .has_file_open = {false, true, false},
-       .front = true},
-      {.name = "a front's page, stored twice",
-       .callers = {{remove_it}, {{store}, {store}, {close}}, {{store}, {close}}},
-       .has_file_open = {false, true, true},
-       .front = true},
-      {.name = "a front's page, added after the removal",
-       .callers = {{remove_it}, {{store}, {store}, {close}}, {{await_removal}, {add}}},
-       .has_file_open = {false, true, false},
-       .front = true},
-      {.name = "a front's page, the flush fails",
-       .callers = {{remove_it}, {{store}, {close}}, {{write_back}, {store}}},
-       .has_file_open = {false, true, true},
-       .flush_fails = true,
-       .front = true},
-  };
+  const std::vector<KeyPlan> of_a_front = front_plans(remove_it);
   plans.insert(plans.end(), of_a_front.begin(), of_a_front.end());
   for (KeyPlan& plan : plans)
     if (plan.claims.empty()) plan.claims = {1};
