@@ -341,6 +341,8 @@ bool ControlServer::take_descriptor(Job& job, UniqueFd fd, Error& refusal) {
     // A directory's close asks nobody; a file's is our own mount's, which may wait for a key.
     recognised = good && S_ISDIR(facts.stx_mode);
   }
+  // Who only has the place of a file has nothing to be told of its close.
+  if ((::fcntl(fd.get(), F_GETFL) & O_PATH) != 0) recognised = true;
   if (!recognised) closer_.close(job.peer.uid, std::move(fd));
   return good;
 }

@@ -23,6 +23,25 @@ def open_error(path, flags=os.O_RDONLY):
     return error_of(attempt)
 
 
+# Sends a file of a daemon that it stops as a key of 64 bytes (key_add, mount/wire.h), six times;
+# prints the errors that it was answered.
+SENDER = """
+import json, os, signal, socket, struct, sys
+name, stopped, path = sys.argv[1:]
+errors = []
+with open(name, "rb") as file:
+    os.kill(int(stopped), signal.SIGSTOP)
+    for number in range(6):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(10)
+            client.connect(path)
+            message = struct.pack("<IHHIIII", 0x314b4c43, 1, 1, number, 8, 64, 0)
+            socket.send_fds(client, [message], [file.fileno()])
+            errors.append(struct.unpack_from("<H", client.recv(8192), 16)[0])
+    print(json.dumps(errors), flush=True)
+"""
+
+
 class Holder:
     """A program that has a file open and writes a line whenever it is told to."""
 
@@ -193,6 +212,33 @@ class Users(Keys):
             self.assertEqual([(who["pid"], who["command"], who["uid"]) for who in holders],
                              [(sleeper, "sleep", ADA)])
             os.kill(sleeper, signal.SIGKILL)
+
+
+class Foreign(Keys):
+    """A file of a file system that does not answer, sent as a key: here that of a stopped mount."""
+
+    def test_a_descriptor_that_cannot_be_closed_holds_up_nobody(self):
+        other = self.folder / "other"
+        other.mkdir()
+        self.run_ok("mkfs", "-q", "--size", "64M", self.folder / "img2")
+        stopped = self.run_json("mount", "mount", self.folder / "img2", other)["pid"]
+        self.addCleanup(subprocess.run, ["umount", "-l", str(other)], check=False)
+        (other / "file").write_bytes(b"x" * 64)
+        device = self.root.stat().st_dev
+        # Who has the file open waits for it, too, when it starts or ends a process.
+        sender = subprocess.Popen(
+            [sys.executable, "-c", SENDER, str(other / "file"), str(stopped),
+             f"/run/latchkey/{os.major(device)}-{os.minor(device)}.sock"], stdout=subprocess.PIPE)
+        self.addCleanup(sender.wait)
+        self.addCleanup(os.kill, stopped, signal.SIGCONT)
+        refused = json.loads(sender.stdout.readline())
+        sender.stdout.close()
+        self.assertEqual(len(refused), 6)
+        self.assertNotIn(0, refused)
+        began = time.monotonic()
+        self.assertEqual(self.status()["state"], "present")
+        self.run_ok("key", "add", "-q", "--key-file", self.key, self.root)
+        self.assertLess(time.monotonic() - began, 5)
 
 
 class Store(Keys):
