@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -157,22 +158,20 @@ TEST_F(Control, a_removal_waits_no_longer_than_it_is_told_to) {
 TEST_F(Control, who_hangs_up_waits_no_more) {
   const crypto::KeyId id = vault();
   const volume::HandleId handle = open("/vault/open");
-  {
+  mount::Request request = removal_of(id, {.mode = RemovalMode::safe, .wait = true});
+  request.sequence = 1;
+  as_user(kAda, [&] {
     mount::ControlClient waiter = client();
-    const mount::Request request = [&] {
-      mount::Request wanted = removal_of(id, {.mode = RemovalMode::safe, .wait = true});
-      wanted.sequence = 1;
-      return wanted;
-    }();
     ASSERT_TRUE(mount::send_message(waiter.socket(), mount::encode_request(request), -1, true));
-    std::this_thread::sleep_for(50ms);
-    EXPECT_EQ(server_->facts().connections, 1U);
-  }
+    std::array<std::byte, mount::kPartBytesMax> answer;
+    std::this_thread::sleep_for(200ms);  // more than the pause between two looks
+    EXPECT_EQ(::recv(waiter.socket(), answer.data(), answer.size(), MSG_DONTWAIT), -1) << "waits";
+  });
   for (int i = 0; i < 500 && server_->facts().connections != 0; ++i)
-    std::this_thread::sleep_for(10ms);
+    std::this_thread::sleep_for(1ms);
   EXPECT_EQ(server_->facts().connections, 0U);
   close(handle);
-  std::this_thread::sleep_for(250ms);  // more than the pause between two looks
+  std::this_thread::sleep_for(250ms);
   EXPECT_EQ(status_as(kAda, id).state, KeyState::present) << "its safe removal was given up";
 }
 
