@@ -44,12 +44,10 @@ class Lock(MountTest):
         self.addCleanup(self.end_children)
 
     def end_children(self):
-        for pid in self.children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+        """Before the server, and without a wait for one who cannot be killed."""
+        for pid in self.children[:]:
+            os.kill(pid, signal.SIGKILL)
+            self.ended(pid, 5)
 
     def remove(self, mode, *words, code=OK):
         done = self.run_raw("key", "remove", "--key-file", self.key, "--mode", mode, "--json",
@@ -63,6 +61,14 @@ class Lock(MountTest):
     def state(self):
         return self.run_json("key_status", "key", "status", "--key-file", self.key,
                              self.root)["state"]
+
+    def all_closed(self):
+        """The kernel tells of a close after close(2) has returned."""
+        end = time.monotonic() + 10
+        while (holders := self.run_json("key_status", "key", "status", "--key-file", self.key,
+                                        self.root)["holders"]) and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(holders, [])
 
     def file(self, name="a", pages=64):
         path = self.vault / name
@@ -101,6 +107,7 @@ class Lock(MountTest):
             data = os.pread(fd, 1 << 20, 0)
             self.assertEqual(cached_pages(fd), 64)
             os.close(fd)
+            self.all_closed()
             self.assertEqual(self.remove(mode)["state"], "absent", mode)
             self.assertEqual(error_of(os.open, path, os.O_RDONLY), "ENOKEY")
             self.add()
@@ -138,7 +145,7 @@ class Lock(MountTest):
             mapping[5 * PAGE:5 * PAGE + 5] = b"after"
             self.assertEqual(os.pread(fd, 5, 5 * PAGE), b"after")
             os.pwrite(fd, b"written", 7 * PAGE)
-            self.assertEqual(error_of(os.open, path, os.O_RDONLY), "ENOKEY")
+            # Nobody asks for the name: a look-up that fails would take the pages along.
             os.close(fd)
             self.assertEqual(mapping[0], 1, "the mapping keeps the file")
             mapping.close()
@@ -161,6 +168,7 @@ class Lock(MountTest):
         for _ in range(3):
             self.assertEqual(sorted(os.listdir(self.vault)), ["link", "name", "sub"])
             self.assertEqual(os.readlink(self.vault / "link"), "target")
+            self.all_closed()
             self.remove("soft")
             self.assertFalse({"link", "name", "sub"} & set(os.listdir(self.vault)))
             self.assertEqual(error_of(os.stat, self.vault / "name"), "ENOKEY")
@@ -174,14 +182,14 @@ class Lock(MountTest):
             self.assertEqual(error_of(os.stat, self.vault / "never"), "ENOENT")
 
     def test_an_open_directory_is_listed_anew(self):
-        for number in range(300):
+        for number in range(3000):
             (self.vault / f"n{number}").touch()
         with os.scandir(self.vault) as scan:
             next(scan)
             self.remove("deny")
             rest = [entry.name for entry in scan]
         self.assertLess(len([name for name in rest if name.startswith("n") and name[1:].isdigit()]),
-                        300, "what the C library had read is its own")
+                        2000, "what the C library had read is its own")
         fd = os.open(self.vault, os.O_RDONLY)
         self.assertEqual([name for name in os.listdir(fd) if name[1:].isdigit()], [])
         os.close(fd)
