@@ -10,7 +10,7 @@
 // Decoding trusts nothing: lengths are compared with what came, enumerations with what there is,
 // and nothing is allocated by a number in a message but by the message's own size.
 
-#include <deque>
+#include <list>
 #include <optional>
 #include <string>
 #include <variant>
@@ -105,8 +105,8 @@ struct Done {
 // report that they belong to. Not copied: phases name into `names`.
 struct Answer {
   Answer() = default;
-  Answer(Answer&&) = default;
-  Answer& operator=(Answer&&) = default;
+  Answer(Answer&&) noexcept = default;
+  Answer& operator=(Answer&&) noexcept = default;
 
   std::vector<volume::KeyReport> keys;
   std::vector<volume::Holder> holders;
@@ -114,7 +114,7 @@ struct Answer {
   StoreReport store;
   PolicyReport policy;
   Done done;
-  std::deque<std::string> names;
+  std::list<std::string> names;
 };
 
 // Builds the messages of one answer; what is beyond `bytes_max` is left out and counted. Every

@@ -23,21 +23,25 @@ def open_error(path, flags=os.O_RDONLY):
     return error_of(attempt)
 
 
-# Sends a file of a daemon that it stops as a key of 64 bytes (key_add, mount/wire.h), six times;
-# prints the errors that it was answered.
+# As user 1000 sends a file of a daemon that it stops as a key of 64 bytes (key_add, mount/wire.h),
+# six times; prints the errors that it was answered.
 SENDER = """
 import json, os, signal, socket, struct, sys
 name, stopped, path = sys.argv[1:]
 errors = []
 with open(name, "rb") as file:
     os.kill(int(stopped), signal.SIGSTOP)
-    for number in range(6):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.settimeout(10)
-            client.connect(path)
-            message = struct.pack("<IHHIIII", 0x314b4c43, 1, 1, number, 8, 64, 0)
-            socket.send_fds(client, [message], [file.fileno()])
-            errors.append(struct.unpack_from("<H", client.recv(8192), 16)[0])
+    os.setresuid(1000, 1000, 1000)
+    try:
+        for number in range(6):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                client.settimeout(10)
+                client.connect(path)
+                message = struct.pack("<IHHIIII", 0x314b4c43, 1, 1, number, 8, 64, 0)
+                socket.send_fds(client, [message], [file.fileno()])
+                errors.append(struct.unpack_from("<H", client.recv(8192), 16)[0])
+    except OSError as error:
+        errors = str(error)
     print(json.dumps(errors), flush=True)
 """
 
@@ -233,8 +237,9 @@ class Foreign(Keys):
         self.addCleanup(os.kill, stopped, signal.SIGCONT)
         refused = json.loads(sender.stdout.readline())
         sender.stdout.close()
-        self.assertEqual(len(refused), 6)
+        self.assertEqual(len(refused), 6, refused)
         self.assertNotIn(0, refused)
+        self.assertNotEqual(refused[0], refused[-1], "he brings no more once four are stuck")
         began = time.monotonic()
         self.assertEqual(self.status()["state"], "present")
         self.run_ok("key", "add", "-q", "--key-file", self.key, self.root)
