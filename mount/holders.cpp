@@ -8,11 +8,18 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
 
+#include "base/env.h"
+#include "base/mutex.h"
+#include "base/no_memory.h"
 #include "mount/unique_fd.h"
 
 namespace latchkey::mount {
@@ -105,16 +112,59 @@ void look_at_mappings(u64 device, const std::set<u64>& wanted, u64 pid, FileUser
   }
 }
 
+constexpr u32 kScansMax = 8;  // those that are stuck included
+std::atomic<u32> scans_under_way{0};
+
+class Scan {
+ public:
+  Scan(u64 device, const std::set<u64>& wanted) : device_(device), wanted_(wanted) {}
+
+  void run() {
+    FileUsers found;
+    for_each_number("/proc", [&](int, u64 pid) {
+      look_at_descriptors(device_, wanted_, pid, found);
+      look_at_mappings(device_, wanted_, pid, found);
+    });
+    Lock lock(mutex_);
+    found_ = std::move(found);
+    done_ = true;
+    ended_.notify_all();
+  }
+  FileUsers wait(u64 patience_ns) {
+    const u64 end = system_env().monotonic_ns() + patience_ns;
+    Lock lock(mutex_);
+    for (u64 now = 0; !done_ && (now = system_env().monotonic_ns()) < end;)
+      (void)ended_.wait_for(mutex_, end - now);
+    return std::move(found_);
+  }
+
+ private:
+  const u64 device_;
+  const std::set<u64> wanted_;
+  Mutex mutex_;
+  CondVar ended_;
+  FileUsers found_ LK_GUARDED_BY(mutex_);
+  bool done_ LK_GUARDED_BY(mutex_) = false;
+};
+
 }  // namespace
 
-FileUsers processes_with(u64 device, const std::set<u64>& wanted) {
-  FileUsers found;
-  if (wanted.empty()) return found;
-  for_each_number("/proc", [&](int, u64 pid) {
-    look_at_descriptors(device, wanted, pid, found);
-    look_at_mappings(device, wanted, pid, found);
-  });
-  return found;
+FileUsers processes_with(u64 device, const std::set<u64>& wanted, u64 patience_ns) {
+  if (wanted.empty()) return {};
+  const auto scan = std::make_shared<Scan>(device, wanted);
+  if (scans_under_way.load() >= kScansMax) return {};
+  scans_under_way.fetch_add(1);
+  try {
+    // It may never end, so it is none of base/thread.h's threads, which are joined.
+    std::thread([scan] {
+      (void)or_no_memory([&] { scan->run(); });
+      scans_under_way.fetch_sub(1);
+    }).detach();
+  } catch (const std::system_error&) {
+    scans_under_way.fetch_sub(1);
+    return {};
+  }
+  return scan->wait(patience_ns);
 }
 
 std::string command_of(u32 pid) {

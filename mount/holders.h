@@ -2,8 +2,8 @@
 // Which processes have a file open, from /proc: exact where the daemon may look (root: everywhere;
 // else at its user's own processes), and of this moment.
 //
-// Nothing that is asked can wait for a file system of somebody else's: descriptors are looked at
-// with AT_STATX_DONT_SYNC, mappings in the text of /proc/PID/maps.
+// Descriptors are looked at with AT_STATX_DONT_SYNC, which asks no file system; mappings in the
+// text of /proc/PID/maps.
 
 #include <map>
 #include <set>
@@ -17,8 +17,10 @@ namespace latchkey::mount {
 
 // By st_ino, then by process: the path under which the process has the file.
 using FileUsers = std::map<u64, std::map<u32, std::string>>;
-// Of the inodes `wanted` of `device` (st_dev): who has them open or mapped.
-FileUsers processes_with(u64 device, const std::set<u64>& wanted);
+// Of the inodes `wanted` of `device` (st_dev): who has them open or mapped. Not longer than
+// `patience_ns`, after which nobody is known: the text of a process's mappings waits for its
+// address space, which a page fault in somebody's file system can hold.
+FileUsers processes_with(u64 device, const std::set<u64>& wanted, u64 patience_ns = 1'000'000'000);
 
 // The name of a process as ps shows it; empty if there is none.
 std::string command_of(u32 pid);
