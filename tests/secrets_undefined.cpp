@@ -247,7 +247,7 @@ void key_ring_and_slots() {
   keymgr::Lease lease;
   LK_CHECK(slots && ring.lease(*id, 1, lease));
   for (const std::size_t seed : {16, 17, 16, 18}) {  // misses, a hit, an eviction
-    const auto pin = (*slots)->get(lease, *id, nonce_of(seed));
+    const auto pin = (*slots)->get(lease, nonce_of(seed));
     LK_CHECK(pin.has_value());
     look_at_key(pin->key());
   }
