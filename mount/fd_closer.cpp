@@ -27,7 +27,7 @@ void FdCloser::close(u32 uid, UniqueFd fd) {
       if (--shared->pending[uid] == 0) shared->pending.erase(uid);
     }).detach();
   } catch (const std::system_error&) {
-    // It stays open and pending: the user gets no further one in before long.
+    return;  // it stays open and pending: the user gets no further one in before long
   }
 }
 
