@@ -10,9 +10,8 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <new>
+#include <exception>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "base/secret.h"
@@ -86,8 +85,8 @@ void Session::start_thread() {
     threads_.reserve(threads_.size() + 1);
     threads_.emplace_back([this] { run(); });
     ++idle_;
-  } catch (const std::system_error&) {  // those that there are go on
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
+    return;  // no memory, no thread: those that there are go on
   }
 }
 

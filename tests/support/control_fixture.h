@@ -13,6 +13,7 @@
 #include <map>
 #include <thread>
 
+#include "base/mutex.h"
 #include "mount/control_client.h"
 #include "mount/control_server.h"
 #include "tests/support/temp_file.h"
@@ -32,10 +33,36 @@ inline void as_user(u32 uid, const std::function<void()>& body) {
 }
 
 // What stands for what in the folder; of the test that runs.
-inline std::map<u64, volume::InodeId>& pretended_inodes() {
-  static std::map<u64, volume::InodeId> inodes;
-  return inodes;
-}
+class PretendedInodes {
+ public:
+  static PretendedInodes& instance() {
+    static PretendedInodes inodes;
+    return inodes;
+  }
+  void clear() {
+    Lock lock(mutex_);
+    inodes_.clear();
+  }
+  void put(u64 number, volume::InodeId inode) {
+    Lock lock(mutex_);
+    inodes_[number] = inode;
+  }
+  volume::InodeId inode_of(u64 number) {
+    Lock lock(mutex_);
+    const auto it = inodes_.find(number);
+    return it == inodes_.end() ? volume::InodeId{} : it->second;
+  }
+  u64 number_of(volume::InodeId inode) {
+    Lock lock(mutex_);
+    for (const auto& [number, known] : inodes_)
+      if (known == inode) return number;
+    return 0;
+  }
+
+ private:
+  Mutex mutex_;
+  std::map<u64, volume::InodeId> inodes_ LK_GUARDED_BY(mutex_);
+};
 
 class ControlTest : public VolumeTest {
  protected:
@@ -49,7 +76,7 @@ class ControlTest : public VolumeTest {
   }
   void TearDown() override {
     server_.reset();
-    pretended_inodes().clear();
+    PretendedInodes::instance().clear();
     VolumeTest::TearDown();
   }
 
@@ -58,13 +85,9 @@ class ControlTest : public VolumeTest {
     struct stat facts{};
     ASSERT_EQ(::stat(folder_.path().c_str(), &facts), 0);
     const mount::InodeNumbers numbers{
-        .inode_of = [](u64 number) { return pretended_inodes()[number]; },
+        .inode_of = [](u64 number) { return PretendedInodes::instance().inode_of(number); },
         .number_of =
-            [](volume::InodeId inode) {
-              for (const auto& [number, known] : pretended_inodes())
-                if (known == inode) return number;
-              return u64{0};
-            },
+            [](volume::InodeId inode) { return PretendedInodes::instance().number_of(inode); },
     };
     service_ = mount::volume_key_service(*volume_, facts.st_dev, numbers, false);
     auto socket = mount::ListeningSocket::open_at(path());
@@ -85,7 +108,7 @@ class ControlTest : public VolumeTest {
       mount::UniqueFd(::open(at.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644)).reset();
     struct stat facts{};
     EXPECT_EQ(::stat(at.c_str(), &facts), 0);
-    pretended_inodes()[facts.st_ino] = inode;
+    PretendedInodes::instance().put(facts.st_ino, inode);
     return at;
   }
 
