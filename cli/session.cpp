@@ -1,5 +1,5 @@
 // session: one process that holds a volume open and obeys commands on standard input, a JSON object
-// a line in answer. Until the mount exists this is how a script races a removal against writers
+// a line in answer. This is how a script races a removal against writers
 // that stay, and looks for what is left of the key.
 //
 //   load FILE           the key file's bytes into the arena        {}

@@ -110,6 +110,7 @@ class FileSystem {
   Result<void> list(OpenFile& directory, bool anew) LK_REQUIRES(directory.mutex);
   OpenFile& add_open(u64 node, volume::HandleId handle);
   Result<void> close(OpenFile& file);
+  Result<void> end(OpenFile& file);  // its node has been told that it is closed
   void refuse(const Io& io, const Error& error);
 
   volume::Volume& volume_;

@@ -32,8 +32,12 @@ OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle) {
 }
 
 Result<void> FileSystem::close(OpenFile& file) {
-  const volume::HandleId handle = file.handle;
   pages_.nodes().closed(node_of(file.inode).value_or(0));
+  return end(file);
+}
+
+Result<void> FileSystem::end(OpenFile& file) {
+  const volume::HandleId handle = file.handle;
   pages_.open_files().remove(file);
   return volume_.close_handle(handle);
 }
@@ -106,10 +110,12 @@ void FileSystem::flush(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
 }
 
 // The last handle of a key that is leaving takes the key along, so the kernel's pages go before.
+// Closed first, asked then: a removal that commits in between finds the node closed.
 void FileSystem::release(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   OpenFile& file = OpenFiles::at(info->fh);
-  if (!file.key || !volume_.key_is_leaving(file.handle)) return reply_done(req, close(file));
-  pages_.drop_then_close(node, [this, req, &file] { reply_done(req, close(file)); });
+  pages_.nodes().closed(node_of(file.inode).value_or(0));
+  if (!file.key || !volume_.key_is_leaving(file.handle)) return reply_done(req, end(file));
+  pages_.drop_then_close(node, [this, req, &file] { reply_done(req, end(file)); });
 }
 
 void FileSystem::fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* info) {

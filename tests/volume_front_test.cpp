@@ -83,7 +83,8 @@ TEST_F(VolumeFront, each_removal_asks_for_the_fronts_pages_and_says_when_it_is_o
     front_.dropped_all = front_.dropped_closed = front_.tries = 0;
     remove(row.mode);
     const bool some_stay = row.stays != keymgr::Stays::nothing;
-    EXPECT_EQ(front_.dropped_closed, some_stay ? 1U : 0U);
+    // Again after the commit where it prepared: files were closed meanwhile.
+    EXPECT_EQ(front_.dropped_closed, !some_stay ? 0U : row.claim_first ? 1U : 2U);
     EXPECT_EQ(front_.dropped_all, some_stay ? 0U : row.mode == RemovalMode::sync ? 2U : 1U);
     EXPECT_EQ(front_.tries, 1U);
     add_key();
@@ -260,7 +261,7 @@ TEST_P(VolumeFrontMode, loses_no_page_of_the_front_but_where_it_says_which) {
   EXPECT_EQ(kernel_.cached_pages(kClosed), 0U);
   if (some_stay) {
     EXPECT_NE(kernel_.cached_pages(kMapped), 0U) << "who is inside goes on";
-    EXPECT_EQ(kernel_.drops(), std::vector{Front::Which::closed});
+    EXPECT_EQ(kernel_.drops(), std::vector(row.claim_first ? 1 : 2, Front::Which::closed));
     EXPECT_EQ(kernel_.store(kMapped, 1), Errc{});
     EXPECT_EQ(kernel_.write(kMapped, 2), Errc{});
     EXPECT_TRUE(release(kMapped).leaving);

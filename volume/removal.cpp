@@ -83,7 +83,7 @@ Result<void> Volume::State::Removing::run() {
     drop();
     if (row_.may_lose) drop_front_pages();
   } else {
-    if (row_.claim_first) drop_front_pages();
+    drop_front_pages();  // of those, too, that were closed since it prepared
     left = let_leave();
   }
   leased_.clear();
