@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/no_memory.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -170,7 +171,7 @@ Result<Volume::State::Written> Volume::State::write(HandleId id, std::optional<u
                                                     Bytes from, IoFlags flags) {
   LK_TRY(HandleUse handle, find(id));
   u64 done = 0;
-  const auto wrote = write(*handle, offset, from, flags, done);
+  const auto wrote = or_no_memory([&] { return write(*handle, offset, from, flags, done); });
   if (!wrote && flags.written_back)
     note_refused(handle->inode, *offset + done, from.size() - done, wrote.error());
   // After a close under it this is the last user, whose flush nobody else hears of.
@@ -186,7 +187,7 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
   LK_TRYV(must_be_writable());
   LK_TRYV(ready_for_io(handle, flags));
   if (auto failure = store->failure()) {
-    handle.stop_told = true;
+    if (!flags.written_back) handle.stop_told = true;
     return std::unexpected(*failure);
   }
   Inode& inode = *handle.inode;
@@ -210,7 +211,8 @@ Result<u64> Volume::State::write(Handle& handle, std::optional<u64> offset, Byte
       wrote = ready_for_io(handle, flags);
       if (wrote) continue;
     }
-    if (wrote.error().code == Errc::would_wait && done != 0) break;
+    // What is written back is all taken, or somebody is told of the rest.
+    if (wrote.error().code == Errc::would_wait && done != 0 && !flags.written_back) break;
     return std::unexpected(wrote.error());
   }
   return *offset;

@@ -28,22 +28,25 @@ Result<void> Volume::State::may_page_in(const Inode& inode, IoFlags flags) {
   return fail(Errc::no_key, "the key is being removed");
 }
 
-// Whoever has the file open is told, as of any page that a removal took.
+// The front has the page no more, or takes it for clean: whoever has the file open is told, and the
+// removal under way.
 void Volume::State::note_refused(const InodePtr& inode, u64 offset, u64 bytes, const Error& error) {
-  if (!inode->encrypted() || bytes == 0) return;
+  if (bytes == 0) return;
+  const bool without_key = error.code == Errc::no_key;
+  if (!without_key) inode->note_error(error);
+  if (!inode->encrypted()) return;
+  if (without_key) ++inode->losses;
   const crypto::KeyId id = inode->key_id();
   const u64 first = offset / kPageBytes;
   const u64 pages = (offset + bytes - 1) / kPageBytes - first + 1;
-  if (error.code == Errc::no_key) ++inode->losses;
-  (void)or_no_memory([&] {
-    Lock lock(table_mutex);
-    for (Refusals* of : refusals) {
-      if (of->id != id) continue;
-      if (!of->error) of->error = error;
-      of->writes.push_back({inode, first, pages});
-      return;
-    }
-  });
+  Lock lock(table_mutex);
+  for (Refusals* of : refusals) {
+    if (of->id != id) continue;
+    if (!of->error) of->error = error;
+    const auto listed = or_no_memory([&] { of->writes.push_back({inode, first, pages}); });
+    if (!listed) of->unlisted_pages += pages;
+    return;
+  }
 }
 
 // A worker keeps the deadline.

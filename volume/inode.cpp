@@ -62,6 +62,13 @@ Error Inode::last_error() const {
   return error_;
 }
 
+void Inode::note_error(const Error& error) {
+  Lock lock(mutex);
+  error_ = error;
+  error_untold = true;
+  ++errors;
+}
+
 u64 Inode::pages_without_space(u64 first, u64 count) const {
   Lock lock(mutex);
   u64 dirty = 0;

@@ -71,6 +71,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   u64 dirty_bytes() const LK_EXCLUDES(mutex);
   bool clean() const LK_EXCLUDES(mutex);
   Error last_error() const LK_EXCLUDES(mutex);
+  void note_error(const Error& error) LK_EXCLUDES(mutex);  // each handle hears of it
 
   // Pages of [first, first + count) that need space before a write: all but the dirty ones.
   u64 pages_without_space(u64 first, u64 count) const LK_EXCLUDES(mutex);

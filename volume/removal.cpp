@@ -34,7 +34,7 @@ Volume::State::Removing::Removing(State& state, keymgr::Removal& removal, Until 
       until_(until),
       report_(report),
       last_(state.env.monotonic_ns()),
-      refusals_{.id = id_, .writes = {}, .error = {}} {}
+      refusals_{.id = id_, .writes = {}, .unlisted_pages = 0, .error = {}} {}
 
 Volume::State::Removing::~Removing() {
   if (state_.options.front == nullptr) return;
@@ -192,6 +192,9 @@ void Volume::State::Removing::count_refused() {
         [&] { pages = lost_pages_[write.inode->id()].add(write.first_page, write.pages); });
     count_lost(*write.inode, pages * kPageBytes);
   }
+  if (refusals_.unlisted_pages == 0) return;
+  report_.bytes_lost += refusals_.unlisted_pages * kPageBytes;
+  report_.files_lost = std::max<u64>(report_.files_lost, 1);
 }
 
 void Volume::State::Removing::count_lost(const Inode& inode, u64 bytes) {

@@ -149,6 +149,7 @@ struct Volume::State {
     };
     crypto::KeyId id;
     std::vector<Write> writes;
+    u64 unlisted_pages = 0;      // those that memory ended for
     std::optional<Error> error;  // the first one
   };
   std::vector<Refusals*> refusals LK_GUARDED_BY(table_mutex);
