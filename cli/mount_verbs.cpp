@@ -71,9 +71,7 @@ class Server {
     mount.stop();
     const auto closed = opened->volume->close();
     if (closed || served != Exit::ok) return served;
-    if (background_.active())
-      ::syslog(LOG_ERR, "%s: %s (%s)", args_.image.c_str(), closed.error().what,
-               name_of(closed.error().code));
+    log(closed.error());
     return report_image(common_, args_.image, closed.error());
   }
 
@@ -86,9 +84,17 @@ class Server {
       fmt::print(stderr, "latchkey: {}: warning: no control socket: {}\n",
                  printable(args_.directory), describe(*error));
     background_.ready();
-    if (const auto waited = mount.wait(stop.fd()); !waited)
+    if (const auto waited = mount.wait(stop.fd()); !waited) {
+      log(waited.error());
       return report_error(common_, args_.directory, waited.error());
+    }
     return Exit::ok;
+  }
+
+  // In the background nobody reads standard error.
+  void log(const Error& error) const {
+    if (background_.active())
+      ::syslog(LOG_ERR, "%s: %s (%s)", args_.image.c_str(), error.what, name_of(error.code));
   }
 
   const Common& common_;

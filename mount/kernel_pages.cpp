@@ -1,6 +1,10 @@
 #include "mount/kernel_pages.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
+
+#include "mount/node_ids.h"
 
 namespace latchkey::mount {
 
@@ -32,7 +36,15 @@ void KernelPages::drop_pages(const crypto::KeyId& key, Which which) {
   notifier_.drop(nodes_.of_key(key, which == Which::closed));
 }
 
-void KernelPages::drop_everything() { notifier_.drop(nodes_.all()); }
+// What has dirty pages is open.
+void KernelPages::drop_everything() {
+  std::vector<u64> nodes = nodes_.all();
+  for (const volume::InodeId inode : open_files_.inodes())
+    if (const auto node = node_of(inode)) nodes.push_back(*node);
+  std::ranges::sort(nodes);
+  nodes.erase(std::ranges::unique(nodes).begin(), nodes.end());
+  notifier_.drop(nodes);
+}
 
 // Not by the notifier: the last close of a key flushes, and a removal that it meets may be waiting
 // for the notifier.

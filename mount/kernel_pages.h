@@ -29,7 +29,7 @@ class KernelPages final : public volume::Front {
 
   void drop_pages(const crypto::KeyId& key, Which which) override;
   void try_again(const crypto::KeyId& key) override { parked_.try_again(key); }
-  void drop_everything();  // of all keys
+  void drop_everything();  // of all keys, and of all that is open
   // The pages of a file whose key is leaving, then `close`, in a thread that may wait.
   void drop_then_close(u64 node, std::function<void()> close);
   void drop_soon(u64 node) { notifier_.drop_soon(node); }

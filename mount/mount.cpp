@@ -1,6 +1,5 @@
 #include "mount/mount.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -20,9 +19,13 @@ Mount::~Mount() { stop(); }
 void Mount::stop() {
   control_.reset();
   if (session_ == nullptr) return;
-  session_->unmount();
+  if (!session_->unmount()) {
+    pages_.stop();  // while what it asks the kernel for is still answered
+    session_->cut();
+  }
   session_->join();
   pages_.stop();
+  session_.reset();
 }
 
 Result<void> Mount::start_control() {
@@ -72,15 +75,13 @@ Result<void> Mount::wait(int stop_fd) {
   while (::poll(both.data(), both.size(), -1) < 0)
     if (errno != EINTR) return fail_os(Errc::io, errno, "cannot wait");
   if (both[0].revents == 0) {
-    // What programs stored into mappings comes down while requests are still answered.
-    const int root = ::open(options_.session.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root >= 0) {
-      (void)::syncfs(root);
-      ::close(root);
-    }
-    pages_.drop_everything();  // programs that are inside keep their files, cut off
+    // What programs stored into mappings comes down while requests are still answered; programs
+    // that are inside keep their files, cut off.
+    pages_.drop_everything();
   }
+  const auto failure = session_->failure();
   stop();
+  if (failure) return std::unexpected(*failure);
   return {};
 }
 

@@ -28,6 +28,14 @@ std::optional<volume::HandleId> OpenFiles::any_handle_of(volume::InodeId inode) 
   return of_inode->second.front()->handle;
 }
 
+std::vector<volume::InodeId> OpenFiles::inodes() {
+  std::vector<volume::InodeId> list;
+  Lock lock(mutex_);
+  list.reserve(files_.size());
+  for (const auto& [inode, files] : files_) list.push_back(inode);
+  return list;
+}
+
 void OpenFiles::forget_listings(const crypto::KeyId& key) {
   Lock lock(mutex_);
   for (const auto& [inode, files] : files_)

@@ -34,6 +34,7 @@ class OpenFiles {
   static u64 word(const OpenFile& file) { return reinterpret_cast<u64>(&file); }
   void remove(OpenFile& file);
   std::optional<volume::HandleId> any_handle_of(volume::InodeId inode);
+  std::vector<volume::InodeId> inodes();  // that are open
   // The key went: open directories have their names listed anew.
   void forget_listings(const crypto::KeyId& key);
 

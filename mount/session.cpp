@@ -1,12 +1,13 @@
 #include "mount/session.h"
 
+#include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
-#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -15,10 +16,15 @@
 #include <utility>
 
 #include "base/secret.h"
+#include "base/wait.h"
+#include "mount/receive_errors.h"
 #include "mount/unnamed.h"
 
 namespace latchkey::mount {
 namespace {
+
+constexpr int kWakeSignal = SIGURG;  // means nothing to who has no handler
+constexpr u64 kWakePauseNs = 5'000'000;
 
 // libfuse says on standard error why it does not mount; kept instead, to be part of the answer.
 // Written while one thread mounts.
@@ -68,12 +74,16 @@ Result<void> Session::mount(const SessionOptions& options) {
   if (fuse_session_mount(session_, options_.directory.c_str()) != 0)
     return fail(Errc::unavailable, said_or("the kernel does not mount it there"));
   fuse_set_log_func(nullptr);
-  mounted_ = true;
-  return {};
+  place_ = Place::of(options_.directory);
+  if (place_) return {};
+  const int error = errno;
+  fuse_session_unmount(session_);
+  return fail_os(Errc::unavailable, error, "the mount cannot be looked at");
 }
 
 Result<void> Session::serve() {
   Lock lock(mutex_);
+  receiving_.reserve(std::size_t{2} * options_.threads_max);
   start_thread();
   if (threads_.empty()) return fail(Errc::no_memory, "no thread can be started");
   return {};
@@ -100,37 +110,74 @@ void Session::end_request() {
   ++idle_;
 }
 
-void Session::run() {
-  fuse_buf buffer{};  // its memory is libfuse's, made at the first request
-  while (fuse_session_exited(session_) == 0) {
+void Session::receive(fuse_buf& buffer) {
+  ReceiveErrors errors;
+  while (!cut_ && fuse_session_exited(session_) == 0) {
     const int got = fuse_session_receive_buf(session_, &buffer);
-    if (got == -EINTR || got == -EAGAIN) continue;
-    if (got <= 0) break;
+    if (got <= 0) {
+      const auto then = errors.after(got);
+      if (then == ReceiveErrors::Then::pause) pause_for(ReceiveErrors::kPauseNs);
+      if (then != ReceiveErrors::Then::end) continue;
+      if (got == 0 || got == -ENODEV) return;
+      Lock lock(mutex_);
+      failure_ = fail_os(Errc::io, -got, "the kernel's requests cannot be taken any more").error();
+      return;
+    }
+    errors.received();
     begin_request();
     const MutableBytes request(static_cast<std::byte*>(buffer.mem), static_cast<std::size_t>(got));
     if (!answer_unnamed(request)) fuse_session_process_buf(session_, &buffer);
     wipe(request);
     end_request();
   }
+}
+
+void Session::run() {
+  const auto self = static_cast<pid_t>(::syscall(SYS_gettid));
+  {
+    Lock lock(mutex_);
+    receiving_.push_back(self);  // there is room: serve()
+  }
+  fuse_buf buffer{};  // its memory is libfuse's, made at the first request
+  receive(buffer);
   std::free(buffer.mem);
   const u64 one = 1;
   (void)!::write(ended_fd_, &one, sizeof one);
+  Lock lock(mutex_);
+  std::erase(receiving_, self);
+}
+
+std::optional<Error> Session::failure() {
+  Lock lock(mutex_);
+  return failure_;
 }
 
 bool Session::answer_unnamed(Bytes request) {
   return mount::answer_unnamed(file_system_, fuse_session_fd(session_), request);
 }
 
-void Session::unmount() {
-  if (!std::exchange(mounted_, false)) return;
-  // Where the kernel has let go, what is there now may be somebody else's.
-  struct stat root{};
-  const bool dead = ::stat(options_.directory.c_str(), &root) != 0 && errno == ENOTCONN;
-  if (fuse_session_exited(session_) != 0 && !dead) return;
-  if (::umount2(options_.directory.c_str(), 0) == 0 || errno == EINVAL) return;
-  // With programs inside the connection is cut, which root may do.
-  if (::umount2(options_.directory.c_str(), MNT_FORCE | MNT_DETACH) == 0) return;
-  fuse_session_unmount(session_);
+bool Session::unmount() {
+  if (session_ == nullptr) return true;
+  if (const auto place = std::exchange(place_, {})) (void)place->take_away();
+  pollfd device{.fd = fuse_session_fd(session_), .events = 0, .revents = 0};
+  return ::poll(&device, 1, 0) == 1 && (device.revents & POLLERR) != 0;
+}
+
+// A thread that waits for a request keeps the descriptor open, and so the connection. It sees a
+// signal only if that comes while it waits: so they come until all have ended.
+void Session::cut() {
+  struct sigaction nothing{};
+  nothing.sa_handler = [](int) {};
+  ::sigaction(kWakeSignal, &nothing, nullptr);
+  cut_ = true;
+  for (;;) {
+    {
+      Lock lock(mutex_);
+      if (receiving_.empty()) return;
+      for (const pid_t thread : receiving_) ::syscall(SYS_tgkill, ::getpid(), thread, kWakeSignal);
+    }
+    pause_for(kWakePauseNs);
+  }
 }
 
 // Those that are joined may have started others.

@@ -8,7 +8,11 @@
 // truncates back while it needs other requests answered; so whoever takes the last idle thread
 // starts another one.
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +20,7 @@
 #include "base/result.h"
 #include "base/thread.h"
 #include "mount/file_system.h"
+#include "mount/place.h"
 
 namespace latchkey::mount {
 
@@ -31,7 +36,7 @@ struct SessionOptions {
 class Session {
  public:
   explicit Session(FileSystem& file_system) : file_system_(file_system) {}
-  ~Session();  // ended by then, or never served
+  ~Session();  // ended by then, or never served; who is still inside gets errors from here on
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -39,16 +44,21 @@ class Session {
   Result<void> mount(const SessionOptions& options);
   // Requests are answered from here on.
   Result<void> serve();
-  // Readable once the kernel has let go, by whatever unmount.
+  // Readable once the kernel has let go, by whatever unmount, or requests cannot be taken any more.
   int ended_fd() const { return ended_fd_; }
-  // Takes the mount away: gently, else by force (then programs that are inside get errors).
-  void unmount();
-  void join();  // after the kernel has let go
+  std::optional<Error> failure();  // why they cannot
+  // Takes the mount away, if it is still what is at its directory: gently, else by force. False:
+  // the kernel has not let go, because programs are inside or somebody has a copy of the mount.
+  bool unmount();
+  // No request is taken any more, though the kernel has not let go. Those in hand are answered.
+  void cut();
+  void join();  // after the kernel has let go, or cut()
 
   fuse_session* handle() const { return session_; }
 
  private:
   void run();
+  void receive(fuse_buf& buffer);
   void begin_request();
   void end_request();
   void start_thread() LK_REQUIRES(mutex_);
@@ -57,11 +67,14 @@ class Session {
   FileSystem& file_system_;
   SessionOptions options_;
   fuse_session* session_ = nullptr;
-  bool mounted_ = false;
+  std::optional<Place> place_;  // while it is mounted
   int ended_fd_ = -1;
+  std::atomic<bool> cut_{false};
   Mutex mutex_;
   u32 idle_ LK_GUARDED_BY(mutex_) = 0;
   std::vector<Thread> threads_ LK_GUARDED_BY(mutex_);
+  std::vector<pid_t> receiving_ LK_GUARDED_BY(mutex_);  // those that have not ended
+  std::optional<Error> failure_ LK_GUARDED_BY(mutex_);
 };
 
 }  // namespace latchkey::mount

@@ -111,6 +111,66 @@ class Life(MountTest):
             self.mount()
             self.assertEqual(path.read_bytes()[4096:4103], b"stored!")
 
+    def server_ends(self):
+        end = time.monotonic() + 30
+        while runs(self.server) and time.monotonic() < end:
+            time.sleep(0.01)
+        return not runs(self.server)
+
+    def test_a_signal_takes_nothing_away_that_is_not_ours(self):
+        for other_comes in (True, False):
+            paths = [area / "held" for area in self.areas]
+            fds, mappings = [], []
+            for path in paths:
+                path.write_bytes(b"x" * 100_000)
+                fds.append(os.open(path, os.O_RDWR))
+                mappings.append(mmap.mmap(fds[-1], 100_000))
+                mappings[-1][4096:4103] = b"stored!"
+            self.run_ok("umount", "-l", self.root)
+            if other_comes:
+                subprocess.run(["mount", "-t", "tmpfs", "none", self.root], check=True)
+            os.kill(self.server, signal.SIGTERM)
+            self.assertTrue(self.server_ends(), "programs that are inside do not keep it")
+            self.assertEqual(os.path.ismount(self.root), other_comes)
+            for fd in fds:
+                self.assertEqual(error_of(os.pwrite, fd, b"late", 0), "ENOTCONN")
+                self.assertEqual(error_of(os.close, fd), "ENOTCONN")
+            for mapping in mappings:
+                mapping.close()
+            if other_comes:
+                subprocess.run(["umount", self.root], check=True)
+            self.assert_clean()
+            self.mount()
+            for path in paths:
+                self.assertEqual(path.read_bytes()[4096:4103], b"stored!")
+
+    def test_the_server_of_an_ordinary_user_ends_at_a_signal(self):
+        self.umount()
+        user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+        self.folder.chmod(0o755)
+        for path in (self.image, self.key, self.root):
+            os.chown(path, 1000, 1000)
+        # A namespace of its own, where /dev/fuse is everybody's, as it is on most machines.
+        script = """mknod "$NODE" c 10 229; chmod 666 "$NODE"; mount --bind "$NODE" /dev/fuse
+            exec "$@" sh -c '"$LATCHKEY" mount --json "$IMAGE" "$ROOT"
+                          cd "$ROOT"; echo "inside"; read -r line'"""
+        inside = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, "sh", *user], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "NODE": str(self.folder / "fuse"), "IMAGE": str(self.image),
+                 "ROOT": str(self.root), "LATCHKEY": str(LATCHKEY)})
+        answer = inside.stdout.readline()
+        mounted = answer.startswith("{")
+        if mounted:
+            self.assertEqual(inside.stdout.readline(), "inside\n")
+            self.server = self.member(answer, "mount")["pid"]
+            os.kill(self.server, signal.SIGTERM)
+            self.assertTrue(self.server_ends(), "a program is inside")
+            self.server = None
+        inside.communicate("\n")
+        if not mounted:
+            self.skipTest("an ordinary user cannot mount here")
+
     def test_a_kill_loses_nothing_that_was_synced(self):
         for turn in range(3):
             folder = self.root / "vault" / f"turn-{turn}"
