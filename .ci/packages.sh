@@ -3,7 +3,8 @@ packages_build="g++ cmake ninja-build pkg-config liburing-dev libkcapi-dev libfm
   libbenchmark-dev libcli11-dev nlohmann-json3-dev libssl-dev libisal-dev libxxhash-dev
   libblkid-dev libfuse3-dev"
 packages_demo="python3 util-linux fuse3"
-packages_test="python3 python3-cryptography util-linux e2fsprogs gdb valgrind fuse3"
+packages_test="python3 python3-cryptography util-linux e2fsprogs gdb valgrind fuse3
+  xfsprogs"
 packages_lint="clang-19 clang-tidy-19 clang-format-19"
 packages_fuzz="clang-19 libclang-rt-19-dev"
 packages_guest="qemu-system-x86 busybox-static cpio kmod python3"

@@ -60,6 +60,7 @@ bool take_word(const std::string& word, volume::VolumeOptions& volume, mount::Mo
     return true;
   }
   if (word == "status_public") return volume.status_public = true;
+  if (word == "caller_memory") return mount.file_system.caller_memory = true;
   if (word == "noatime" || word == "atime") volume.no_atime = word == "noatime";
   if (std::ranges::find(kKernels, word) != kKernels.end()) {
     mount.session.kernel.push_back(word);

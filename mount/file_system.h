@@ -8,8 +8,10 @@
 #include <string_view>
 
 #include "mount/fuse.h"
+#include "mount/ioctl_threads.h"
 #include "mount/kernel_pages.h"
 #include "mount/node_ids.h"
+#include "volume/fscrypt_abi.h"
 #include "volume/volume.h"
 
 namespace latchkey::mount {
@@ -21,7 +23,12 @@ struct FileSystemOptions {
   // Requests that the kernel lets wait for us: readahead, writeback. More than can be parked, or
   // those behind would never come.
   u32 background_max = 64 + 1024;
+  // Ioctls whose bytes FUSE does not carry are answered out of the caller's memory
+  // (mount/caller_memory.h), else EOPNOTSUPP.
+  bool caller_memory = false;
 };
+
+struct Ioctl;
 
 class FileSystem {
  public:
@@ -78,6 +85,12 @@ class FileSystem {
   void listxattr(fuse_req_t req, fuse_ino_t node, size_t size);
   void removexattr(fuse_req_t req, fuse_ino_t node, const char* name);
 
+  // ops_ioctl.cpp
+  void ioctl(fuse_req_t req, fuse_ino_t node, unsigned command, void* address, fuse_file_info* info,
+             unsigned flags, const void* in, size_t in_size, size_t out_size);
+  // Those under way end, further ones are refused: while there is still a mount to take pages from.
+  void stop_ioctls();
+
   void init(fuse_conn_info* connection) const;
 
   // io.cpp: answers it, or parks it and is called again. Throws nothing.
@@ -112,10 +125,15 @@ class FileSystem {
   Result<void> close(OpenFile& file);
   Result<void> end(OpenFile& file);  // its node has been told that it is closed
   void refuse(const Io& io, const Error& error);
+  volume::FscryptAnswer perform(Ioctl& ioctl);
+  void remove(const std::shared_ptr<Ioctl>& ioctl);
+  void look(const std::shared_ptr<Ioctl>& ioctl);
 
   volume::Volume& volume_;
   KernelPages& pages_;
   const FileSystemOptions options_;
+  IoctlThreads removals_{{.of_a_user = 4, .of_all = 16}};
+  IoctlThreads looks_{{.of_a_user = 4, .of_all = 64}};  // into callers' memory
 };
 
 }  // namespace latchkey::mount

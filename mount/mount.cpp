@@ -18,6 +18,7 @@ Mount::~Mount() { stop(); }
 // Removals under way end while there is still a mount to take pages from.
 void Mount::stop() {
   control_.reset();
+  if (file_system_ != nullptr) file_system_->stop_ioctls();
   if (session_ == nullptr) return;
   if (!session_->unmount()) {
     pages_.stop();  // while what it asks the kernel for is still answered

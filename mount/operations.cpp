@@ -55,6 +55,7 @@ fuse_lowlevel_ops make_operations() {
   ops.listxattr = call<&FileSystem::listxattr>;
   ops.removexattr = call<&FileSystem::removexattr>;
   ops.fallocate = call<&FileSystem::fallocate>;
+  ops.ioctl = call<&FileSystem::ioctl>;
   ops.lseek = call<&FileSystem::lseek>;
   ops.copy_file_range = call<&FileSystem::copy_file_range>;
   return ops;

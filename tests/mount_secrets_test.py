@@ -10,6 +10,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
 from mounted import *  # noqa: E402,F403
+import ioctls  # noqa: E402
 import memory  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "demo"))
@@ -68,6 +69,20 @@ class Secrets(MountTest):
         for look in self.looks(groups):
             self.assertEqual(set(look["found"].values()), {0}, look["where"])
             self.assertEqual(set(look["found"]), set(groups))
+
+    def test_nothing_of_a_key_that_came_out_of_a_callers_memory_is_left(self):
+        self.umount()
+        self.mount("-o", "caller_memory")
+        groups = self.needles()
+        raw = self.key.read_bytes()
+        self.assertEqual(ioctls.call(self.root, ioctls.ADD, ioctls.add(raw))[0], 0)
+        for look in self.looks(groups):
+            self.assertGreater(look["found"]["hkdf_state"], 0, "the scan is blind")
+            self.assertEqual(look["found"]["master"], 0, "an added key's own bytes go at once")
+        argument = ioctls.removal(identifier_of(raw))
+        self.assertEqual(ioctls.call(self.root, ioctls.REMOVE, argument)[0], 0)
+        for look in self.looks(groups):
+            self.assertEqual(set(look["found"].values()), {0}, look["where"])
 
     def test_nothing_of_a_key_that_was_handed_over_is_left_in_the_client(self):
         before, after = self.folder / "before", self.folder / "after"
