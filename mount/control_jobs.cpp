@@ -67,15 +67,16 @@ ControlJobs::ControlJobs(KeyService& service, Env& env, const Options& options,
 
 ControlJobs::~ControlJobs() { LK_CHECK_MSG(threads_.empty(), "stopped before it goes"); }
 
-void ControlJobs::submit(std::unique_ptr<Job> job) {
+void ControlJobs::submit(std::unique_ptr<Job>& job) {
   Lock lock(mutex_);
-  if (stopping_) return;
-  std::deque<std::unique_ptr<Job>>& queue = lane(is_slow(*job)).queues[job->peer.uid];
-  queue.push_back(std::move(job));
+  if (stopping_) return job.reset();
+  JobList& queue = lane(is_slow(*job)).users[job->peer.uid].queue;
+  queue.emplace_back();
+  queue.back() = std::move(job);
   queued_.notify_all();
 }
 
-std::vector<std::unique_ptr<Job>> ControlJobs::take_back() {
+JobList ControlJobs::take_back() {
   Lock lock(mutex_);
   return std::exchange(back_, {});
 }
@@ -84,8 +85,8 @@ void ControlJobs::stop() {
   {
     Lock lock(mutex_);
     stopping_ = true;
-    quick_.queues.clear();
-    slow_.queues.clear();
+    for (Lane* each : {&quick_, &slow_})
+      for (auto& [uid, user] : each->users) user.queue.clear();
     queued_.notify_all();
   }
   for (Thread& thread : threads_) thread.join();
@@ -98,38 +99,40 @@ bool ControlJobs::is_slow(const Job& job) {
   return !only_looks || env_.monotonic_ns() >= deadline_of(job);
 }
 
-// Of the users after the last one in turn, the first who has not too many at work.
-std::unique_ptr<Job> ControlJobs::next(Lane& lane) {
+// Of the users after the last one in turn, the first who has not too many at work. One job, or
+// none.
+JobList ControlJobs::next(Lane& lane) {
   const u32 share = std::max<u32>(1, lane.threads / 2);
-  auto at = lane.queues.upper_bound(lane.last_uid);
-  for (std::size_t i = 0; i < lane.queues.size(); ++i, ++at) {
-    if (at == lane.queues.end()) at = lane.queues.begin();
-    const auto running = lane.running.find(at->first);
-    if (at->first != 0 && running != lane.running.end() && running->second >= share) continue;
-    auto job = std::move(at->second.front());
-    at->second.pop_front();
+  JobList job;
+  auto at = lane.users.upper_bound(lane.last_uid);
+  for (std::size_t i = 0; i < lane.users.size(); ++i, ++at) {
+    if (at == lane.users.end()) at = lane.users.begin();
+    User& user = at->second;
+    if (user.queue.empty() || (at->first != 0 && user.running >= share)) continue;
+    job.splice(job.begin(), user.queue, user.queue.begin());
+    ++user.running;
     lane.last_uid = at->first;
-    ++lane.running[at->first];
-    if (at->second.empty()) lane.queues.erase(at);
-    return job;
+    break;
   }
-  return nullptr;
+  return job;
 }
 
 void ControlJobs::work(bool slow) {
   for (;;) {
-    std::unique_ptr<Job> job;
+    JobList job;
     {
       Lock lock(mutex_);
-      while (!stopping_ && (job = next(lane(slow))) == nullptr) queued_.wait(mutex_);
-      if (job == nullptr) return;
+      while (!stopping_ && (job = next(lane(slow))).empty()) queued_.wait(mutex_);
+      if (job.empty()) return;
     }
-    const u32 uid = job->peer.uid;
-    run(*job);
+    const u32 uid = job.front()->peer.uid;
+    run(*job.front());
     {
       Lock lock(mutex_);
-      back_.push_back(std::move(job));
-      if (--lane(slow).running[uid] == 0) lane(slow).running.erase(uid);
+      back_.splice(back_.end(), job);
+      const auto user = lane(slow).users.find(uid);
+      --user->second.running;
+      if (user->second.running == 0 && user->second.queue.empty()) lane(slow).users.erase(user);
       queued_.notify_all();
     }
     wake_();
@@ -151,7 +154,8 @@ void ControlJobs::run(Job& job) {
   });
   if (ran) return;
   job.waiting = false;
-  job.answer = AnswerWriter(job.request.sequence, 0).finish(done_of(ran));
+  (void)or_no_memory(
+      [&] { job.answer = AnswerWriter(job.request.sequence, 0).finish(done_of(ran)); });
 }
 
 Done ControlJobs::perform(Job& job, AnswerWriter& writer) {

@@ -6,8 +6,8 @@
 // has at most half of the threads. A removal that waits for its key to go has no thread: its job
 // comes back unfinished with the time of the next look, and whoever drops it cancels the waiting.
 
-#include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <vector>
@@ -37,8 +37,11 @@ struct Job {
   u64 pause_ns = 0;           // between this look and the next
   volume::RemovalReport report;
 
-  std::vector<std::vector<std::byte>> answer;  // once it does not wait
+  std::vector<std::vector<std::byte>> answer;  // once it does not wait; empty: no memory
 };
+
+// Its nodes go from queue to queue, so that once a job is in one no memory is needed for it.
+using JobList = std::list<std::unique_ptr<Job>>;
 
 class ControlJobs {
  public:
@@ -51,22 +54,26 @@ class ControlJobs {
   ControlJobs(KeyService& service, Env& env, const Options& options, std::function<void()> wake);
   ~ControlJobs();  // stop() has been called
 
-  void submit(std::unique_ptr<Job> job) LK_EXCLUDES(mutex_);
+  // Takes it, unless memory ends (std::bad_alloc).
+  void submit(std::unique_ptr<Job>& job) LK_EXCLUDES(mutex_);
   // What is finished, or waits.
-  std::vector<std::unique_ptr<Job>> take_back() LK_EXCLUDES(mutex_);
+  JobList take_back() LK_EXCLUDES(mutex_);
   // Drops what has not begun, and waits for what has.
   void stop() LK_EXCLUDES(mutex_);
 
  private:
+  struct User {
+    JobList queue;
+    u32 running = 0;
+  };
   struct Lane {
     u32 threads = 0;
-    std::map<u32, std::deque<std::unique_ptr<Job>>> queues;  // by uid; none is empty
-    std::map<u32, u32> running;                              // by uid; none is 0
-    u32 last_uid = 0;                                        // whose turn it was
+    std::map<u32, User> users;  // by uid; those that have something
+    u32 last_uid = 0;           // whose turn it was
   };
   void work(bool slow) LK_EXCLUDES(mutex_);
   Lane& lane(bool slow) LK_REQUIRES(mutex_) { return slow ? slow_ : quick_; }
-  std::unique_ptr<Job> next(Lane& lane) LK_REQUIRES(mutex_);
+  static JobList next(Lane& lane);
   bool is_slow(const Job& job);
   void run(Job& job);
   Done perform(Job& job, AnswerWriter& writer);
@@ -84,7 +91,7 @@ class ControlJobs {
   CondVar queued_;
   Lane quick_ LK_GUARDED_BY(mutex_);
   Lane slow_ LK_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Job>> back_ LK_GUARDED_BY(mutex_);
+  JobList back_ LK_GUARDED_BY(mutex_);
   bool stopping_ LK_GUARDED_BY(mutex_) = false;
   std::vector<Thread> threads_;
 };

@@ -11,11 +11,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <iterator>
 
 #include "base/check.h"
 #include "base/no_memory.h"
 #include "mount/control_key.h"
+#include "mount/control_receive.h"
 
 namespace latchkey::mount {
 
@@ -23,53 +24,20 @@ namespace {
 
 constexpr u64 kListenNumber = 0, kWakeNumber = 1;
 constexpr u32 kAcceptsAtOnce = 64;
-constexpr u32 kClosingMax = 4;  // foreign descriptors of one user
+constexpr u32 kClosingMax = 4;              // of one user, that he brought
+constexpr u64 kStoresOwn = 128;             // descriptors: the image, its rings, looks at /proc
+constexpr u64 kListenPauseNs = 50'000'000;  // where no descriptor or memory is left for a client
+constexpr u32 kNobody = ~u32{0};            // a uid that there is not
 
-ControlOptions bounded(ControlOptions options) {
+u64 descriptors_max() {
   rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0)  // the store's own descriptors come first
-    options.connections_max =
-        static_cast<u32>(std::min<u64>(options.connections_max, limit.rlim_cur / 4 * 3));
-  return options;
+  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 1024;
 }
 
-struct Received {
-  bool message = false;
-  bool gone = false;  // the other end; neither: there is nothing yet
-  std::size_t size = 0;
-  bool brings = false;  // descriptors that were left behind
-  UniqueFd fd;
-};
-
-// One message. Only with `takes` a descriptor of it becomes one of ours, and only one.
-Received receive_message(int socket, MutableBytes into, int flags, bool takes) {
-  iovec piece{into.data(), into.size()};
-  msghdr header{};
-  header.msg_iov = &piece;
-  header.msg_iovlen = 1;
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-  if (takes) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_LEN(sizeof(int));
-  }
-  ssize_t got = 0;
-  do {
-    got = ::recvmsg(socket, &header, flags | MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
-  Received received;
-  received.message = got > 0;
-  received.gone = got == 0 || (got < 0 && errno != EAGAIN);
-  if (!received.message) return received;
-  received.size = static_cast<std::size_t>(got);
-  received.brings = (header.msg_flags & MSG_CTRUNC) != 0;
-  const cmsghdr* first = takes ? CMSG_FIRSTHDR(&header) : nullptr;
-  if (first != nullptr && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS &&
-      first->cmsg_len == CMSG_LEN(sizeof(int))) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(first), sizeof(int));
-    received.fd.reset(fd);
-  }
-  return received;
+ControlOptions bounded(ControlOptions options) {  // the store's own descriptors come first
+  options.connections_max =
+      static_cast<u32>(std::min<u64>(options.connections_max, descriptors_max() / 4 * 3));
+  return options;
 }
 
 }  // namespace
@@ -80,9 +48,9 @@ ControlServer::ControlServer(ListeningSocket&& socket, u64 device, KeyService& s
       device_(device),
       env_(env),
       options_(bounded(options)),
+      descriptors_max_(descriptors_max()),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       jobs_(service, env, options.jobs, [this] { (void)::eventfd_write(wake_.get(), 1); }) {}
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(ListeningSocket&& socket, u64 device,
@@ -144,17 +112,19 @@ void ControlServer::loop() {
           handle(number, what);
         }
       });
+      if (!handled && number == kListenNumber) pause_listening();
       if (!handled && number > kWakeNumber) close(number);
     }
+    listen_again();
     (void)or_no_memory([&] { take_back(); });
     (void)or_no_memory([&] { look_at_waiting(); });
-    close_slow();
+    (void)or_no_memory([&] { close_slow(); });
   }
 }
 
 // Until the next look at a removal that waits, or at who does not take his answers.
 int ControlServer::pause_ms() const {
-  u64 next = kForever;
+  u64 next = listen_at_ns_;
   for (const auto& job : waiting_) next = std::min(next, job->look_ns);
   for (const u64 number : sending_)
     next = std::min(next, connections_.at(number).moved_ns + options_.unsent_ns_max);
@@ -173,38 +143,74 @@ bool ControlServer::has_place(const Peer& peer) {
   return user == users_.end() || user->second.connections < options_.connections_per_user;
 }
 
+// How many more may become ours.
+u64 ControlServer::descriptors_left() const {
+  const u64 used = connections_.size() + leaving_.pending() + brought_.pending() +
+                   std::min(kStoresOwn, descriptors_max_ / 4);
+  return used < descriptors_max_ ? descriptors_max_ - used : 0;
+}
+
+// What a client has sent before he is let in goes with his socket: also that of one who is turned
+// away is closed by somebody else.
 void ControlServer::accept_some() {
   for (u32 i = 0; i < kAcceptsAtOnce; ++i) {
+    if (descriptors_left() == 0) return pause_listening();
+    FdCloser::Bag socket = leaving_.bag(kNobody, 1);
     UniqueFd fd(::accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd && errno == ECONNABORTED) continue;
-    if (!fd && (errno == EMFILE || errno == ENFILE)) return turn_one_away();
-    if (!fd) return;
+    if (!fd && errno == EAGAIN) return;
+    if (!fd) return pause_listening();
     const auto peer = peer_of(fd.get());
+    socket.add(std::move(fd));
+    if (peer) socket.belongs_to(peer->uid);
     if (!peer || !has_place(*peer)) {
       turned_away_.fetch_add(1);
+      hang_up(socket);
       continue;
     }
-    const u64 number = next_number_++;
-    Connection& connection = connections_[number];
-    connection.fd = std::move(fd);
-    connection.peer = *peer;
-    ++users_[peer->uid].connections;
-    accepted_.fetch_add(1);
-    open_.store(connections_.size());
-    epoll_event event{};
-    event.events = connection.interest = EPOLLIN | EPOLLRDHUP;
-    event.data.u64 = number;
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd.get(), &event) != 0) close(number);
+    let_in(*peer, std::move(socket));
   }
 }
 
-// No descriptor is left to accept with: who waits is let in by the spare one, and out again, or the
-// loop would be told of him for ever.
-void ControlServer::turn_one_away() {
-  spare_.reset();
-  UniqueFd(::accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC)).reset();
-  spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  turned_away_.fetch_add(1);
+void ControlServer::let_in(const Peer& peer, FdCloser::Bag&& socket) {
+  const u64 number = next_number_++;
+  User& user = users_[peer.uid];
+  Connection& connection = connections_[number];
+  connection.socket = std::move(socket);
+  connection.peer = peer;
+  ++user.connections;
+  accepted_.fetch_add(1);
+  open_.store(connections_.size());
+  epoll_event event{};
+  event.events = connection.interest = EPOLLIN | EPOLLRDHUP;
+  event.data.u64 = number;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd(), &event) != 0) close(number);
+}
+
+// Until then clients wait in the kernel's queue: the loop is not told of them for ever.
+void ControlServer::pause_listening() {
+  listen_at_ns_ = env_.monotonic_ns() + kListenPauseNs;
+  listen_to_new(0);
+}
+
+void ControlServer::listen_again() {
+  if (listen_at_ns_ == kForever || env_.monotonic_ns() < listen_at_ns_) return;
+  listen_at_ns_ = kForever;
+  listen_to_new(EPOLLIN);
+}
+
+void ControlServer::listen_to_new(u32 events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = kListenNumber;
+  LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, socket_.fd(), &event) == 0);
+}
+
+// The other end knows at once, and can send nothing any more; the rest may take as long as what it
+// has sent takes to be closed.
+void ControlServer::hang_up(FdCloser::Bag& socket) {
+  ::shutdown(socket.fds().front(), SHUT_RDWR);
+  socket.hand_over();
 }
 
 void ControlServer::close(u64 number) {
@@ -212,16 +218,18 @@ void ControlServer::close(u64 number) {
   if (at == connections_.end()) return;
   Connection& connection = at->second;
   const u32 uid = connection.peer.uid;
-  User& user = users_[uid];
+  User& user = users_.at(uid);
   --user.connections;
   user.unsent_bytes -= connection.unsent_bytes;
-  user.requests -= static_cast<u32>(std::ranges::count(connection.last, true));
   user.held_back.erase(number);
   sending_.erase(number);
   // Waiting is all that is left of these; the removal's claim is gone already, or was never
   // touched.
-  user.requests -= static_cast<u32>(std::erase_if(
-      waiting_, [&](const std::unique_ptr<Job>& job) { return job->connection == number; }));
+  std::erase_if(waiting_,
+                [&](const std::unique_ptr<Job>& job) { return job->connection == number; });
+  user.requests -= connection.requests - connection.at_work;  // those come back
+  LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr) == 0);
+  hang_up(connection.socket);
   connections_.erase(at);
   open_.store(connections_.size());
   let_in_again(uid);
@@ -231,8 +239,13 @@ void ControlServer::close(u64 number) {
 void ControlServer::let_in_again(u32 uid) {
   const auto at = users_.find(uid);
   if (at == users_.end()) return;
-  const std::set<u64> held_back = at->second.held_back;
-  for (const u64 number : held_back) set_interest(number, connections_.at(number));
+  std::set<u64>& held_back = at->second.held_back;
+  for (auto number = held_back.begin(); number != held_back.end();) {
+    Connection& connection = connections_.at(*number);
+    const bool reads = may_read(connection);
+    listen_to(*number, connection, reads);
+    number = reads ? held_back.erase(number) : std::next(number);
+  }
   if (at->second.connections == 0 && at->second.requests == 0) users_.erase(at);
 }
 
@@ -246,20 +259,24 @@ bool ControlServer::may_read(const Connection& connection) const {
 
 void ControlServer::set_interest(u64 number, Connection& connection) {
   const bool reads = may_read(connection);
-  u32 interest = EPOLLRDHUP;
-  if (reads) interest |= EPOLLIN;
-  if (!connection.unsent.empty()) interest |= EPOLLOUT;
   User& user = users_.at(connection.peer.uid);
   if (reads)
     user.held_back.erase(number);
   else
     user.held_back.insert(number);
+  listen_to(number, connection, reads);
+}
+
+void ControlServer::listen_to(u64 number, Connection& connection, bool reads) {
+  u32 interest = EPOLLRDHUP;
+  if (reads) interest |= EPOLLIN;
+  if (!connection.unsent.empty()) interest |= EPOLLOUT;
   if (interest == connection.interest) return;
   connection.interest = interest;
   epoll_event event{};
   event.events = interest;
   event.data.u64 = number;
-  LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.fd.get(), &event) == 0);
+  LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.fd(), &event) == 0);
 }
 
 // --- requests ------------------------------------------------------------------------------------
@@ -274,11 +291,11 @@ void ControlServer::handle(u64 number, u32 events) {
   if (still != connections_.end() && may_read(still->second)) read_one(number, still->second);
 }
 
-// The message is looked at before it is taken, so that a descriptor that does not belong to it
-// never becomes one of ours.
+// The message is looked at before it is taken: whether it may be, and whether there is room for
+// what it brings.
 void ControlServer::read_one(u64 number, Connection& connection) {
   std::array<std::byte, kRequestBytesMax> buffer;
-  const Received seen = receive_message(connection.fd.get(), buffer, MSG_PEEK, false);
+  const Received seen = look_at_message(connection.fd(), buffer);
   if (seen.gone) return close(number);
   if (!seen.message) return;
   requests_.fetch_add(1);
@@ -289,42 +306,45 @@ void ControlServer::read_one(u64 number, Connection& connection) {
   if (request && seen.brings != wants_descriptor(request->verb))
     request = seen.brings ? fail(Errc::malformed, "a descriptor where none belongs")
                           : fail(Errc::malformed, "a descriptor is missing");
-  const u32 uid = connection.peer.uid;
-  if (request && seen.brings && closer_.pending(uid) >= kClosingMax)
-    request = fail(Errc::busy, "descriptors of yours cannot be closed");
-  if (!request) {
-    (void)receive_message(connection.fd.get(), {}, 0, false);
-    return refuse(number, connection, sequence_of(message), request.error());
+  const u32 sequence = sequence_of(message);
+  FdCloser::Bag bag;
+  if (seen.brings) {
+    // What stays in the queue goes with the connection.
+    const u64 room = std::min<u64>(descriptors_left(), kDescriptorsMax);
+    connection.unread = room == 0 || brought_.pending(connection.peer.uid) >= kClosingMax;
+    if (connection.unread)
+      return refuse(number, connection, sequence,
+                    Error{Errc::busy, "descriptors of yours cannot be closed"});
+    bag = brought_.bag(connection.peer.uid, static_cast<u32>(room));
+    const Received taken = take_message(connection.fd(), buffer, bag);
+    if (request && (taken.brings || bag.fds().size() != 1))
+      request = fail(Errc::malformed, "several descriptors, or none");
+  } else {
+    (void)take_message(connection.fd(), buffer);
   }
-  receive(number, connection, *request, seen.size);
+  if (!request) return refuse(number, connection, sequence, request.error());
+  take(number, connection, *request, bag);
 }
 
-void ControlServer::receive(u64 number, Connection& connection, const Request& request,
-                            std::size_t size) {
-  std::array<std::byte, kRequestBytesMax> buffer;
-  const bool takes = wants_descriptor(request.verb);
-  Received received =
-      receive_message(connection.fd.get(), MutableBytes(buffer).first(size), 0, takes);
+void ControlServer::take(u64 number, Connection& connection, const Request& request,
+                         FdCloser::Bag& bag) {
   auto job = std::make_unique<Job>();
   job->connection = number;
   job->peer = connection.peer;
   job->request = request;
   job->begun_ns = env_.monotonic_ns();
-  if (takes) {
-    Error refusal{Errc::malformed, "several descriptors, or none"};
-    const bool one = received.message && !received.brings && received.fd;
-    if (!one && received.fd) closer_.close(connection.peer.uid, std::move(received.fd));
-    if (!one || !take_descriptor(*job, std::move(received.fd), refusal))
-      return refuse(number, connection, request.sequence, refusal);
-  }
+  Error refusal{Errc::malformed, ""};
+  if (!bag.fds().empty() && !take_descriptor(*job, bag, refusal))
+    return refuse(number, connection, request.sequence, refusal);
   begin(number, connection, std::move(job));
 }
 
-bool ControlServer::take_descriptor(Job& job, UniqueFd fd, Error& refusal) {
+bool ControlServer::take_descriptor(Job& job, FdCloser::Bag& bag, Error& refusal) {
+  const int fd = bag.fds().front();
   bool recognised = false;
   bool good = false;
   if (job.request.verb == Verb::key_add) {
-    TakenKey taken = take_key(fd.get(), job.request.key_bytes);
+    TakenKey taken = take_key(fd, job.request.key_bytes);
     recognised = taken.recognised;
     good = taken.secret.has_value();
     if (good)
@@ -334,7 +354,7 @@ bool ControlServer::take_descriptor(Job& job, UniqueFd fd, Error& refusal) {
   } else {
     struct statx facts{};
     refusal = Error{Errc::cross_key, "it is not in this store"};
-    if (::statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+    if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
                 STATX_TYPE | STATX_INO, &facts) == 0)
       good = makedev(facts.stx_dev_major, facts.stx_dev_minor) == device_;
     job.st_ino = facts.stx_ino;
@@ -342,16 +362,17 @@ bool ControlServer::take_descriptor(Job& job, UniqueFd fd, Error& refusal) {
     recognised = good && S_ISDIR(facts.stx_mode);
   }
   // Who only has the place of a file has nothing to be told of its close.
-  if ((::fcntl(fd.get(), F_GETFL) & O_PATH) != 0) recognised = true;
-  if (!recognised) closer_.close(job.peer.uid, std::move(fd));
+  if ((::fcntl(fd, F_GETFL) & O_PATH) != 0) recognised = true;
+  if (recognised) bag.close_here();
   return good;
 }
 
 void ControlServer::begin(u64 number, Connection& connection, std::unique_ptr<Job> job) {
+  jobs_.submit(job);
   ++connection.requests;
+  ++connection.at_work;
   ++users_.at(connection.peer.uid).requests;
   set_interest(number, connection);
-  jobs_.submit(std::move(job));
 }
 
 // Told, if it can be, and closed.
@@ -361,14 +382,16 @@ void ControlServer::refuse(u64 number, Connection& connection, u32 sequence, con
   done.error = error.code;
   done.os_errno = error.os_errno;
   done.sentence = error.what;
+  auto messages = AnswerWriter(sequence, 0).finish(done);
   ++connection.requests;
   ++users_.at(connection.peer.uid).requests;
   connection.closing = true;
-  answer(number, connection, AnswerWriter(sequence, 0).finish(done));
+  answer(number, connection, std::move(messages));
 }
 
 // --- answers -------------------------------------------------------------------------------------
 
+// Where memory ends for one, its client is lost, and no other.
 void ControlServer::take_back() {
   for (auto& job : jobs_.take_back()) {
     const u64 number = job->connection;
@@ -377,34 +400,47 @@ void ControlServer::take_back() {
     if (at == connections_.end()) {
       --users_.at(uid).requests;
       let_in_again(uid);
-    } else if (job->waiting) {
-      waiting_.push_back(std::move(job));
-    } else {
-      answer(number, at->second, std::move(job->answer));
+      continue;
     }
+    --at->second.at_work;
+    const bool unanswered = !job->waiting && job->answer.empty();
+    const auto taken = or_no_memory([&] {
+      if (job->waiting)
+        waiting_.push_back(std::move(job));
+      else
+        answer(number, at->second, std::move(job->answer));
+    });
+    if (!taken || unanswered) close(number);
   }
 }
 
+// What cannot be submitted stays, and is tried again.
 void ControlServer::look_at_waiting() {
   if (waiting_.empty()) return;
   const u64 now = env_.monotonic_ns();
-  std::erase_if(waiting_, [&](std::unique_ptr<Job>& job) {
-    if (job->look_ns > now) return false;
-    jobs_.submit(std::move(job));
-    return true;
-  });
+  for (std::size_t i = 0; i < waiting_.size();) {
+    if (waiting_[i]->look_ns > now) {
+      ++i;
+      continue;
+    }
+    const u64 number = waiting_[i]->connection;
+    jobs_.submit(waiting_[i]);
+    ++connections_.at(number).at_work;
+    std::swap(waiting_[i], waiting_.back());
+    waiting_.pop_back();
+  }
 }
 
 void ControlServer::answer(u64 number, Connection& connection, std::vector<Message>&& messages) {
   User& user = users_.at(connection.peer.uid);
   if (connection.unsent.empty()) connection.moved_ns = env_.monotonic_ns();
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    connection.unsent_bytes += messages[i].size();
-    user.unsent_bytes += messages[i].size();
-    connection.unsent.push_back(std::move(messages[i]));
-    connection.last.push_back(i + 1 == messages.size());
-  }
   sending_.insert(number);
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const u64 bytes = messages[i].size();
+    connection.unsent.push_back({std::move(messages[i]), i + 1 == messages.size()});
+    connection.unsent_bytes += bytes;
+    user.unsent_bytes += bytes;
+  }
   send_some(number, connection);
 }
 
@@ -412,23 +448,26 @@ void ControlServer::send_some(u64 number, Connection& connection) {
   const u32 uid = connection.peer.uid;
   User& user = users_.at(uid);
   while (!connection.unsent.empty()) {
-    const auto sent = send_message(connection.fd.get(), connection.unsent.front(), -1, false);
+    const Unsent& next = connection.unsent.front();
+    const auto sent = send_message(connection.fd(), next.message, -1, false);
     if (!sent) return close(number);
     if (!*sent) break;
-    const u64 bytes = connection.unsent.front().size();
+    const u64 bytes = next.message.size();
     connection.unsent_bytes -= bytes;
     user.unsent_bytes -= bytes;
     connection.moved_ns = env_.monotonic_ns();
-    if (connection.last.front()) {
+    if (next.last) {
       --connection.requests;
       --user.requests;
     }
     connection.unsent.pop_front();
-    connection.last.pop_front();
   }
-  if (connection.unsent.empty()) {
+  if (connection.unsent.empty() && connection.closing) {
+    if (!connection.unread) return close(number);
+    // To close it now would take the answer away from who has not read it yet.
+    ::shutdown(connection.fd(), SHUT_WR);
+  } else if (connection.unsent.empty()) {
     sending_.erase(number);
-    if (connection.closing) return close(number);
   }
   set_interest(number, connection);
   let_in_again(uid);

@@ -9,8 +9,9 @@
 // its waiting. An ordinary user has a bounded number of connections, of requests under way and of
 // bytes; root only what each connection has, and connections that nobody else can take.
 //
-// A descriptor of a foreign file is closed by a thread that nobody waits for: its file system may
-// never answer. No path of a client's is ever opened.
+// A descriptor that a client brings is closed by threads that nobody waits for (fd_closer.h), and
+// so is the client's own socket, which may have some in its queue: what they belong to may never
+// answer. No path of a client's is ever opened.
 
 #include <atomic>
 #include <deque>
@@ -62,16 +63,22 @@ class ControlServer {
 
  private:
   using Message = std::vector<std::byte>;
+  struct Unsent {
+    Message message;
+    bool last = false;  // of an answer
+  };
   struct Connection {
-    UniqueFd fd;
+    FdCloser::Bag socket;
+    int fd() const { return socket.fds().front(); }
     Peer peer;
     u32 requests = 0;  // under way, or answered and not taken
-    std::deque<Message> unsent;
-    std::deque<bool> last;  // beside `unsent`: it ends an answer
+    u32 at_work = 0;   // of those, that ControlJobs has
+    std::deque<Unsent> unsent;
     u64 unsent_bytes = 0;
     u64 moved_ns = 0;  // when something of it went
     u32 interest = 0;
     bool closing = false;  // once all is sent
+    bool unread = false;   // and something is left in the queue: once the client has gone
   };
   struct User {
     u32 connections = 0;
@@ -86,12 +93,16 @@ class ControlServer {
   void loop();
   int pause_ms() const;
   void accept_some();
-  void turn_one_away();
+  void let_in(const Peer& peer, FdCloser::Bag&& socket);
+  void pause_listening();
+  void listen_again();
+  void listen_to_new(u32 events);
+  u64 descriptors_left() const;
   bool has_place(const Peer& peer);
   void handle(u64 number, u32 events);
   void read_one(u64 number, Connection& connection);
-  void receive(u64 number, Connection& connection, const Request& request, std::size_t size);
-  bool take_descriptor(Job& job, UniqueFd fd, Error& refusal);
+  void take(u64 number, Connection& connection, const Request& request, FdCloser::Bag& bag);
+  bool take_descriptor(Job& job, FdCloser::Bag& bag, Error& refusal);
   void begin(u64 number, Connection& connection, std::unique_ptr<Job> job);
   void refuse(u64 number, Connection& connection, u32 sequence, const Error& error);
   void answer(u64 number, Connection& connection, std::vector<Message>&& messages);
@@ -100,27 +111,30 @@ class ControlServer {
   void look_at_waiting();
   void close_slow();
   void close(u64 number);
+  static void hang_up(FdCloser::Bag& socket);
   bool may_read(const Connection& connection) const;
   void set_interest(u64 number, Connection& connection);
+  void listen_to(u64 number, Connection& connection, bool reads);
   void let_in_again(u32 uid);
 
   ListeningSocket socket_;
   const u64 device_;
   Env& env_;
   const ControlOptions options_;
+  const u64 descriptors_max_;  // of this process
   UniqueFd epoll_;
-  UniqueFd wake_;   // an eventfd
-  UniqueFd spare_;  // see turn_one_away()
+  UniqueFd wake_;  // an eventfd
   ControlJobs jobs_;
-  FdCloser closer_;
+  FdCloser brought_, leaving_;  // what clients have brought; their sockets
   std::atomic<bool> stopping_{false};
   std::optional<Thread> thread_;
 
   // Of the loop's thread alone.
   u64 next_number_ = 2;
+  u64 listen_at_ns_ = kForever;  // again; kForever: it does
   std::map<u64, Connection> connections_;
   std::map<u32, User> users_;
-  std::set<u64> sending_;  // that have something unsent
+  std::set<u64> sending_;  // that have something unsent, or are to go and have not
   std::vector<std::unique_ptr<Job>> waiting_;
   // Written by the loop's thread, read by any.
   std::atomic<u64> open_{0}, accepted_{0}, turned_away_{0}, requests_{0}, refused_{0};

@@ -17,6 +17,7 @@
 
 #include "mount/control_key.h"
 #include "tests/support/control_fixture.h"
+#include "tests/support/control_messages.h"
 
 namespace latchkey::tests {
 namespace {
@@ -79,7 +80,7 @@ class ControlDenials : public ControlTest {
   // The answer's error, and whether the connection was closed behind it.
   std::string exchange(const Message& message, const std::vector<int>& fds = {}) {
     mount::ControlClient caller = client();
-    send(caller.socket(), message, fds);
+    EXPECT_TRUE(send_with(caller.socket(), message, fds));
     mount::Answer answer;
     bool last = false;
     Message buffer(mount::kPartBytesMax);
@@ -93,23 +94,6 @@ class ControlDenials : public ControlTest {
     // Closed or not: a request that anybody may make.
     Request again = about(Verb::key_list);
     return caller.ask(again) ? said : said + ", closed";
-  }
-  static void send(int socket, const Message& message, const std::vector<int>& fds) {
-    iovec piece{const_cast<std::byte*>(message.data()), message.size()};
-    msghdr header{};
-    header.msg_iov = &piece;
-    header.msg_iovlen = 1;
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(4 * sizeof(int))> control{};
-    if (!fds.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-      cmsghdr* rights = CMSG_FIRSTHDR(&header);
-      rights->cmsg_level = SOL_SOCKET;
-      rights->cmsg_type = SCM_RIGHTS;
-      rights->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-      std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
-    }
-    EXPECT_EQ(::sendmsg(socket, &header, MSG_NOSIGNAL), static_cast<ssize_t>(message.size()));
   }
   std::string asks(const Request& request, const std::vector<int>& fds = {}) {
     return exchange(mount::encode_request(request), fds);
@@ -134,15 +118,6 @@ class ControlDenials : public ControlTest {
     return bent(request, [&](Message& message) { message.at(at) = std::byte{value}; });
   }
 
-  static UniqueFd memory(std::size_t size, int seals) {
-    UniqueFd fd(::memfd_create("key", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(size)), 0);
-    EXPECT_TRUE(seals == 0 || ::fcntl(fd.get(), F_ADD_SEALS, seals) == 0);
-    return fd;
-  }
-  static UniqueFd sealed(std::size_t size) {
-    return memory(size, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
-  }
   static UniqueFd reopened(const UniqueFd& fd, int flags) {
     return UniqueFd(::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), flags));
   }
@@ -248,7 +223,7 @@ std::vector<Denial> ControlDenials::descriptors() {
       row(
           "give it in two descriptors",
           [=, this] {
-            const UniqueFd fd = sealed(64);
+            const UniqueFd fd = sealed_memory(64);
             return adds(64, {fd.get(), fd.get()});
           },
           none),
@@ -288,14 +263,14 @@ std::vector<Denial> ControlDenials::key_memory() {
   const auto secret = [](std::size_t size) {
     UniqueFd fd(static_cast<int>(::syscall(SYS_memfd_secret, O_CLOEXEC)));
     EXPECT_TRUE(!fd || size == 0 || ::ftruncate(fd.get(), static_cast<off_t>(size)) == 0);
-    return fd ? std::move(fd) : sealed(size);
+    return fd ? std::move(fd) : sealed_memory(size);
   };
   return {
-      row("give it in a memfd that is not sealed", [this] { return adds(64, memory(64, 0)); }),
+      row("give it in a memfd that is not sealed", [this] { return adds(64, memory_file(64, 0)); }),
       row("give it in a memfd that can be written",
-          [this] { return adds(64, memory(64, F_SEAL_SHRINK | F_SEAL_GROW)); }),
+          [this] { return adds(64, memory_file(64, F_SEAL_SHRINK | F_SEAL_GROW)); }),
       row("give it in a memfd that can be cut",
-          [this] { return adds(64, memory(64, F_SEAL_WRITE | F_SEAL_GROW)); }),
+          [this] { return adds(64, memory_file(64, F_SEAL_WRITE | F_SEAL_GROW)); }),
       row("give a longer one than is said", [=, this] { return adds(32, secret(64)); }),
       row("give a shorter one than is said", [=, this] { return adds(64, secret(32)); }),
       row("give one of 31 bytes", [=, this] { return adds(31, secret(31)); }),
@@ -306,7 +281,7 @@ std::vector<Denial> ControlDenials::key_memory() {
           [=, this] { return adds(64, reopened(secret(64), O_PATH | O_CLOEXEC)); }),
       row(
           "ask for a status with a descriptor",
-          [=, this] { return asks(about(Verb::key_status, id_), {sealed(64).get()}); },
+          [=, this] { return asks(about(Verb::key_status, id_), {sealed_memory(64).get()}); },
           "malformed, closed"),
       row(
           "remove a key with three descriptors",

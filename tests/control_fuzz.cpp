@@ -25,6 +25,8 @@
 #include "base/check.h"
 #include "mount/control_client.h"
 #include "mount/control_server.h"
+#include "tests/support/control_messages.h"
+#include "tests/support/invented_keys.h"
 
 namespace latchkey::tests {
 namespace {
@@ -32,48 +34,8 @@ namespace {
 using mount::UniqueFd;
 using mount::Verb;
 
-// Keys by their first byte; what is asked decides what is answered.
-class InventedService final : public mount::KeyService {
- public:
-  Result<crypto::KeyId> add(volume::Caller, SecretBytes&& secret) override {
-    SecretBytes ours = std::move(secret);
-    crypto::KeyId id;
-    id.bytes[0] = ours.bytes()[0];
-    return id;
-  }
-  volume::KeyReport status(volume::Caller, const crypto::KeyId& id) override {
-    volume::KeyReport report;
-    report.key_id = id;
-    report.state = keymgr::KeyState::present;
-    report.holders.resize(std::to_integer<u8>(id.bytes[1]));
-    for (volume::Holder& holder : report.holders)
-      holder.path.assign(std::to_integer<u8>(id.bytes[2]) * 40, 'x');
-    return report;
-  }
-  keymgr::KeyState state(volume::Caller, const crypto::KeyId&) override {
-    return keymgr::KeyState::absent;
-  }
-  std::vector<volume::KeyReport> list(volume::Caller) override {
-    return std::vector<volume::KeyReport>(3);
-  }
-  Result<void> remove(volume::Caller, const crypto::KeyId& id,
-                      const volume::RemovalRequest& request,
-                      volume::RemovalReport& report) override {
-    report.key_id = id;
-    report.mode = request.mode;
-    report.phases.push_back({"door", 1});
-    const u8 kind = std::to_integer<u8>(id.bytes[3]);
-    if (kind == 1) return fail(Errc::busy, "somebody is inside");
-    if (kind == 2) report.state = keymgr::KeyState::incompletely_removed;
-    return {};
-  }
-  Result<mount::StoreReport> store() override { return mount::StoreReport{}; }
-  Result<mount::PolicyReport> policy(u64) override { return mount::PolicyReport{}; }
-  Result<void> set_policy(volume::Caller, u64, const crypto::KeyId&) override { return {}; }
-};
-
 struct World {
-  InventedService service;
+  InventedKeys service;
   std::string path;
   std::unique_ptr<mount::ControlServer> server;
 
@@ -101,12 +63,8 @@ World& world() {
 // What can be sent along, each opened anew.
 UniqueFd descriptor(u8 kind) {
   switch (kind % 6) {
-    case 0: {
-      UniqueFd fd(::memfd_create("key", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-      LK_CHECK(::ftruncate(fd.get(), 64) == 0);
-      LK_CHECK(::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0);
-      return fd;
-    }
+    case 0:
+      return sealed_memory(64);
     case 1:
       return UniqueFd(::memfd_create("key", MFD_CLOEXEC));
     case 2:
@@ -120,27 +78,6 @@ UniqueFd descriptor(u8 kind) {
   }
 }
 
-void send_with(int socket, Bytes bytes, const std::vector<UniqueFd>& fds) {
-  iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  msghdr header{};
-  header.msg_iov = &piece;
-  header.msg_iovlen = 1;
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(3 * sizeof(int))> control{};
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    cmsghdr* rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    for (std::size_t i = 0; i < fds.size(); ++i) {
-      const int fd = fds[i].get();
-      std::memcpy(CMSG_DATA(rights) + i * sizeof(int), &fd, sizeof(int));
-    }
-  }
-  (void)::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
 // Pieces of {length, kind and number of descriptors, bytes}, each a message on one connection.
 void talk(Bytes script) {
   auto socket = mount::connect_at(world().path);
@@ -151,8 +88,12 @@ void talk(Bytes script) {
         std::min<std::size_t>(std::to_integer<u8>(script[0]), script.size() - 2);
     const u8 how = std::to_integer<u8>(script[1]);
     std::vector<UniqueFd> fds;
-    for (u8 i = 0; i < (how & 3); ++i) fds.push_back(descriptor(static_cast<u8>((how >> 2) + i)));
-    send_with(socket->get(), script.subspan(2, size), fds);
+    std::vector<int> numbers;
+    for (u8 i = 0; i < (how & 3); ++i) {
+      fds.push_back(descriptor(static_cast<u8>((how >> 2) + i)));
+      numbers.push_back(fds.back().get());
+    }
+    (void)send_with(socket->get(), script.subspan(2, size), numbers, MSG_DONTWAIT);
     script = script.subspan(2 + size);
     if ((how & 0x80) != 0) (void)::recv(socket->get(), answer.data(), answer.size(), MSG_DONTWAIT);
   }
