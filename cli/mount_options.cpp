@@ -13,13 +13,19 @@ namespace latchkey::cli {
 namespace {
 
 // What the kernel or libfuse does with them is theirs.
-constexpr std::array<std::string_view, 14> kKernels = {
-    "allow_other", "allow_root", "suid",  "nosuid", "dev",     "nodev",   "exec",
-    "noexec",      "sync",       "async", "atime",  "dirsync", "noatime", "nodiratime"};
+constexpr std::array<std::string_view, 13> kKernels = {
+    "allow_other", "allow_root", "suid",  "nosuid", "dev",     "nodev",  "exec",
+    "noexec",      "sync",       "async", "atime",  "dirsync", "noatime"};
 
-// What fstab has for others.
-constexpr std::array<std::string_view, 10> kIgnored = {
-    "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev"};
+// What fstab has for others, and what mount(8) passes that is so here anyway.
+constexpr std::array<std::string_view, 26> kIgnored = {
+    "defaults",    "auto",     "noauto",     "user",          "users",     "nouser",   "owner",
+    "noowner",     "group",    "nogroup",    "nofail",        "_netdev",   "_rnetdev", "relatime",
+    "strictatime", "diratime", "lazytime",   "nolazytime",    "silent",    "loud",     "iversion",
+    "noiversion",  "nomand",   "norelatime", "nostrictatime", "nodiratime"};
+// The same with a value.
+constexpr std::array<std::string_view, 6> kIgnoredBeginnings = {
+    "x-", "X-", "comment=", "helper=", "uhelper=", "user="};
 
 template <class T>
 bool parse_number(std::string_view text, T& value) {
@@ -61,12 +67,15 @@ bool take_word(const std::string& word, volume::VolumeOptions& volume, mount::Mo
   }
   if (word == "status_public") return volume.status_public = true;
   if (word == "caller_memory") return mount.file_system.caller_memory = true;
-  if (word == "noatime" || word == "atime") volume.no_atime = word == "noatime";
+  if (word.ends_with("atime") && !word.ends_with("diratime")) volume.no_atime = word == "noatime";
   if (std::ranges::find(kKernels, word) != kKernels.end()) {
     mount.session.kernel.push_back(word);
     return true;
   }
-  if (std::ranges::find(kIgnored, word) != kIgnored.end() || word.starts_with("x-")) return true;
+  if (std::ranges::find(kIgnored, word) != kIgnored.end()) return true;
+  if (std::ranges::any_of(kIgnoredBeginnings,
+                          [&](std::string_view beginning) { return word.starts_with(beginning); }))
+    return true;
   const std::size_t split = word.find('=');
   if (split == std::string::npos) return false;
   return take_value(std::string_view(word).substr(0, split),

@@ -45,6 +45,15 @@ class Life(MountTest):
             self.assertEqual(self.mounts(), [])
         self.mount("-o", "commit=1,dirty=32M,key_slots=128,compat=fscrypt,status_public,discard")
 
+    def test_what_mount_8_passes_is_taken(self):
+        for words in ("rw,relatime", "strictatime,nodiratime", "lazytime,iversion,silent",
+                      "sync,dirsync,noatime,allow_other", "async,atime,dev,exec,suid,allow_root",
+                      "nolazytime,noiversion,loud,nomand,diratime",
+                      "user=somebody,comment=of fstab,X-mount.mkdir,_rnetdev,nofail,noowner"):
+            self.umount()
+            self.mount("-o", words)
+            self.assertEqual(sorted(os.listdir(self.root)), ["plain", "vault"])
+
     def test_the_parent_returns_what_stood_in_the_way(self):
         other = self.folder / "other"
         other.mkdir()
