@@ -3,7 +3,7 @@
 // and replies once; what it throws (memory) or what the library refuses is replied as an errno.
 //
 // Threads: requests come from any number of them. No lock of this folder is held over a call of the
-// volume's, but a directory's `OpenFile::mutex`.
+// volume's.
 
 #include <string_view>
 
@@ -57,10 +57,12 @@ class FileSystem {
               fuse_file_info* info);
   void flush(fuse_req_t req, fuse_ino_t node, fuse_file_info* info);
   void release(fuse_req_t req, fuse_ino_t node, fuse_file_info* info);
+  void fsync(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info);
+
+  // ops_directories.cpp
   void opendir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info);
   void readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info* info);
   void releasedir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info);
-  void fsync(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info);
   void fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info);
 
   // ops_data.cpp
@@ -120,7 +122,10 @@ class FileSystem {
   void reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode);
   Result<void> set_size(fuse_req_t req, fuse_ino_t node, u64 size, const fuse_file_info* info);
   Result<u64> copy_range(OpenFile& from, u64 from_offset, OpenFile& to, u64 to_offset, u64 size);
-  Result<void> list(OpenFile& directory, bool anew) LK_REQUIRES(directory.mutex);
+  // By the inode, or, where it has no name any more, by what has it open.
+  Result<volume::HandleId> open_node(const volume::Caller& caller, fuse_ino_t node,
+                                     volume::OpenFlags flags);
+  Result<volume::HandleId> open_directory_node(const volume::Caller& caller, fuse_ino_t node);
   OpenFile& add_open(u64 node, volume::HandleId handle);
   Result<void> close(OpenFile& file);
   Result<void> end(OpenFile& file);  // its node has been told that it is closed

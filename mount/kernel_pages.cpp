@@ -32,7 +32,6 @@ void KernelPages::stop() {
 }
 
 void KernelPages::drop_pages(const crypto::KeyId& key, Which which) {
-  if (which == Which::all) open_files_.forget_listings(key);
   notifier_.drop(nodes_.of_key(key, which == Which::closed));
 }
 

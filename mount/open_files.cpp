@@ -36,11 +36,4 @@ std::vector<volume::InodeId> OpenFiles::inodes() {
   return list;
 }
 
-void OpenFiles::forget_listings(const crypto::KeyId& key) {
-  Lock lock(mutex_);
-  for (const auto& [inode, files] : files_)
-    for (const auto& file : files)
-      if (file->key == key) file->stale = true;
-}
-
 }  // namespace latchkey::mount

@@ -2,7 +2,6 @@
 // What the kernel has open. An inode that lost its last name is reached through one of its handles
 // only, and the kernel does not always say which.
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -19,11 +18,6 @@ struct OpenFile {
   volume::InodeId inode;
   volume::HandleId handle{};
   std::optional<crypto::KeyId> key;  // encrypted under
-  // Of a directory: its names as they were at the last rewind, so that offsets keep their meaning.
-  std::atomic<bool> stale{false};  // the key went since
-  Mutex mutex;
-  bool listed LK_GUARDED_BY(mutex) = false;
-  std::vector<volume::DirEntry> entries LK_GUARDED_BY(mutex);
 };
 
 class OpenFiles {
@@ -35,8 +29,6 @@ class OpenFiles {
   void remove(OpenFile& file);
   std::optional<volume::HandleId> any_handle_of(volume::InodeId inode);
   std::vector<volume::InodeId> inodes();  // that are open
-  // The key went: open directories have their names listed anew.
-  void forget_listings(const crypto::KeyId& key);
 
  private:
   Mutex mutex_;

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/env.h"
+#include "base/secret.h"
 #include "mount/attributes.h"
 #include "mount/file_system.h"
 #include "mount/replies.h"
@@ -51,7 +52,7 @@ Result<void> FileSystem::set_size(fuse_req_t req, fuse_ino_t node, u64 size,
   const volume::IoFlags refuse{.wait = false};  // as in ops_data.cpp
   if (info != nullptr) return volume_.truncate(OpenFiles::at(info->fh).handle, size, refuse);
   LK_TRY(const volume::HandleId handle,
-         volume_.open(caller_of(req), inode_of(node), {.read = false, .write = true}, {}));
+         open_node(caller_of(req), node, {.read = false, .write = true}));
   const auto cut = volume_.truncate(handle, size, refuse);
   const auto closed = volume_.close_handle(handle);
   return cut ? closed : cut;
@@ -124,9 +125,10 @@ void FileSystem::getxattr(fuse_req_t req, fuse_ino_t node, const char* name, siz
     fuse_reply_err(req, EOPNOTSUPP);
     return;
   }
-  const auto value = on_inode(node, [&](auto inode) { return volume_.get_xattr(inode, name); });
+  auto value = on_inode(node, [&](auto inode) { return volume_.get_xattr(inode, name); });
   if (!value) return reply_error(req, value.error());
   reply_sized(req, {reinterpret_cast<const char*>(value->data()), value->size()}, size);
+  wipe(*value);
 }
 
 void FileSystem::listxattr(fuse_req_t req, fuse_ino_t node, size_t size) {

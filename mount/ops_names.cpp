@@ -6,6 +6,7 @@
 
 #include <span>
 
+#include "base/secret.h"
 #include "mount/attributes.h"
 #include "mount/file_system.h"
 #include "mount/replies.h"
@@ -83,9 +84,10 @@ void FileSystem::symlink(fuse_req_t req, const char* target, fuse_ino_t parent, 
 }
 
 void FileSystem::readlink(fuse_req_t req, fuse_ino_t node) {
-  const auto target = volume_.read_link(inode_of(node));
+  auto target = volume_.read_link(inode_of(node));
   if (!target) return reply_error(req, target.error());
   fuse_reply_readlink(req, target->c_str());
+  wipe(target->data(), target->size());
 }
 
 void FileSystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,

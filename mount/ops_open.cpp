@@ -1,4 +1,4 @@
-// Files and directories while they are open.
+// Files while they are open.
 
 #include <fcntl.h>
 
@@ -20,9 +20,6 @@ volume::OpenFlags to_flags(int flags) {
           .truncate = (flags & O_TRUNC) != 0 && access != O_RDONLY};
 }
 
-constexpr unsigned kDotEntries = 2;         // "." and ".."
-constexpr u64 kUnknownNumber = 0xffffffff;  // of "..", as libfuse's high-level interface has it
-
 }  // namespace
 
 OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle) {
@@ -42,8 +39,20 @@ Result<void> FileSystem::end(OpenFile& file) {
   return volume_.close_handle(handle);
 }
 
+Result<volume::HandleId> FileSystem::open_node(const volume::Caller& caller, fuse_ino_t node,
+                                               volume::OpenFlags flags) {
+  const volume::InodeId inode = inode_of(node);
+  auto handle = volume_.open(caller, inode, flags, {});
+  if (handle || handle.error().code != Errc::not_found) return handle;
+  const auto other = pages_.open_files().any_handle_of(inode);
+  if (!other) return handle;
+  auto again = volume_.open_again(caller, *other, flags, {});
+  // Closed in that moment: then the inode is gone.
+  return !again && again.error().code == Errc::bad_handle ? handle : again;
+}
+
 void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
-  const auto handle = volume_.open(caller_of(req), inode_of(node), to_flags(info->flags), {});
+  const auto handle = open_node(caller_of(req), node, to_flags(info->flags));
   if (!handle) return reply_error(req, handle.error());
   OpenFile& file = add_open(node, *handle);
   info->fh = OpenFiles::word(file);
@@ -120,66 +129,6 @@ void FileSystem::release(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) 
 
 void FileSystem::fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* info) {
   reply_done(req, volume_.fsync(OpenFiles::at(info->fh).handle));
-}
-
-// --- directories --------------------------------------------------------------------------------
-
-void FileSystem::opendir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
-  const volume::InodeId inode = inode_of(node);
-  const auto handle = volume_.open_directory(caller_of(req), inode, {});
-  if (!handle) return reply_error(req, handle.error());
-  const auto stat = volume_.stat(*handle);
-  OpenFile& file = pages_.open_files().add(inode, *handle, stat ? stat->key_id : std::nullopt);
-  info->fh = OpenFiles::word(file);
-  if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
-}
-
-void FileSystem::releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
-  reply_done(req, close(OpenFiles::at(info->fh)));
-}
-
-void FileSystem::fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info) {
-  fsync(req, node, data_only, info);
-}
-
-Result<void> FileSystem::list(OpenFile& directory, bool anew) {
-  const bool stale = directory.stale.exchange(false);
-  if (directory.listed && !anew && !stale) return {};
-  LK_TRY(directory.entries, volume_.read_directory(directory.handle));
-  directory.listed = true;
-  return {};
-}
-
-// An offset is the number of entries before it, the two dots included.
-void FileSystem::readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
-                         fuse_file_info* info) {
-  OpenFile& directory = OpenFiles::at(info->fh);
-  std::vector<char> reply(size);
-  std::size_t used = 0;
-  {
-    Lock lock(directory.mutex);
-    if (const auto listed = list(directory, offset == 0); !listed)
-      return reply_error(req, listed.error());
-    const std::size_t count = directory.entries.size() + kDotEntries;
-    for (auto i = static_cast<std::size_t>(offset); i < count; ++i) {
-      const char* name = i == 0 ? "." : "..";
-      struct stat described{};
-      described.st_mode = S_IFDIR;
-      if (i >= kDotEntries) {
-        const volume::DirEntry& entry = directory.entries[i - kDotEntries];
-        name = entry.name.c_str();
-        described.st_mode = type_bits(entry.kind);
-        described.st_ino = number_of(entry.inode).value_or(0);
-      } else {
-        described.st_ino = i == 0 ? number_of(inode_of(node)).value_or(0) : kUnknownNumber;
-      }
-      const std::size_t need = fuse_add_direntry(req, reply.data() + used, size - used, name,
-                                                 &described, static_cast<off_t>(i + 1));
-      if (need > size - used) break;
-      used += need;
-    }
-  }
-  fuse_reply_buf(req, reply.data(), used);
 }
 
 }  // namespace latchkey::mount

@@ -117,7 +117,7 @@ TEST_F(VolumeRename, refuses_what_can_never_be) {
   EXPECT_EQ(number("/c/a/b"), b);
 }
 
-// Names of one hash have 256 places. XXH3 of 17 to 32 bytes multiplies words of the name with words
+// Names of one hash have 124 places. XXH3 of 17 to 32 bytes multiplies words of the name with words
 // of its secret: where one factor is zero the other does not matter.
 std::string name_of_the_one_hash(u32 number) {
   std::string name("\xb8\xfe\x6c\x39\x23\xa4\x4b\xbe", 8);
@@ -127,9 +127,9 @@ std::string name_of_the_one_hash(u32 number) {
 }
 
 TEST_F(VolumeRename, that_finds_no_place_for_its_name_changes_nothing) {
-  for (u32 i = 0; i < 256; ++i) put("/" + name_of_the_one_hash(i), "n");
+  for (u32 i = 0; i < kNamesOfOneHashMax; ++i) put("/" + name_of_the_one_hash(i), "n");
   put("/file", "f");
-  const std::string one_more = name_of_the_one_hash(256);
+  const std::string one_more = name_of_the_one_hash(kNamesOfOneHashMax);
   ASSERT_EQ(entry_offset(one_more), entry_offset(name_of_the_one_hash(0)));
   EXPECT_EQ(in_root("file", one_more), Errc::no_space);
   EXPECT_EQ(content("/file"), "f");

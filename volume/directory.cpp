@@ -19,7 +19,7 @@ Result<u64> Volume::State::free_place(const engine::View& view, InodeId director
                       if (key.offset == place) ++place;
                       return true;
                     }));
-  if (place == base + kEntrySlots) return fail(Errc::no_space, "too many names of one hash");
+  if (place >= base + kNamesOfOneHashMax) return fail(Errc::no_space, "too many names of one hash");
   return place;
 }
 

@@ -107,6 +107,8 @@ Result<NameOfInode> decode_back(Bytes value);
 u64 entry_offset(std::string_view stored);
 u64 back_offset(const NameOfInode& name);
 inline constexpr u64 kEntrySlots = 256;
+// So many a directory gets of one hash: a place in its listing fits into 63 bits (mount/listing.h).
+inline constexpr u64 kNamesOfOneHashMax = 124;
 
 inline engine::Key inode_count_key() { return {kCounterObject, kInodeCountType, 0}; }
 inline engine::Key inode_key(u64 number) { return {number, kInodeType, 0}; }

@@ -80,6 +80,7 @@ HandlePtr Volume::State::take_handle(HandleId id) {
 void Volume::State::drop_handle(HandleId id) {
   Lock lock(table_mutex);
   take_handle(id);
+  handle_closed.notify_all();
 }
 
 // A busy file's lease lets nobody new in: the key itself must be there (compat: the lease will do,
@@ -183,13 +184,27 @@ Result<HandleId> Volume::open(Caller caller, InodeId inode, OpenFlags flags, std
   return state.open_inode(caller, directory, std::move(use), flags, std::move(path));
 }
 
-Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::string path) {
+Result<HandleId> Volume::open_again(Caller caller, HandleId id, OpenFlags flags, std::string path) {
   State& state = *state_;
-  LK_TRY(State::Use use, state.use(directory));
+  if (flags.create || flags.exclusive) return fail(Errc::invalid, "an inode is there already");
+  LK_TRY(State::HandleUse handle, state.find(id));
+  const bool directory = handle->directory;
+  State::Use use = handle.take_use();
+  if (directory) return state.open_directory(caller, std::move(use), std::move(path));
+  if (flags.write) LK_TRYV(state.must_be_writable(use->id()));
+  return state.open_inode(caller, {}, std::move(use), flags, std::move(path));
+}
+
+Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::string path) {
+  LK_TRY(State::Use use, state_->use(directory));
+  return state_->open_directory(caller, std::move(use), std::move(path));
+}
+
+Result<HandleId> Volume::State::open_directory(Caller caller, Use use, std::string path) {
   if (use->attributes().kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   // A locked directory can be opened: it lists no-key names.
-  (void)state.unlock_inode(*use);
-  std::vector<State::Use> above = state.pin_from(directory);
+  (void)unlock_inode(*use);
+  std::vector<Use> above = pin_from(use->id());
   auto handle = std::make_shared<Handle>();
   handle->above.reserve(above.size());
   handle->inode = use.inode();
@@ -197,7 +212,7 @@ Result<HandleId> Volume::open_directory(Caller caller, InodeId directory, std::s
   handle->pid = caller.pid;
   handle->path = std::move(path);
   handle->directory = true;
-  const HandleId id = state.add_handle(handle);
+  const HandleId id = add_handle(handle);
   use.keep();
   keep(above, handle->above);
   return id;
@@ -286,6 +301,22 @@ Stat to_stat(InodeId number, const Attributes& attributes) {
 
 }  // namespace
 
+Result<u64> Volume::State::blocks_of(InodeId inode) {
+  u64 seen = 0;
+  if (const auto known = block_counts.find(inode, seen)) return *known;
+  ++maps_counted;
+  u64 blocks = 0;
+  LK_TRYV(store->view().scan(inode.subvolume, {inode.number, kMapType, 0},
+                             {inode.number, kMapType, ~u64{0}},
+                             [&](const engine::Key& key, Bytes value) {
+                               if (auto entry = extent::decode_map(key.offset, value))
+                                 blocks += blocks_held(*entry, inode.subvolume);
+                               return true;
+                             }));
+  (void)or_no_memory([&] { block_counts.remember(inode, blocks, seen); });
+  return blocks;
+}
+
 Result<Stat> Volume::stat(InodeId number) {
   State& state = *state_;
   LK_TRY(const Attributes attributes, state.attributes_of(number));
@@ -294,13 +325,9 @@ Result<Stat> Volume::stat(InodeId number) {
     LK_TRY(const std::string target, state.target_of(number, attributes));
     stat.size = target.size();
   }
-  LK_TRYV(state.store->view().scan(number.subvolume, {number.number, kMapType, 0},
-                                   {number.number, kMapType, ~u64{0}},
-                                   [&](const engine::Key& key, Bytes value) {
-                                     if (auto entry = extent::decode_map(key.offset, value))
-                                       stat.blocks += blocks_held(*entry, number.subvolume);
-                                     return true;
-                                   }));
+  if (stat.kind == FileKind::regular) {
+    LK_TRY(stat.blocks, state.blocks_of(number));
+  }
   if (stat.key_id)
     stat.locked = state.keyring.status(*stat.key_id, 0).state != keymgr::KeyState::present;
   return stat;

@@ -167,6 +167,7 @@ Result<void> Volume::State::zero_in_page(Inode& inode, u64 offset, u64 end, IoFl
 
 // Size and times after a change of the map, in its transaction.
 Result<void> Volume::State::put_changed(engine::Transaction& transaction, Inode& inode, u64 size) {
+  block_counts.changed(inode.id());
   inode.set_size(size);
   const i64 now = static_cast<i64>(env.realtime_ns());
   return put_changed(transaction, inode,

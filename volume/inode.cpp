@@ -238,6 +238,7 @@ Result<void> Inode::insert(engine::Transaction& transaction,
     Lock lock(mutex);
     drawn = drawn_.take(flight_drawn(fresh, false));
   }
+  block_counts_.changed(id_);
   auto replaced = replace_entries(transaction, id_, fresh, drawn);
   Attributes now;
   {

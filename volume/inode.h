@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "engine/store.h"
 #include "keymgr/keyring.h"
+#include "volume/block_counts.h"
 #include "volume/map_records.h"
 #include "volume/page_memory.h"
 #include "writeback/dirty_file.h"
@@ -22,10 +23,12 @@ namespace latchkey::volume {
 
 class Inode final : public writeback::DirtyFile, public std::enable_shared_from_this<Inode> {
  public:
-  Inode(InodeId id, u64 owner_word, const Attributes& attributes, PageMemory& memory)
+  Inode(InodeId id, u64 owner_word, const Attributes& attributes, PageMemory& memory,
+        BlockCounts& block_counts)
       : id_(id),
         owner_word_(owner_word),
         memory_(memory),
+        block_counts_(block_counts),
         attributes_(attributes),
         tree_size_(attributes.size) {}
   ~Inode() override;
@@ -142,6 +145,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   const InodeId id_;
   const u64 owner_word_;
   PageMemory& memory_;
+  BlockCounts& block_counts_;
   CondVar sealed_;  // with mutex
 
   Attributes attributes_ LK_GUARDED_BY(mutex);

@@ -58,7 +58,7 @@ Result<Volume::State::Use> Volume::State::use(InodeId number) {
 
 // With its first user.
 InodePtr Volume::State::add_to_table(InodeId id, const Attributes& attributes) {
-  auto inode = std::make_shared<Inode>(id, next_owner_word++, attributes, memory);
+  auto inode = std::make_shared<Inode>(id, next_owner_word++, attributes, memory, block_counts);
   inode->users = 1;
   owners_by_word.emplace(inode->owner_word(), inode.get());
   try {
@@ -227,6 +227,7 @@ Result<void> Volume::State::reap(InodeId inode) {
                                pieces.push_back(key);
                                return true;
                              }));
+    block_counts.changed(inode);
     LK_TRYV(apply(transaction, inode,
                   extent::punch({entries.rbegin(), entries.rend()}, {0, kFileBlocksMax})));
     if (entries.size() == kEntriesAtOnce) continue;

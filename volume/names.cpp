@@ -1,6 +1,7 @@
 // Look-ups of names, and their two forms: under the directory's key, and without it.
 
 #include "crypto/names.h"
+#include "volume/back_items.h"
 #include "volume/state.h"
 
 namespace latchkey::volume {
@@ -187,20 +188,33 @@ Result<InodeId> Volume::lookup(InodeId directory, std::string_view name) {
   return entry.inode;
 }
 
-Result<std::vector<DirEntry>> Volume::State::list(InodeId directory) {
+Result<InodeId> Volume::parent(InodeId directory) {
+  if (directory == kRootInode) return directory;
+  if (directory.number == kRootNumber) {
+    const auto name = state_->name_of_subvolume(directory);
+    if (!name) return fail(Errc::not_found, "the subvolume has been removed");
+    return InodeId{directory.subvolume, name->directory};
+  }
+  LK_TRY(const std::vector<InodeId> parents, parents_of(state_->store->view(), directory));
+  if (parents.empty()) return fail(Errc::not_found, "the directory has been removed");
+  return parents.front();
+}
+
+Result<std::vector<DirEntry>> Volume::State::list(InodeId directory, u64 from, u64 count_max) {
   LK_TRY(const Attributes attributes, directory_attributes(directory));
   std::vector<DirEntry> entries;  // first with their stored names
   Result<void> wrong;
   LK_TRYV(store->view().scan(
-      directory.subvolume, {directory.number, kEntryType, 0},
+      directory.subvolume, {directory.number, kEntryType, from},
       {directory.number, kEntryType, ~u64{0}}, [&](const engine::Key& key, Bytes value) {
+        if (entries.size() >= count_max) return false;
         auto entry = decode_entry(directory.subvolume, key, value);
         if (!entry) {
           wrong = std::unexpected(entry.error());
           return false;
         }
         cross(directory, *entry);
-        entries.push_back({std::move(entry->stored), entry->inode, entry->kind});
+        entries.push_back({std::move(entry->stored), entry->inode, entry->kind, key.offset});
         return true;
       }));
   LK_TRYV(wrong);
@@ -218,9 +232,13 @@ Result<std::vector<DirEntry>> Volume::read_directory(InodeId directory) {
 }
 
 Result<std::vector<DirEntry>> Volume::read_directory(HandleId directory) {
+  return read_directory(directory, 0, ~u64{0});
+}
+
+Result<std::vector<DirEntry>> Volume::read_directory(HandleId directory, u64 from, u64 count_max) {
   LK_TRY(const auto handle, state_->find(directory));
   if (!handle->directory) return fail(Errc::not_dir, "not a directory");
-  auto entries = state_->list(handle->inode->id());
+  auto entries = state_->list(handle->inode->id(), from, count_max);
   if (entries && !state_->is_locked(*handle->inode)) state_->note_read(*handle->inode);
   return entries;
 }

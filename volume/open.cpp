@@ -158,6 +158,7 @@ VolumeFacts Volume::facts() const {
   facts.space = state_->store->space();
   facts.commits = state_->store->commits();
   facts.log_blocks = state_->store->log_blocks();
+  facts.maps_counted = state_->maps_counted;
   facts.slots = state_->slots->counters();
   if (state_->pipeline) {
     facts.extents_sealed = state_->pipeline->counters().extents;

@@ -16,6 +16,7 @@
 #include "base/secret_work.h"
 #include "base/thread.h"
 #include "keymgr/slots.h"
+#include "volume/block_counts.h"
 #include "volume/inode.h"
 #include "volume/subvolumes.h"
 #include "volume/volume.h"
@@ -121,6 +122,8 @@ struct Volume::State {
   keymgr::Keyring keyring;
   std::unique_ptr<keymgr::SlotTable> slots;
   PageMemory memory;
+  BlockCounts block_counts;
+  std::atomic<u64> maps_counted{0};
 
   // Moves between directories exclude each other, so that no two of them together make a loop.
   // Before any directory's lock.
@@ -231,6 +234,8 @@ struct Volume::State {
   // A file by a name of that directory, or without one.
   Result<HandleId> open_inode(Caller caller, InodeId directory, Use use, OpenFlags flags,
                               std::string path);
+  Result<HandleId> open_directory(Caller caller, Use use, std::string path);
+  Result<u64> blocks_of(InodeId inode);
   Result<void> ready(Handle& handle);  // its key is there and nothing of it was lost
   // The same for a read or a write, which waits while the key is suspended, or would_wait.
   Result<void> ready_for_io(Handle& handle, IoFlags flags);
@@ -344,7 +349,8 @@ struct Volume::State {
   Result<std::optional<Entry>> find_no_key(InodeId directory, std::string_view name);
   Result<Entry> find_entry(InodeId directory, std::string_view name);
   Result<void> must_have_policy_of(const Attributes& item, InodeId directory);
-  Result<std::vector<DirEntry>> list(InodeId directory);
+  // From that place on (DirEntry::place), so many.
+  Result<std::vector<DirEntry>> list(InodeId directory, u64 from = 0, u64 count_max = ~u64{0});
 
   // --- scrub.cpp
   Result<std::string> path_of(InodeId inode);
@@ -510,6 +516,7 @@ class Volume::State::HandleUse {
   Handle& operator*() const { return *handle_; }
   Handle* operator->() const { return handle_.get(); }
   Result<void> end() { return use_.end(); }
+  Use take_use() { return std::move(use_); }
 
  private:
   HandlePtr handle_;

@@ -123,6 +123,7 @@ struct DirEntry {
   std::string name;  // plain, or no-key form while the directory is locked
   InodeId inode;
   FileKind kind = FileKind::regular;
+  u64 place = 0;  // in its directory, as long as it is there; the next one's is greater
 };
 
 struct SubvolumeInfo {
@@ -282,7 +283,8 @@ struct VolumeFacts {
   engine::SpaceFacts space;
   u64 dirty_bytes = 0;
   u64 commits = 0;
-  u64 log_blocks = 0;  // of the fsync log, written
+  u64 log_blocks = 0;    // of the fsync log, written
+  u64 maps_counted = 0;  // files whose map was read whole for Stat::blocks
   u64 extents_sealed = 0;
   u64 bytes_sealed = 0;
   keymgr::SlotCounters slots;

@@ -115,6 +115,8 @@ class Volume {
 
   // Everything in the directory but "." and "..", in the store's order.
   Result<std::vector<DirEntry>> read_directory(InodeId directory);
+  // The directory above; of the store's root, itself. not_found: it has been removed.
+  Result<InodeId> parent(InodeId directory);
 
   // --- subvolumes (volume/subvolumes.h) --------------------------------------------------------
   // A subvolume is a tree of inodes of its own with a root directory, which inherits the policy of
@@ -166,8 +168,14 @@ class Volume {
   Result<HandleId> open(Caller caller, InodeId inode, OpenFlags flags, std::string path);
   // An open directory handle: keeps its key's names while it is open.
   Result<HandleId> open_directory(Caller caller, InodeId directory, std::string path);
+  // What that handle has open, through the same door, although it may have no name any more. Of a
+  // directory `flags` say nothing.
+  Result<HandleId> open_again(Caller caller, HandleId handle, OpenFlags flags, std::string path);
   // Through a directory handle the plaintext names stay visible after a soft removal.
   Result<std::vector<DirEntry>> read_directory(HandleId directory);
+  // At most so many, from the place `from` on (DirEntry::place; 0: all): what is there from the
+  // first call of a listing to the last comes once, whatever comes and goes beside it.
+  Result<std::vector<DirEntry>> read_directory(HandleId directory, u64 from, u64 count_max);
   // Flushes if the handle's inode is the last busy one of a key that is being removed. Reports a
   // writeback error that nobody has been told yet; the handle is closed in any case.
   Result<void> close_handle(HandleId handle);
