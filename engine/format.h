@@ -9,7 +9,7 @@
 
 namespace latchkey::engine {
 
-inline constexpr u32 kFormatVersion = 1;
+inline constexpr u32 kFormatVersion = 2;
 inline constexpr u64 kFeaturesCompat = 0;    // known to this build: unknown ones are ignored
 inline constexpr u64 kFeaturesRoCompat = 0;  // an unknown one: read-only
 inline constexpr u64 kFeaturesIncompat = 0;  // an unknown one: refused
@@ -135,13 +135,15 @@ struct SuperblockDisk {
   std::array<std::byte, 256> volume_key;  // reserved, zero
   Le64 extent_node_count;                 // of the nodes, those of the extent table
   Le64 promised_blocks;                   // of all trees, so that opening walks none
-  std::array<std::byte, 3496> reserved;
+  Checksum map_checksum;                  // of the slot map (engine/slot_map.h)
+  std::array<std::byte, 3464> reserved;
   Checksum checksum;  // of the block with this field zero
 };
 LK_DISK_STRUCT(SuperblockDisk, 4096);
 LK_DISK_FIELD(SuperblockDisk, generation, 16);
 LK_DISK_FIELD(SuperblockDisk, root, 88);
 LK_DISK_FIELD(SuperblockDisk, label, 168);
+LK_DISK_FIELD(SuperblockDisk, map_checksum, 568);
 LK_DISK_FIELD(SuperblockDisk, checksum, 4064);
 inline constexpr std::array<char, 8> kSuperblockMagic = {'l', 'a', 't', 'c', 'h', 'k', 'e', 'y'};
 

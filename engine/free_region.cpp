@@ -47,7 +47,7 @@ Result<void> FreeRegion::load_slot(Bytes block, const Meant& meant, u64 at) {
     return fail(Errc::damaged, "a free space bitmap of another region lies here", at);
   if (header.generation > meant.generation_max)
     return fail(Errc::damaged, "a free space bitmap is newer than the commit that names it", at);
-  if (slot_version(header.generation) != meant.version)
+  if (slot_check(header.checksum) != meant.check)
     return fail(Errc::damaged, "a bitmap is not the one that the slot map means", at);
 
   RegionBitmap bits;
@@ -87,7 +87,7 @@ std::vector<FreeRegion::Run> FreeRegion::pinned_runs() const {
   return runs;
 }
 
-void FreeRegion::encode_slot(MutableBytes block, u32 region, u64 generation) {
+Checksum FreeRegion::encode_slot(MutableBytes block, u32 region, u64 generation) {
   LK_CHECK(block.size() == kBlockBytes);
   BitmapSlotDisk header{};
   header.magic = kBitmapMagic;
@@ -100,6 +100,7 @@ void FreeRegion::encode_slot(MutableBytes block, u32 region, u64 generation) {
   store_disk(block, header);
   committed_ = used_;
   dirty_ = false;
+  return header.checksum;
 }
 
 void FreeRegion::rebuild(Run run) {

@@ -32,14 +32,15 @@ class FreeRegion {
   struct Meant {
     u32 region;
     u64 generation_max;  // of the map that means it
-    u16 version;         // what the map says of its generation (slot_version())
+    u32 check;           // what the map says of it (slot_check())
   };
   Result<void> load_slot(Bytes block, const Meant& meant, u64 at);
   // Pins what the loaded slot of the generation before had and this one has not.
   void pin_difference(const FreeRegion& before);
   std::vector<Run> pinned_runs() const;
-  // The image for the commit of `generation`; from here on that is the committed state.
-  void encode_slot(MutableBytes block, u32 region, u64 generation);
+  // The image for the commit of `generation`; from here on that is the committed state. Its
+  // checksum.
+  Checksum encode_slot(MutableBytes block, u32 region, u64 generation);
 
   // In a region of which nothing but the reserved places is known: used, and taken for committed.
   void rebuild(Run run);

@@ -227,23 +227,25 @@ Result<std::vector<FreeSpace::SlotWrite>> FreeSpace::slots_to_write(u64 generati
     freed += loaded->freed_since_commit();
     u8 slot = 0;
     while (slot == entry.slot || slot == previous_slots_[index]) ++slot;
-    entry = {slot, free_class(loaded->blocks() - loaded->used_count(), loaded->blocks()),
-             slot_version(generation)};
+    const u32 free_blocks = loaded->blocks() - loaded->used_count();
     SlotWrite& write =
         writes.emplace_back(layout_.slot_block(index, slot), std::vector<std::byte>(kBlockBytes));
-    loaded->encode_slot(write.image, index, generation);
+    const Checksum written = loaded->encode_slot(write.image, index, generation);
+    entry = {slot, free_class(free_blocks, loaded->blocks()), slot_check(written)};
   }
   previous_slots_ = std::move(slots_before);
   map_.generation = generation;
   map_.used_blocks = used_;
   map_.freed_blocks = static_cast<u32>(freed);
+  std::vector<Checksum> sums(layout_.map_blocks());
   for (u32 copy = 0; copy < 2; ++copy) {
     for (u32 part = 0; part < layout_.map_blocks(); ++part) {
       SlotWrite& write = writes.emplace_back(layout_.map_block(copy, generation, part),
                                              std::vector<std::byte>(kBlockBytes));
-      map_.encode(part, write.image);
+      sums[part] = map_.encode(part, write.image);
     }
   }
+  map_checksum_ = map_checksum_of(sums);
   return writes;
 }
 

@@ -66,10 +66,16 @@ class FreeSpace {
 
   // A fresh store of generation 0: everything free but the reserved places.
   void format();
-  // A store recovered at `generation` of which `used_blocks` are used (from the superblock: what
-  // blocks_used() said beside slots_to_write()). Reads two blocks of maps for each 248 GiB,
-  // and no region. Errors: damaged, malformed (the counts disagree), io.
-  Result<void> recover(u64 generation, u64 used_blocks);
+  // What the superblock says of a generation's free space: what blocks_used() and map_checksum()
+  // said beside slots_to_write().
+  struct Root {
+    u64 generation = 0;
+    u64 used_blocks = 0;
+    Checksum map_checksum{};
+  };
+  // Reads two blocks of maps for each 124 GiB, and no region. Errors: damaged, malformed (the
+  // counts disagree), io.
+  Result<void> recover(const Root& root);
 
   // After recover() met damage: what `used` says of each block is so, reserved places aside, and
   // the next two commits write it. Nothing is pinned: the first of them must change nothing else.
@@ -108,6 +114,8 @@ class FreeSpace {
     std::vector<std::byte> image;  // kBlockBytes
   };
   Result<std::vector<SlotWrite>> slots_to_write(u64 generation);
+  // Of the map that it wrote last (map_checksum() of engine/slot_map.h).
+  const Checksum& map_checksum() const { return map_checksum_; }
 
   u64 blocks_total() const { return layout_.blocks_total(); }
   u64 blocks_used() const { return used_; }  // used, reserved places included
@@ -145,12 +153,13 @@ class FreeSpace {
   };
 
   void reset();
-  Result<SlotMap> read_map(u64 generation);
+  Result<SlotMap> read_map(u64 generation, const Checksum* meant);
+  Result<SlotMap> read_copies(u64 generation, u32 first, Checksum& sum);
   Result<void> read_slot(const SlotMap& map, u32 region, FreeRegion& into);
   Result<FreeRegion*> region(u32 index);  // loads it
   Result<void> load(u32 index, FreeRegion& into);
   Result<void> pin_recovered(u32 index, FreeRegion& into);
-  Result<void> recover_map(u64 generation, u64 used_blocks);
+  Result<void> recover_map(const Root& root);
   void mark_damaged(u32 index, const Error& error);
   FreeRegion& loaded_region(u64 block);
   BlockRun device_run(u32 index, Run run) const;
@@ -166,7 +175,8 @@ class FreeSpace {
   SpaceLayout layout_;
   ReadBlock read_block_;
   std::vector<RegionState> regions_;
-  SlotMap map_;                                // of the last commit or the one being written
+  SlotMap map_;
+  Checksum map_checksum_{};                    // of the last commit or the one being written
   std::vector<u8> previous_slots_;             // what the map before it means
   std::optional<SlotMap> recovered_previous_;  // until its pins are gone
   u64 recovered_generation_ = 0;

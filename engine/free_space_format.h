@@ -14,7 +14,7 @@ inline constexpr u32 kBitmapHeaderBytes = 64;
 inline constexpr u32 kRegionBlocks = 32256;  // 126 MiB: (4096 - 64) * 8 bits
 inline constexpr u32 kRegionBlocksMin = 64;  // a shorter rest of the device stays unused
 inline constexpr u32 kSlotsPerRegion = 3;
-inline constexpr u32 kMapRegions = 2016;  // (4096 - 64) / 2 entries: 248 GiB
+inline constexpr u32 kMapRegions = 1008;  // (4096 - 64) / 4 entries: 124 GiB
 inline constexpr u32 kMapPlaces = 3;      // generation modulo 3
 
 inline constexpr std::array<char, 8> kBitmapMagic = {'l', 'k', 'b', 'i', 't', 'm', 'a', 'p'};
@@ -34,11 +34,12 @@ LK_DISK_STRUCT(BitmapSlotDisk, kBitmapHeaderBytes);
 LK_DISK_FIELD(BitmapSlotDisk, generation, 16);
 LK_DISK_FIELD(BitmapSlotDisk, checksum, 32);
 
-// Header of a block of the slot map; kMapRegions entries, each a Le16, follow. Bits 0 and 1 of an
+// Header of a block of the slot map; kMapRegions entries, each a Le32, follow. Bits 0 and 1 of an
 // entry: the slot that holds the region as of `generation` (kSlotNone: never written, the region
-// holds nothing but reserved places). Bits 2 and 3: FreeClass. Bits 4 to 15: slot_version() of the
-// generation that the slot's header has, 0 for kSlotNone. Without them a slot whose last write was
-// lost, or landed elsewhere, would be believed: what lies there verifies by itself.
+// holds nothing but reserved places). Bits 2 and 3: FreeClass. Bits 4 to 31: slot_check() of the
+// slot, 0 for kSlotNone. Without them a slot whose last write was lost, or landed elsewhere, would
+// be believed: what lies there verifies by itself. Its generation would not do: that of a commit
+// that a crash cut off is used again.
 struct SlotMapDisk {
   std::array<char, 8> magic;
   Le32 index;         // which block of the map: its first region is index * kMapRegions
@@ -54,11 +55,11 @@ LK_DISK_FIELD(SlotMapDisk, checksum, 32);
 
 inline constexpr u8 kSlotNone = 3;
 
-// What a map can say of the generation that wrote a slot: what lay there before has another one,
-// unless 4096 commits, or a multiple, lie between the two.
-inline constexpr u32 kSlotVersionBits = 12;
-constexpr u16 slot_version(u64 generation) {
-  return static_cast<u16>(generation & ((1U << kSlotVersionBits) - 1));
+// What a map can say of the bitmap that it means: what lay in the slot before has another one, but
+// for one in 2^28.
+inline constexpr u32 kSlotCheckBits = 28;
+inline u32 slot_check(const Checksum& slot) {
+  return load_disk<Le32>(std::as_bytes(std::span(slot))) & ((1U << kSlotCheckBits) - 1);
 }
 
 // How much of a region is free, so that a full store is searched without reading full regions.

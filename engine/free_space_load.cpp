@@ -26,26 +26,42 @@ Result<void> read_at(const FreeSpace::ReadBlock& read_block, u64 block, MutableB
 
 }  // namespace
 
-Result<SlotMap> FreeSpace::read_map(u64 generation) {
-  SlotMap map(layout_.regions());
-  map.generation = generation;
+// A commit that a crash cut off may have left a map of the same generation, and the one that is
+// meant may have been written elsewhere: then the other copies are the ones.
+Result<SlotMap> FreeSpace::read_map(u64 generation, const Checksum* meant) {
   if (generation == 0) {  // what format() leaves
+    SlotMap map(layout_.regions());
     map.used_blocks = layout_.blocks_reserved();
     return map;
   }
+  for (u32 first = 0; first < 2; ++first) {
+    Checksum sum{};
+    Result<SlotMap> map = read_copies(generation, first, sum);
+    if (!map || meant == nullptr || sum == *meant) return map;
+  }
+  return fail(Errc::damaged, "the slot map is not the one that the superblock means",
+              layout_.map_block(0, generation, 0) * kBlockBytes);
+}
+
+// Of each block the copy `first` if that is sound.
+Result<SlotMap> FreeSpace::read_copies(u64 generation, u32 first, Checksum& sum) {
+  SlotMap map(layout_.regions());
+  std::vector<Checksum> sums(layout_.map_blocks());
   auto buffer = std::make_unique<BlockBuffer>();
   for (u32 index = 0; index < layout_.map_blocks(); ++index) {
     std::optional<Error> first_error;
     bool found = false;
-    for (u32 copy = 0; copy < 2 && !found; ++copy) {
-      const u64 block = layout_.map_block(copy, generation, index);
+    for (u32 turn = 0; turn < 2 && !found; ++turn) {
+      const u64 block = layout_.map_block(first ^ turn, generation, index);
       Result<void> read = read_at(read_block_, block, buffer->bytes);
       if (read) read = map.decode(index, generation, buffer->bytes, block * kBlockBytes);
       found = read.has_value();
       if (!found && !first_error) first_error = read.error();
     }
     if (!found) return std::unexpected(*first_error);
+    sums[index] = load_disk<SlotMapDisk>(buffer->bytes).checksum;
   }
+  sum = map_checksum_of(sums);
   if (map.used_blocks < layout_.blocks_reserved() || map.used_blocks > blocks_total() ||
       map.freed_blocks > blocks_total() - map.used_blocks)
     return fail(Errc::malformed, "the slot map counts more blocks than the device has",
@@ -53,19 +69,19 @@ Result<SlotMap> FreeSpace::read_map(u64 generation) {
   return map;
 }
 
-Result<void> FreeSpace::recover(u64 generation, u64 used_blocks) {
+Result<void> FreeSpace::recover(const Root& root) {
   reset();
-  recovered_generation_ = generation;
-  if (Result<void> map = recover_map(generation, used_blocks); !map) {
+  recovered_generation_ = root.generation;
+  if (Result<void> map = recover_map(root); !map) {
     map_damaged_ = true;
-    used_ = std::clamp(used_blocks, layout_.blocks_reserved(), blocks_total());
+    used_ = std::clamp(root.used_blocks, layout_.blocks_reserved(), blocks_total());
     lost_ = blocks_total() - used_;
     damage_.push_back({0, map.error()});
     return map;
   }
-  if (generation == 0) return {};
+  if (root.generation == 0) return {};
 
-  Result<SlotMap> previous = read_map(generation - 1);
+  Result<SlotMap> previous = read_map(root.generation - 1, nullptr);
   if (!previous) {
     // Nothing of this generation is missing. not_found: it was opened on request although there is
     // a newer one, and a commit after that has the place.
@@ -79,16 +95,16 @@ Result<void> FreeSpace::recover(u64 generation, u64 used_blocks) {
   return {};
 }
 
-Result<void> FreeSpace::recover_map(u64 generation, u64 used_blocks) {
-  Result<SlotMap> map = read_map(generation);
-  const u64 at = layout_.map_block(0, generation, 0) * kBlockBytes;
+Result<void> FreeSpace::recover_map(const Root& root) {
+  Result<SlotMap> map = read_map(root.generation, &root.map_checksum);
+  const u64 at = layout_.map_block(0, root.generation, 0) * kBlockBytes;
   if (!map && map.error().code == Errc::not_found)
     return fail(Errc::damaged, "the slot map of this generation is missing", at);
   if (!map) return std::unexpected(map.error());
-  if (map->used_blocks != used_blocks)
+  if (map->used_blocks != root.used_blocks)
     return fail(Errc::malformed, "superblock and slot map disagree about the blocks used", at);
   map_ = std::move(*map);
-  used_ = used_blocks;
+  used_ = root.used_blocks;
   return {};
 }
 
@@ -98,7 +114,7 @@ Result<void> FreeSpace::read_slot(const SlotMap& map, u32 index, FreeRegion& int
   const u64 block = layout_.slot_block(index, entry.slot);
   auto buffer = std::make_unique<BlockBuffer>();
   LK_TRYV(read_at(read_block_, block, buffer->bytes));
-  return into.load_slot(buffer->bytes, {index, map.generation, entry.version}, block * kBlockBytes);
+  return into.load_slot(buffer->bytes, {index, map.generation, entry.check}, block * kBlockBytes);
 }
 
 // The pins that recovery left to the moment when the region is first looked at.

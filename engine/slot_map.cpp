@@ -8,11 +8,11 @@ namespace latchkey::engine {
 
 namespace {
 
-constexpr u32 kVersionShift = 4;
-static_assert(kVersionShift + kSlotVersionBits == 8 * sizeof(Le16));
-static_assert(kBitmapHeaderBytes + kMapRegions * sizeof(Le16) == kBlockBytes);
+constexpr u32 kCheckShift = 4;
+static_assert(kCheckShift + kSlotCheckBits == 8 * sizeof(Le32));
+static_assert(kBitmapHeaderBytes + kMapRegions * sizeof(Le32) == kBlockBytes);
 
-std::size_t entry_offset(std::size_t index) { return kBitmapHeaderBytes + index * sizeof(Le16); }
+std::size_t entry_offset(std::size_t index) { return kBitmapHeaderBytes + index * sizeof(Le32); }
 
 }  // namespace
 
@@ -23,6 +23,10 @@ Checksum block_checksum(Bytes block, std::size_t field_offset) {
   std::fill_n(copy.begin() + static_cast<std::ptrdiff_t>(field_offset), sizeof(Checksum),
               std::byte{0});
   return checksum128(copy);
+}
+
+Checksum map_checksum_of(std::span<const Checksum> blocks) {
+  return checksum128(std::as_bytes(blocks));
 }
 
 FreeClass free_class(u32 free_blocks, u32 region_blocks) {
@@ -46,7 +50,7 @@ u32 free_blocks_max(FreeClass free, u32 region_blocks) {
   return region_blocks;
 }
 
-void SlotMap::encode(u32 index, MutableBytes block) const {
+Checksum SlotMap::encode(u32 index, MutableBytes block) const {
   LK_CHECK(block.size() == kBlockBytes);
   std::fill(block.begin(), block.end(), std::byte{0});
   SlotMapDisk header{};
@@ -61,12 +65,13 @@ void SlotMap::encode(u32 index, MutableBytes block) const {
   const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
   for (std::size_t i = 0; i < count; ++i) {
     const Entry& entry = entries[first + i];
-    const Le16 bits(static_cast<u16>(entry.slot | (static_cast<u32>(entry.free) << 2) |
-                                     (u32{entry.version} << kVersionShift)));
+    const Le32 bits(entry.slot | (static_cast<u32>(entry.free) << 2) |
+                    (entry.check << kCheckShift));
     store_disk(block.subspan(entry_offset(i)), bits);
   }
   header.checksum = block_checksum(block, offsetof(SlotMapDisk, checksum));
   store_disk(block, header);
+  return header.checksum;
 }
 
 Result<void> SlotMap::decode(u32 index, u64 expected_generation, Bytes block, u64 at) {
@@ -90,16 +95,16 @@ Result<void> SlotMap::decode(u32 index, u64 expected_generation, Bytes block, u6
   const std::size_t first = std::size_t{index} * kMapRegions;
   const std::size_t count = std::min<std::size_t>(kMapRegions, entries.size() - first);
   for (std::size_t i = 0; i < kMapRegions; ++i) {
-    const u16 bits = load_disk<Le16>(block.subspan(entry_offset(i)));
+    const u32 bits = load_disk<Le32>(block.subspan(entry_offset(i)));
     const Entry entry{static_cast<u8>(bits & 3), static_cast<FreeClass>(bits >> 2 & 3),
-                      static_cast<u16>(bits >> kVersionShift)};
+                      bits >> kCheckShift};
     if (i < count)
       entries[first + i] = entry;
     else if (bits != 0)
       return fail(Errc::malformed, "the slot map names regions past the end of the device", at);
-    if (i < count && entry.slot == kSlotNone && entry.version != 0)
-      return fail(Errc::malformed, "the slot map says when a region was written that never was",
-                  at);
+    if (i < count && entry.slot == kSlotNone && entry.check != 0)
+      return fail(Errc::malformed,
+                  "the slot map says what lies in the slot of a region that has none", at);
   }
   return {};
 }

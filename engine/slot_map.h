@@ -1,5 +1,5 @@
 #pragma once
-// The slot map: for each region, which of its slots a generation means, who wrote that, and how
+// The slot map: for each region, which of its slots a generation means, what lies there, and how
 // full it is. A commit writes the whole map, twice, to the place of its generation; so the two
 // generations before it keep theirs, and a commit that was torn leaves no trace that a later one
 // could take for its own.
@@ -16,7 +16,7 @@ struct SlotMap {
   struct Entry {
     u8 slot = kSlotNone;
     FreeClass free = FreeClass::half;
-    u16 version = 0;  // slot_version() of the generation that wrote the slot
+    u32 check = 0;  // slot_check() of the slot
   };
   explicit SlotMap(u32 regions = 0) : entries(regions) {}
 
@@ -25,8 +25,9 @@ struct SlotMap {
   u32 freed_blocks = 0;
   std::vector<Entry> entries;
 
-  // Block `index` of the map as it lies on disk; `block` is kBlockBytes.
-  void encode(u32 index, MutableBytes block) const;
+  // Block `index` of the map as it lies on disk; `block` is kBlockBytes. Its
+  // checksum.
+  Checksum encode(u32 index, MutableBytes block) const;
   // Takes over block `index`; the figures of the header must be the same in all blocks (the first
   // sets them). Errors: damaged, malformed, not_found (a sound block of another generation). `at`
   // goes into them.
@@ -36,6 +37,9 @@ struct SlotMap {
 FreeClass free_class(u32 free_blocks, u32 region_blocks);
 // The most blocks a region of that class has free.
 u32 free_blocks_max(FreeClass free, u32 region_blocks);
+
+// Of a whole map, by those of its blocks, in order.
+Checksum map_checksum_of(std::span<const Checksum> blocks);
 
 // Checksum of a block whose checksum field, of 32 bytes at `field_offset`, counts as zero.
 Checksum block_checksum(Bytes block, std::size_t field_offset);

@@ -163,7 +163,7 @@ class Store:
                    if number % 2 == self.superblock["generation"] % 2]
         for number, copy in enumerate(copies):
             assert copy["magic"] == int.from_bytes(b"latchkey", "little")
-            assert copy["place_number"] == number and copy["format_version"] == 1
+            assert copy["place_number"] == number and copy["format_version"] == 2
             assert not any(copy["reserved"] + copy["volume_key"])
         assert all(copy["generation"] == self.superblock["generation"] for copy in written)
         self.trees = {1: self.tree(1, self.superblock["root"])}

@@ -76,7 +76,7 @@ TEST_F(FormatTest, an_unknown_incompatible_feature_is_refused) {
 }
 
 TEST_F(FormatTest, another_version_is_refused) {
-  rewrite_all([](SuperblockDisk& disk) { disk.format_version = 2; });
+  rewrite_all([](SuperblockDisk& disk) { disk.format_version = 3; });
   expect_refused(Errc::format_version, "version is not known");
 }
 
@@ -92,7 +92,7 @@ TEST_F(FormatTest, what_the_newest_commit_needs_is_not_gone_around) {
   expect_refused(Errc::format_version, "a feature that is not known");
   device_->restore(image);
   for (const u32 place : {1U, 3U})
-    rewrite(place, [](SuperblockDisk& disk) { disk.format_version = 2; });
+    rewrite(place, [](SuperblockDisk& disk) { disk.format_version = 3; });
   expect_refused(Errc::format_version, "version is not known");
 }
 

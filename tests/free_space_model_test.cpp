@@ -43,7 +43,8 @@ struct Model {
       if (state[block] == State::pinned && pinned_in[block] <= transaction)
         state[block] = State::free;
   }
-  void commit() {
+  void commit(const Checksum& map) {
+    map_before = std::exchange(map_committed, map);
     before = std::move(committed);
     committed.resize(state.size());
     for (u64 block = 0; block < state.size(); ++block)
@@ -54,6 +55,7 @@ struct Model {
   std::vector<State> state;
   std::vector<u64> pinned_in;
   std::vector<bool> committed, before;
+  Checksum map_committed{}, map_before{};
   u64 generation = 0;
 };
 
@@ -64,7 +66,7 @@ class World {
     space_->format();
     for (u64 block = 0; block < blocks; ++block)
       if (space_->is_reserved(block)) model_.state[block] = State::used;
-    model_.commit();
+    model_.commit(space_->map_checksum());
     model_.generation = 0;
     model_.before = model_.committed;
   }
@@ -172,7 +174,7 @@ class World {
     ASSERT_TRUE(writes) << writes.error().what;
     expect_places_free(*writes);
     for (const auto& write : *writes) disk_.write(write);
-    model_.commit();
+    model_.commit(space_->map_checksum());
     used_.insert(used_.end(), fresh_.begin(), fresh_.end());
     fresh_.clear();
     // Sometimes a reader keeps it back.
@@ -189,14 +191,15 @@ class World {
     SpaceDisk after = disk_;
     for (const auto& write : writes) after.tear(write, random_);
     FreeSpace newest(blocks_, space_places(blocks_), after.reader());
-    expect_state(newest, model_.generation, model_.committed);
+    expect_state(newest, model_.generation, model_.committed, model_.map_committed);
     FreeSpace previous(blocks_, space_places(blocks_), after.reader());
-    expect_state(previous, model_.generation - 1, model_.before);
+    expect_state(previous, model_.generation - 1, model_.before, model_.map_before);
   }
 
-  void expect_state(FreeSpace& space, u64 generation, const std::vector<bool>& used) {
-    const auto recovered =
-        space.recover(generation, static_cast<u64>(std::ranges::count(used, true)));
+  void expect_state(FreeSpace& space, u64 generation, const std::vector<bool>& used,
+                    const Checksum& map) {
+    const auto count = static_cast<u64>(std::ranges::count(used, true));
+    const auto recovered = space.recover({generation, count, map});
     ASSERT_TRUE(recovered) << recovered.error().what;
     for (u64 block = 0; block < blocks_; block += 1 + random_() % 64) {
       const auto is_used = space.is_used(block);
@@ -232,7 +235,8 @@ class World {
     }
     open();
     disk_.reads = 0;
-    const auto recovered = space_->recover(model_.generation, model_.count(State::used));
+    const auto recovered =
+        space_->recover({model_.generation, model_.count(State::used), model_.map_committed});
     ASSERT_TRUE(recovered) << recovered.error().what;
     EXPECT_LE(disk_.reads, 4U);
   }

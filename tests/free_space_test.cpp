@@ -40,10 +40,11 @@ struct Small {
     EXPECT_TRUE(writes);
     for (const auto& write : *writes) disk.write(write);
     used = space->blocks_used();
+    sum = space->map_checksum();
     space->unpin_through(generation - 1);
     return std::move(*writes);
   }
-  Result<void> reopen() { return open().recover(generation, used); }
+  Result<void> reopen() { return open().recover({generation, used, sum}); }
   // What the last commit wrote that is the slot of `region`.
   static u64 slot_of(const std::vector<FreeSpace::SlotWrite>& writes, u32 region) {
     for (const auto& write : writes)
@@ -58,6 +59,7 @@ struct Small {
   SpaceDisk disk;
   std::unique_ptr<FreeSpace> space;
   u64 generation = 0, used = 0;
+  Checksum sum{};
 };
 
 // The lost commit wrote a whole slot of a region that no commit touched after it.
@@ -83,16 +85,16 @@ TEST(FreeSpace, opening_a_large_store_reads_nothing_but_the_map) {
   constexpr u64 kTebibyte = (u64{1} << 40) / kBlockBytes;
   Small small(16 * kTebibyte);
   const auto first = small.commit();
-  EXPECT_EQ(first.size(), 2U * 67);  // a format writes no region that nothing is in
+  EXPECT_EQ(first.size(), 2U * 133);  // a format writes no region that nothing is in
   small.use(1000);
   small.commit();
   small.disk.reads = 0;
   ASSERT_TRUE(small.reopen());
-  EXPECT_EQ(small.disk.reads, 2U * 67);
+  EXPECT_EQ(small.disk.reads, 2U * 133);
   EXPECT_EQ(small.space->regions_loaded(), 0U);
   EXPECT_EQ(small.space->blocks_free(), 16 * kTebibyte - small.used);
   small.use(1000);
-  EXPECT_EQ(small.disk.reads, 2U * 67 + 1);
+  EXPECT_EQ(small.disk.reads, 2U * 133 + 1);
 }
 
 TEST(FreeSpace, writers_in_sequence_get_long_runs_and_nodes_keep_out_of_their_way) {
@@ -317,14 +319,58 @@ TEST(FreeSpace, a_lost_write_in_the_generation_before_is_listed_and_does_no_harm
   EXPECT_EQ(store.space->blocks_lost(), 0U);
 }
 
-TEST(FreeSpace, a_map_that_says_when_an_unwritten_region_was_written_is_malformed) {
+// A commit that the power cut off before its superblock, and the next one, which has its number.
+struct Recommitted : Small {
+  Recommitted() : Small(3 * kRegion) {
+    use(10, kRegion + 100);
+    commit();
+    use(10, kRegion + 200);
+    const auto writes = space->slots_to_write(generation + 1);
+    EXPECT_TRUE(writes);
+    for (const auto& write : *writes) disk.write(write);
+    lost = disk.blocks;
+    EXPECT_TRUE(reopen());
+    run = use(10, kRegion + 300);
+    for (const auto& write : commit())
+      (load_disk<BitmapSlotDisk>(write.image).magic == kBitmapMagic ? slots : maps)
+          .push_back(write.block);
+  }
+  std::map<u64, std::vector<std::byte>> lost;  // with what the first of them wrote
+  std::vector<u64> slots, maps;                // that the second one wrote
+  BlockRun run;                                // in use since then
+};
+
+TEST(FreeSpace, a_slot_that_a_lost_commit_of_the_same_number_left_is_damage) {
+  Recommitted store;
+  ASSERT_EQ(store.slots.size(), 1U);
+  store.disk.blocks[store.slots[0]] = store.lost[store.slots[0]];  // the later write was lost
+  ASSERT_TRUE(store.reopen());
+  EXPECT_EQ(store.space->is_used(store.run.block).error().code, Errc::damaged);
+}
+
+TEST(FreeSpace, a_map_that_a_lost_commit_of_the_same_number_left_is_not_believed) {
+  Recommitted store;
+  ASSERT_EQ(store.maps.size(), 2U);
+  for (const u64 map : store.maps) {
+    const auto meant = std::exchange(store.disk.blocks[map], store.lost[map]);
+    ASSERT_TRUE(store.reopen());
+    EXPECT_TRUE(store.space->damage().empty());
+    const auto is_used = store.space->is_used(store.run.block);
+    EXPECT_TRUE(is_used && *is_used);
+    store.disk.blocks[map] = meant;
+  }
+  for (const u64 map : store.maps) store.disk.blocks[map] = store.lost[map];
+  EXPECT_EQ(store.reopen().error().code, Errc::damaged);
+}
+
+TEST(FreeSpace, a_map_that_says_what_an_unwritten_region_has_is_malformed) {
   SlotMap map(3);
-  map.entries[1] = {1, FreeClass::under_half, slot_version(4097)};
+  map.entries[1] = {1, FreeClass::under_half, 0xabcdef1};
   std::vector<std::byte> block(kBlockBytes);
   map.encode(0, block);
   SlotMap read(3);
   ASSERT_TRUE(read.decode(0, 0, block, 0));
-  EXPECT_EQ(read.entries[1].version, 1U);
+  EXPECT_EQ(read.entries[1].check, 0xabcdef1U);
   map.entries[1].slot = kSlotNone;
   map.encode(0, block);
   EXPECT_EQ(read.decode(0, 0, block, 0).error().code, Errc::malformed);
@@ -357,8 +403,10 @@ TEST(FreeSpace, counts_that_disagree_are_refused) {
   Small small(3 * kRegion);
   small.use(10);
   small.commit();
-  EXPECT_EQ(small.open().recover(small.generation, small.used + 1).error().code, Errc::malformed);
-  EXPECT_EQ(small.open().recover(small.generation + 3, small.used).error().code, Errc::damaged);
+  EXPECT_EQ(small.open().recover({small.generation, small.used + 1, small.sum}).error().code,
+            Errc::malformed);
+  EXPECT_EQ(small.open().recover({small.generation + 3, small.used, small.sum}).error().code,
+            Errc::damaged);
 }
 
 TEST(FreeSpace, rot_in_the_generation_before_is_listed_and_does_no_harm) {
@@ -396,8 +444,9 @@ TEST(FreeSpace, the_first_commit_is_the_worked_example) {
   EXPECT_EQ(slot[64 + 126], std::byte{0x03});
   EXPECT_EQ(load_disk<BitmapSlotDisk>(slot).used_count, 16U + 4 + 9 + 10);
   EXPECT_EQ(load_disk<SlotMapDisk>((*writes)[1].image).used_blocks, 16U + 4 + 9 + 10);
-  EXPECT_EQ((*writes)[1].image[64], std::byte{0x1c});
-  EXPECT_EQ((*writes)[1].image[65], std::byte{0x00});
+  const u32 entry = load_disk<Le32>(Bytes((*writes)[1].image).subspan(64));
+  EXPECT_EQ(entry & 15U, 0x0cU);
+  EXPECT_EQ(entry >> 4, slot_check(load_disk<BitmapSlotDisk>(slot).checksum));
   EXPECT_EQ((*writes)[1].image, (*writes)[2].image);
 }
 

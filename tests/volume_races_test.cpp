@@ -155,6 +155,36 @@ TEST_F(VolumeRaces, a_read_that_a_hard_removal_overtakes_gives_no_zeros) {
   EXPECT_EQ(code_of(read), Errc::io) << "what is gone is not zeros";
 }
 
+// The clone waits for a writer of its target, and that for the device, with the target's lease
+// locked: there the removal waits, too, when the source's page is gone.
+TEST_F(VolumeRaces, a_clone_that_a_hard_removal_overtakes_is_none) {
+  const crypto::KeyId id = vault();
+  put("/vault/source", "");
+  put("/vault/target", std::string(100, 't'));
+  ASSERT_TRUE(volume_->sync());
+  open_hooked();
+  add_key();
+  const HandleId source = open("/vault/source"), target = open("/vault/target");
+  append(source, "dirty");
+  SeenWaits waits;
+  std::future<RemovalReport> removal;
+  std::future<Errc> cloned;
+  at_next(OpKind::read, [&] {
+    cloned = std::async(std::launch::async,
+                        [&] { return code_of(volume_->clone_range(source, 0, target, 0, 0)); });
+    EXPECT_EQ(cloned.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+    removal = std::async(std::launch::async, [&] {
+      waits.of = std::this_thread::get_id();
+      return remove(id, RemovalMode::hard);
+    });
+    waits.await_one();
+  });
+  (void)volume_->write(target, 10, bytes_of("x"));
+  ASSERT_TRUE(removal.valid()) << "the target's block was in memory";
+  EXPECT_EQ(cloned.get(), Errc::io);
+  EXPECT_GE(removal.get().files_lost, 1U);
+}
+
 // --- a removal under a listing ---
 
 Heap name_schedule(const Heap& raw, const crypto::Nonce& nonce) {
@@ -333,6 +363,18 @@ TEST_F(VolumeRaces, writer_that_waited_through_the_loss_of_its_file_is_told) {
   EXPECT_EQ(code_of(writer.get()), Errc::io);
   EXPECT_TRUE(content(fresh) == "kept");
   close(fresh);
+  EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
+}
+
+// Its files are more than are flushed at a time; the one that is lost comes last.
+TEST_F(VolumeRaces, a_sync_that_a_hard_removal_overtakes_is_told) {
+  const crypto::KeyId id = vault();
+  for (int i = 0; i < 65; ++i) put("/plain" + std::to_string(i), "x");
+  const HandleId handle = open("/vault/file");
+  append(handle, "dirty");
+  at_next(OpKind::write, [&] { EXPECT_EQ(remove(id, RemovalMode::hard).files_lost, 1U); });
+  EXPECT_EQ(code_of(volume_->sync()), Errc::io);
+  EXPECT_TRUE(volume_->sync()) << "it is told once";
   EXPECT_EQ(code_of(volume_->close_handle(handle)), Errc::io);
 }
 

@@ -85,19 +85,29 @@ Result<void> Volume::clone_range(HandleId from_id, u64 from_offset, HandleId to_
     return fail(Errc::invalid, "one of the files is encrypted and the other is not");
   if (source.encrypted && source.key_id != target.key_id)
     return fail(Errc::cross_key, "the files are encrypted under different keys");
-  return state.clone({from->inode, from_offset, to->inode, to_offset, length});
+  return state.clone(
+      {from->inode, from_offset, to->inode, to_offset, length, from->losses, to->losses});
+}
+
+// A removal that overtakes the call drops what is dirty: of that there is no copy.
+Result<void> Volume::State::nothing_lost(const Clone& clone) {
+  if (clone.from->losses != clone.from_losses || clone.to->losses != clone.to_losses)
+    return data_lost();
+  return {};
 }
 
 // Both files stand still meanwhile but for their reads. In bounded steps: each leaves the target
 // with a longer part of the range, and with a size that goes with it.
 Result<void> Volume::State::clone(const Clone& clone) {
   const Writers writers(*clone.from, *clone.to);
+  LK_TRYV(nothing_lost(clone));
   LK_TRY(const u64 length, check_clone(clone));
   if (length == 0) return {};
   LK_TRYV(unlock_inode(*clone.from));
   LK_TRYV(unlock_inode(*clone.to));
   LK_TRYV(settle(clone.from));
   LK_TRYV(settle(clone.to));
+  LK_TRYV(nothing_lost(clone));
   Lock flush_lock(clone.to->flush_mutex);
   // Its own keys are those of what it had: a block of another file would be under none of them.
   if (clone.from != clone.to && clone.to->own_keys() != nullptr)

@@ -193,12 +193,17 @@ Result<void> Volume::fsync(HandleId id) {
   return synced;
 }
 
+// What a removal, or a last close under one, drops while this waits for its flush is not there
+// either, and nobody else may have a handle that hears of it.
 Result<void> Volume::sync() {
   State& state = *state_;
+  const u64 losses = state.all_losses;
   const std::vector<InodePtr> dirty = state.dirty_inodes();
   const auto flushed = state.flush_many(dirty, true);
   for (const InodePtr& inode : dirty) state.forget_if_idle(inode);
   LK_TRYV(state.store->commit());
+  if (flushed.result && state.all_losses != losses)
+    return fail(Errc::io, "dirty data was lost meanwhile: its key was removed");
   return flushed.result;
 }
 

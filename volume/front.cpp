@@ -35,7 +35,10 @@ void Volume::State::note_refused(const InodePtr& inode, u64 offset, u64 bytes, c
   const bool without_key = error.code == Errc::no_key;
   if (!without_key) inode->note_error(error);
   if (!inode->encrypted()) return;
-  if (without_key) ++inode->losses;
+  if (without_key) {
+    ++inode->losses;
+    ++all_losses;
+  }
   const crypto::KeyId id = inode->key_id();
   const u64 first = offset / kPageBytes;
   const u64 pages = (offset + bytes - 1) / kPageBytes - first + 1;

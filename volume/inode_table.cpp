@@ -104,11 +104,18 @@ Result<void> Volume::State::end_use(const InodePtr& inode) {
     if (!result && !may_pass(result.error()) && !inode->clean()) {
       // What cannot be written now never can be: a broken device does not keep a key.
       Lock flush_lock(inode->flush_mutex);
-      if (key_is_leaving(*inode)) inode->lose_pages();
+      if (key_is_leaving(*inode)) lose_pages(*inode);
     }
   }
   forget_if_idle(inode);
   return result;
+}
+
+// Under the flush lock, so that who waits for that finds them counted.
+u64 Volume::State::lose_pages(Inode& inode) {
+  const u64 lost = inode.lose_pages();
+  if (lost != 0) ++all_losses;
+  return lost;
 }
 
 void Volume::State::leave_table(const Inode& inode) {

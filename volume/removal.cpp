@@ -231,7 +231,7 @@ void Volume::State::Removing::drop() {
       ExclusiveLock lease_lock(inode->lease_lock);
       if (!inode->key_lease.cut_off()) continue;
       count_pages(*inode);
-      lost = inode->lose_pages();
+      lost = state_.lose_pages(*inode);
       inode->sealed_keys.reset();
       state_.keyring.release(inode->key_lease);
     }
@@ -259,7 +259,7 @@ Result<void> Volume::State::Removing::let_leave() {
     {
       Lock flush_lock(inode->flush_mutex);
       if (!state_.key_is_leaving(*inode)) continue;  // added again meanwhile: nothing is in a hurry
-      lost = inode->lose_pages();
+      lost = state_.lose_pages(*inode);
     }
     count_lost(*inode, lost);
   }

@@ -156,6 +156,7 @@ struct Volume::State {
     std::optional<Error> error;  // the first one
   };
   std::vector<Refusals*> refusals LK_GUARDED_BY(table_mutex);
+  std::atomic<u64> all_losses{0};  // how often dirty pages of an inode were dropped with their key
   std::unordered_map<InodeId, InodePtr> lingering LK_GUARDED_BY(table_mutex);  // compat; in use
   // Inodes that left the table, by their ids' hash: who read one from the tree meanwhile reads it
   // again.
@@ -219,6 +220,7 @@ struct Volume::State {
   std::vector<InodePtr> dirty_inodes();        // by id
   Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
   void return_lease(Inode& inode);
+  u64 lose_pages(Inode& inode) LK_REQUIRES(inode.flush_mutex);
   void let_in_again(const crypto::KeyId& id);  // the key was added: who has something open
   bool key_is_leaving(Inode& inode);
   Result<void> reap(Inode& inode);
@@ -326,9 +328,11 @@ struct Volume::State {
     u64 from_offset = 0;
     InodePtr to;
     u64 to_offset = 0;
-    u64 length = 0;  // 0: to the source's end
+    u64 length = 0;                      // 0: to the source's end
+    u32 from_losses = 0, to_losses = 0;  // of the inodes when their handles were opened
   };
   static Result<u64> check_clone(const Clone& clone);
+  static Result<void> nothing_lost(const Clone& clone);
   Result<void> clone(const Clone& clone) LK_NO_ANALYSIS;
   Result<u64> clone_step(engine::Transaction& transaction, InodeId from, extent::FileRange range,
                          InodeId to, u64 to_block);

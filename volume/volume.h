@@ -216,11 +216,13 @@ class Volume {
   // extent keys; what is written to either afterwards goes elsewhere. length 0: to the end of
   // `from`. Rules and errors as FICLONERANGE: offsets are multiples of 4096, and so is the length
   // but where it ends both files; invalid also for ranges of one file that overlap, and between an
-  // encrypted file and a plain one; cross_key between two keys; no_key unless both are unlocked. On
-  // an error the front of the range may have been cloned.
+  // encrypted file and a plain one; cross_key between two keys; no_key unless both are unlocked; io
+  // where a removal has dropped dirty data of one of them since its handle was opened. On an error
+  // the front of the range may have been cloned.
   Result<void> clone_range(HandleId from, u64 from_offset, HandleId to, u64 to_offset, u64 length);
 
-  Result<void> sync();  // everything
+  // Everything. io, too, if dirty data was dropped with its key while this ran.
+  Result<void> sync();
   // Reads and verifies all that is on the device, while the volume is in use or locked, and mends
   // what has a good twin (engine/scrub.h); then names the files of bad blocks.
   Result<ScrubReport> scrub(const engine::ScrubOptions& options);

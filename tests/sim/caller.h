@@ -41,6 +41,7 @@ class Caller {
   bool act_on_links(const SimOp& op, const std::string& name);
   void create(const SimOp& op, const std::string& name);
   void rename(const SimOp& op, const std::string& from);
+  bool are_one_file(const std::string& a, const std::string& b) const;
   void exchange(const SimOp& op, const std::string& a);
   void read_link(const SimOp& op);
   void unnamed(const SimOp& op);

@@ -142,6 +142,16 @@ void Caller::create(const SimOp& op, const std::string& name) {
   model.create(name);
 }
 
+// Of two names of one file POSIX says that nothing happens, and so does exchange: no name is made.
+bool Caller::are_one_file(const std::string& a, const std::string& b) const {
+  const Model& model = place_->model;
+  const auto file_of = [&](const std::string& path) {
+    const bool file = model.exists(path) && !model.is_directory(path) && !model.is_symlink(path);
+    return file ? model.history(path) : nullptr;
+  };
+  return file_of(a) != nullptr && file_of(a) == file_of(b);
+}
+
 void Caller::rename(const SimOp& op, const std::string& from) {
   Model& model = place_->model;
   const std::string to = some_name(op, 11);
@@ -157,20 +167,15 @@ void Caller::rename(const SimOp& op, const std::string& from) {
     if (renamed) return fail(op, "a rename that must not replace has replaced " + to);
     if (renamed.error().code == Errc::exists) return;
   }
-  if (!told(op, renamed)) return;
-  const auto file_of = [&](const std::string& path) {
-    const bool file = model.exists(path) && !model.is_directory(path) && !model.is_symlink(path);
-    return file ? model.history(path) : nullptr;
-  };
-  if (file_of(from) != nullptr && file_of(from) == file_of(to)) return;  // POSIX: nothing happens
-  model.rename(from, to);
+  if (told(op, renamed) && !are_one_file(from, to)) model.rename(from, to);
 }
 
 void Caller::exchange(const SimOp& op, const std::string& a) {
   Model& model = place_->model;
   const auto b = some_of(model.names(), op, 12);
   if (!b || !apart(a, *b)) return;
-  if (told(op, machine_.files.rename(full(a), full(*b), {.exchange = true}))) model.exchange(a, *b);
+  const auto exchanged = machine_.files.rename(full(a), full(*b), {.exchange = true});
+  if (told(op, exchanged) && !are_one_file(a, *b)) model.exchange(a, *b);
 }
 
 void Caller::read_link(const SimOp& op) {
