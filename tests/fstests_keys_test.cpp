@@ -299,5 +299,31 @@ TEST_P(Generic595, no_accepted_byte_is_lost_to_removals_in_a_loop) {
   }
 }
 
+// An open that makes its file and meets the removal's door has made nothing.
+TEST_P(Generic595, what_is_refused_has_left_no_name) {
+  std::atomic<bool> stop{false};
+  std::thread keys = remover(RemovalMode::soft, stop);
+  u64 made = 0, refused = 0;
+  const u64 end = system_env().monotonic_ns() + 500'000'000;
+  while (system_env().monotonic_ns() < end) {
+    const std::string name = "new" + std::to_string(made);
+    const OpenFlags exclusive{.write = true, .create = true, .exclusive = true};
+    const auto handle = volume_->open_file(kUser, dir_, name, exclusive, 0600, name);
+    ++(handle ? made : refused);
+    if (handle) {
+      EXPECT_TRUE(volume_->close_handle(*handle));
+    } else {
+      EXPECT_EQ(code_of(handle), Errc::no_key) << name;
+      if (code_of(handle) != Errc::no_key) break;
+    }
+  }
+  stop = true;
+  keys.join();
+  add_key();
+  EXPECT_GT(made, 20U);
+  EXPECT_GT(refused, 20U);
+  EXPECT_EQ(names(dir_).size(), made);
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -11,17 +11,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-from mounted import *  # noqa: E402,F403
-
-FILES_BUSY, OTHER_USERS, TIMED_OUT = 7, 8, 12
-ADA, BOB = 1000, 1001
-
-
-def open_error(path, flags=os.O_RDONLY):
-    def attempt():
-        os.close(os.open(path, flags))
-    return error_of(attempt)
-
+from mounted_keys import *  # noqa: E402,F403
 
 # As user 1000 sends a file of a daemon that it stops as a key of 64 bytes (key_add, mount/wire.h),
 # six times; prints the errors that it was answered.
@@ -44,56 +34,6 @@ with open(name, "rb") as file:
         errors = str(error)
     print(json.dumps(errors), flush=True)
 """
-
-
-class Holder:
-    """A program that has a file open and writes a line whenever it is told to."""
-
-    def __init__(self, path, user=0):
-        self.process = subprocess.Popen(
-            ["bash", "-c", 'exec 3>>"$0"; echo ready; '
-             'while read -r line; do echo "$line" >&3 && echo saved || echo refused; done', path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, user=user,
-            text=True)
-        assert self.process.stdout.readline() == "ready\n"
-
-    def save(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-    def leave(self):
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            self.process.wait(10)
-        self.process.stdout.close()
-
-
-class Keys(MountTest):
-    """The store's directories and a key file that every user may read."""
-
-    def setUp(self):
-        super().setUp()
-        os.chmod(self.folder, 0o755)
-        os.chmod(self.key, 0o644)
-        self.identifier = identifier_of(self.key.read_bytes())
-
-    def said(self, exit_code, *words, user=None, verb=None):
-        """The member of a --json answer, whatever its exit code."""
-        done = self.run_raw(*words, "--json", **({"user": user} if user is not None else {}))
-        self.assertEqual(done.returncode, exit_code, (words, done.stdout, done.stderr))
-        return json.loads(done.stdout)[verb or words[0]]
-
-    def status(self, user=None):
-        return self.said(OK, "key", "status", "--key-file", self.key, self.root, user=user,
-                         verb="key_status")
-
-    def wait_until_absent(self):
-        for _ in range(500):
-            if self.status()["state"] == "absent":
-                return
-            time.sleep(0.01)
-        self.fail(self.status())
 
 
 class Dialogue(Keys):

@@ -111,6 +111,19 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
   return fresh;
 }
 
+// Nobody can find the inode yet. Who meets the closed door here leaves no name behind.
+Result<void> Volume::State::open_new(NewHandle& handle, InodeId made, const Attributes& fresh,
+                                     u64 transaction) {
+  Use use;
+  {
+    Lock lock(table_mutex);
+    use = Use(*this, add_to_table(made, fresh));
+  }
+  use->last_transaction = transaction;
+  handle.list(std::move(use));
+  return unlock_inode(*handle.inode());
+}
+
 Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::string_view name,
                                     const Fresh& what) {
   LK_TRYV(check_name(name));
@@ -129,6 +142,7 @@ Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::strin
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRYV(find_room(transaction, directory, place));
   LK_TRY(const InodeId made, new_number(transaction, directory.subvolume));
+  if (what.handle != nullptr) LK_TRYV(open_new(*what.handle, made, fresh, transaction.id()));
   place.back = {made.number, kBackType, back_offset(place.name)};
   LK_TRYV(put_name(transaction, place, made, what.kind));
   LK_TRYV(put_inode(transaction, made, fresh));

@@ -113,11 +113,13 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
       LK_TRYV(must_be_regular(entry->kind));
       number = entry->inode;
     } else if (flags.create && entry.error().code == Errc::not_found) {
-      const auto made = state.make(caller, directory, name, {.mode = mode});
-      const bool late = !made && made.error().code == Errc::exists && !flags.exclusive;
+      State::NewHandle handle(state, caller, directory, flags, path);
+      const auto made =
+          state.make(caller, directory, name, {.mode = mode, .target = {}, .handle = &handle});
+      if (made) return handle.keep();
+      const bool late = made.error().code == Errc::exists && !flags.exclusive;
       if (late && races < kRacesMax) continue;
-      if (!made) return std::unexpected(made.error());
-      number = *made;
+      return std::unexpected(made.error());
     } else {
       return std::unexpected(entry.error());
     }
@@ -131,41 +133,46 @@ Result<HandleId> Volume::open_file(Caller caller, InodeId directory, std::string
   }
 }
 
-namespace {
-
-// Cannot fail once there is room.
-template <class Uses>
-void keep(Uses& uses, std::vector<InodePtr>& into) {
-  for (auto& use : uses) into.push_back(use.keep());
+Volume::State::NewHandle::NewHandle(State& state, Caller caller, InodeId directory, OpenFlags flags,
+                                    std::string path)
+    : state_(state), above_(state.pin_from(directory)), handle_(std::make_shared<Handle>()) {
+  handle_->above.reserve(above_.size());
+  handle_->flags = flags;
+  handle_->uid = caller.uid;
+  handle_->pid = caller.pid;
+  handle_->path = std::move(path);
 }
 
-}  // namespace
+Volume::State::NewHandle::~NewHandle() {
+  if (listed_) state_.drop_handle(*listed_);
+}
+
+void Volume::State::NewHandle::list(Use use) {
+  use_ = std::move(use);
+  handle_->inode = use_.inode();
+  handle_->directory = use_->attributes().kind == FileKind::directory;
+  listed_ = state_.add_handle(handle_);
+}
+
+// Cannot fail: there is room.
+HandleId Volume::State::NewHandle::keep() {
+  use_.keep();
+  for (Use& use : above_) handle_->above.push_back(use.keep());
+  return *std::exchange(listed_, std::nullopt);
+}
 
 Result<HandleId> Volume::State::open_inode(Caller caller, InodeId directory, Use use,
                                            OpenFlags flags, std::string path) {
-  std::vector<Use> above = pin_from(directory);
-  auto handle = std::make_shared<Handle>();
-  handle->above.reserve(above.size());
-  handle->inode = use.inode();
-  handle->flags = flags;
-  handle->uid = caller.uid;
-  handle->pid = caller.pid;
-  handle->path = std::move(path);
-  // Before the door, so that who is inside is always listed.
-  const HandleId id = add_handle(handle);
+  NewHandle handle(*this, caller, directory, flags, std::move(path));
+  handle.list(std::move(use));
   const auto opened = or_no_memory([&]() -> Result<void> {
-    LK_TRYV(pass_door(*use));
+    LK_TRYV(pass_door(*handle.inode()));
     if (!flags.truncate || !flags.write) return {};
-    LK_TRYV(drop_privileges(*use, caller.uid));
-    return truncate(use.inode(), 0, use->losses);
+    LK_TRYV(drop_privileges(*handle.inode(), caller.uid));
+    return truncate(handle.inode(), 0, handle.inode()->losses);
   });
-  if (!opened) {
-    drop_handle(id);
-    return std::unexpected(opened.error());
-  }
-  use.keep();
-  keep(above, handle->above);
-  return id;
+  LK_TRYV(opened);
+  return handle.keep();
 }
 
 Result<HandleId> Volume::open(Caller caller, InodeId inode, OpenFlags flags, std::string path) {
@@ -204,18 +211,9 @@ Result<HandleId> Volume::State::open_directory(Caller caller, Use use, std::stri
   if (use->attributes().kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   // A locked directory can be opened: it lists no-key names.
   (void)unlock_inode(*use);
-  std::vector<Use> above = pin_from(use->id());
-  auto handle = std::make_shared<Handle>();
-  handle->above.reserve(above.size());
-  handle->inode = use.inode();
-  handle->uid = caller.uid;
-  handle->pid = caller.pid;
-  handle->path = std::move(path);
-  handle->directory = true;
-  const HandleId id = add_handle(handle);
-  use.keep();
-  keep(above, handle->above);
-  return id;
+  NewHandle handle(*this, caller, use->id(), {}, std::move(path));
+  handle.list(std::move(use));
+  return handle.keep();
 }
 
 Result<void> Volume::close_handle(HandleId id) {

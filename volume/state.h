@@ -108,6 +108,7 @@ class DirectoryLocks {
 struct Volume::State {
   class Use;
   class HandleUse;
+  class NewHandle;
   class OwnLease;
   struct Rename;
 
@@ -371,9 +372,11 @@ struct Volume::State {
     u32 mode = 0;
     u64 device = 0;                // of a device
     std::string_view target = {};  // of a symlink
+    NewHandle* handle = nullptr;   // of a file that is open before it has its name
   };
   Result<InodeId> make(Caller caller, InodeId directory, std::string_view name, const Fresh& what);
   Result<Attributes> inherit(Caller caller, const Attributes& above, const Fresh& what);
+  Result<void> open_new(NewHandle& handle, InodeId made, const Attributes& fresh, u64 transaction);
   // A new name: where it goes, looked up in this order under the directory's lock.
   struct NewName {
     Attributes above;  // of the directory
@@ -525,6 +528,27 @@ class Volume::State::HandleUse {
  private:
   HandlePtr handle_;
   Use use_;
+};
+
+// A handle on its way to the caller. It is listed before the door of its inode's key is tried, so
+// that who is inside is always listed, and is gone again if nobody keeps it.
+class Volume::State::NewHandle {
+ public:
+  // Opened through a name in `directory`.
+  NewHandle(State& state, Caller caller, InodeId directory, OpenFlags flags, std::string path);
+  NewHandle(const NewHandle&) = delete;
+  NewHandle& operator=(const NewHandle&) = delete;
+  ~NewHandle();
+  void list(Use use);
+  HandleId keep();  // of a listed one
+  const InodePtr& inode() const { return use_.inode(); }
+
+ private:
+  State& state_;
+  std::vector<Use> above_;
+  HandlePtr handle_;
+  Use use_;
+  std::optional<HandleId> listed_;
 };
 
 // An operation's own lease of a key, given back when it ends.
