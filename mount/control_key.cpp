@@ -91,9 +91,10 @@ TakenKey take_key(int fd, u32 size) {
       secret_memory_device() == DeviceNumber{facts.stx_dev_major, facts.stx_dev_minor};
   if (!secret_memory && !is_sealed(fd)) return taken;
   taken.recognised = true;
-  if (facts.stx_size != size || size < crypto::kMasterKeyBytesMin ||
+  // Whether a short one will do is the key ring's to say.
+  if (facts.stx_size != size || size < crypto::kShortKeyBytesMin ||
       size > crypto::kMasterKeyBytesMax) {
-    taken.secret = fail(Errc::invalid, "a key has 32 to 64 bytes, and its descriptor no more");
+    taken.secret = fail(Errc::invalid, "a key has 16 to 64 bytes, and its descriptor no more");
     return taken;
   }
   auto secret = SecretBytes::create(size);
