@@ -1,5 +1,7 @@
 // Reads and writes: done, refused, or parked until their key is worth another try.
 
+#include <fcntl.h>
+
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -10,12 +12,23 @@
 
 namespace latchkey::mount {
 
+namespace {
+
+// A fault of a mapping comes with its file's O_DIRECT, too, but has a page locked; only what is
+// done for a system call has an owner of locks.
+bool is_direct(const fuse_file_info& info) {
+  return (info.flags & O_DIRECT) != 0 && info.lock_owner != 0;
+}
+
+}  // namespace
+
 void FileSystem::read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                       fuse_file_info* info) {
   Io io;
   io.req = req;
   io.node = node;
   io.file = &OpenFiles::at(info->fh);
+  io.direct = is_direct(*info);
   io.offset = static_cast<u64>(offset);
   io.size = size;
   perform(std::move(io));
@@ -29,16 +42,18 @@ void FileSystem::write(fuse_req_t req, fuse_ino_t node, const char* data, size_t
   io.file = &OpenFiles::at(info->fh);
   io.write = true;
   io.written_back = info->writepage != 0;
+  io.direct = is_direct(*info);
   io.offset = static_cast<u64>(offset);
   io.size = size;
   io.data = std::as_bytes(std::span(data, size));
   perform(std::move(io));
 }
 
-// What a refused write brought stays in the kernel's page, which no read is given.
+// What a refused write brought stays in the kernel's page, which no read is given, and a removal
+// has gone around the pages of both.
 void FileSystem::refuse(const Io& io, const Error& error) {
   const bool without_key = error.code == Errc::no_key || error.code == Errc::would_wait;
-  if (io.write && without_key) pages_.drop_soon(io.node);
+  if (without_key) pages_.drop_soon(io.node);
   reply_error(io.req, error);
 }
 

@@ -30,8 +30,17 @@ class KernelPages final : public volume::Front {
   void drop_pages(const crypto::KeyId& key, Which which) override;
   void try_again(const crypto::KeyId& key) override { parked_.try_again(key); }
   void drop_everything();  // of all keys, and of all that is open
-  // The pages of a file whose key is leaving, then `close`, in a thread that may wait.
-  void drop_then_close(u64 node, std::function<void()> close);
+  // One open of a file ends: `close` does the rest. Where the file's key is leaving, as `leaving`
+  // says, that is done by a thread that may wait, and the pages go before. The node counts as
+  // closed before that is asked: a removal that commits in between takes the pages itself.
+  template <class Leaving, class Close>
+  void release(u64 node, const Leaving& leaving, const Close& close) {
+    nodes_.closed(node);
+    if (leaving())
+      drop_then_close(node, close);
+    else
+      close();
+  }
   void drop_soon(u64 node) { notifier_.drop_soon(node); }
 
   Nodes& nodes() { return nodes_; }
@@ -39,6 +48,7 @@ class KernelPages final : public volume::Front {
   Parked& parked() { return parked_; }
 
  private:
+  void drop_then_close(u64 node, std::function<void()> close);
   void close_some();
 
   Nodes nodes_;

@@ -119,12 +119,12 @@ void FileSystem::flush(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
 }
 
 // The last handle of a key that is leaving takes the key along, so the kernel's pages go before.
-// Closed first, asked then: a removal that commits in between finds the node closed.
-void FileSystem::release(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
+void FileSystem::release(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
   OpenFile& file = OpenFiles::at(info->fh);
-  pages_.nodes().closed(node_of(file.inode).value_or(0));
-  if (!file.key || !volume_.key_is_leaving(file.handle)) return reply_done(req, end(file));
-  pages_.drop_then_close(node, [this, req, &file] { reply_done(req, end(file)); });
+  pages_.release(
+      node_of(file.inode).value_or(0),
+      [&] { return file.key && volume_.key_is_leaving(file.handle); },
+      [this, req, &file] { reply_done(req, end(file)); });
 }
 
 void FileSystem::fsync(fuse_req_t req, fuse_ino_t, int, fuse_file_info* info) {

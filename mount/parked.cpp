@@ -28,6 +28,7 @@ PrivateBytes& PrivateBytes::operator=(PrivateBytes&& other) noexcept {
 PrivateBytes::~PrivateBytes() { wipe(bytes_); }
 
 PageRange Io::pages() const {
+  if (direct) return {0, 0};
   return {offset / kPage * kPage, (offset + std::max<u64>(size, 1) + kPage - 1) / kPage * kPage};
 }
 
@@ -141,7 +142,7 @@ PageRange Parked::begin_piece(u64 node, PageRange range) {
   }
   for (const auto& [id, entry] : entries_) {
     const PageRange held = entry.io.pages();
-    if (entry.io.node == node && held.begin >= range.begin)
+    if (entry.io.node == node && !held.empty() && held.begin >= range.begin)
       range.end = std::min(range.end, held.begin);
   }
   if (!range.empty()) piece_ = Piece{node, range};

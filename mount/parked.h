@@ -46,12 +46,13 @@ struct Io {
   OpenFile* file = nullptr;
   bool write = false;
   bool written_back = false;
+  bool direct = false;  // past the kernel's pages (O_DIRECT): it has none locked
   u64 offset = 0;
   u64 size = 0;
   Bytes data;         // of a write: the request's, or `kept`
   PrivateBytes kept;  // once it was parked
 
-  PageRange pages() const;
+  PageRange pages() const;  // that the kernel has locked for it
 };
 
 class Parked {

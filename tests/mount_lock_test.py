@@ -70,6 +70,13 @@ class Lock(MountTest):
             time.sleep(0.01)
         self.assertEqual(holders, [])
 
+    def all_pages_go(self, fd):
+        """Those that a removal went around, once who waited has been refused."""
+        end = time.monotonic() + 10
+        while cached_pages(fd) != 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(cached_pages(fd), 0)
+
     def file(self, name="a", pages=64):
         path = self.vault / name
         path.write_bytes(b"".join(bytes([1 + i % 250]) * PAGE for i in range(pages)))
@@ -318,6 +325,7 @@ class Lock(MountTest):
         writer = self.child(lambda: 0 if error_of(os.pwrite, fd, b"x", 40 * PAGE) == "ENOKEY"
                             else 1)
         self.assertEqual([self.ended(reader), self.ended(writer)], [0, 0])
+        self.all_pages_go(fd)
         self.add()
         self.assertEqual(os.pread(fd, 4, 40 * PAGE), b"\x29" * 4)
         os.close(fd)
@@ -332,6 +340,27 @@ class Lock(MountTest):
         self.assertEqual(self.remove("hard")["state"], "absent")
         self.assertEqual(self.ended(writer), 0)
         self.add()
+        os.close(fd)
+
+    def test_a_removal_waits_for_no_direct_read_and_for_no_fault_of_a_direct_file(self):
+        path = self.file("direct", 64)
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        mapping = mmap.mmap(fd, 64 * PAGE)
+
+        def read():
+            buffer = mmap.mmap(-1, 4 * PAGE)
+            return 0 if error_of(os.preadv, fd, [buffer], 8 * PAGE) == "ENOKEY" else 1
+
+        self.remove("suspend")
+        reader = self.child(read)
+        fault = self.child(lambda: mapping[9 * PAGE])
+        time.sleep(0.2)
+        self.assertEqual(self.remove("hard")["state"], "absent")
+        self.assertEqual((self.ended(reader), self.ended(fault)), (0, -signal.SIGBUS))
+        self.all_pages_go(fd)
+        self.add()
+        self.assertEqual(mapping[9 * PAGE], 10)
+        mapping.close()
         os.close(fd)
 
     # --- writers ----------------------------------------------------------------------------------
