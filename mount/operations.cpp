@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "mount/device_io.h"
 #include "mount/file_system.h"
 #include "mount/replies.h"
 
@@ -69,14 +70,16 @@ const fuse_lowlevel_ops& FileSystem::operations() {
 }
 
 // The writeback cache would acknowledge writes that the volume never saw. The library takes
-// set-user-id bits away by its own rule, but not capabilities: the kernel looks after both. Nobody
-// changes a file behind the kernel, so a new mtime or size is no reason to drop its pages.
+// set-user-id bits away, the kernel capabilities: that is what version 2 of HANDLE_KILLPRIV says,
+// not the first (device_io.h). Nobody changes a file behind the kernel, so a new mtime or size is
+// no reason to drop its pages.
 void FileSystem::init(fuse_conn_info* connection) const {
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_CACHE_SYMLINKS |
                                              FUSE_CAP_READDIRPLUS | FUSE_CAP_AUTO_INVAL_DATA |
                                              FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ);
   if ((connection->capable & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0)
     connection->want |= FUSE_CAP_EXPLICIT_INVAL_DATA;
+  expect_init_answer();
   connection->max_background = options_.background_max;
   connection->congestion_threshold = options_.background_max * 3 / 4;
 }

@@ -58,8 +58,25 @@ Result<void> FileSystem::set_size(fuse_req_t req, fuse_ino_t node, u64 size,
   return cut ? closed : cut;
 }
 
+// Without the group's x the bit of setgid means a lock.
+Result<void> FileSystem::drop_privileges(fuse_ino_t node) {
+  LK_TRY(const volume::Stat stat, volume_.stat(inode_of(node)));
+  if (stat.kind != volume::FileKind::regular) return {};
+  const u32 set_gid = (stat.mode & S_IXGRP) != 0 ? S_ISGID : 0;
+  const u32 left = stat.mode & ~(S_ISUID | set_gid);
+  if (left == stat.mode) return {};
+  return on_inode(node, [&](auto inode) { return volume_.set_attributes(inode, {.mode = left}); });
+}
+
+// A request that wants nothing comes before what takes privileges away, a write or a new owner
+// (device_io.h); the kernel has no other setattr of this inode under way.
 void FileSystem::setattr(fuse_req_t req, fuse_ino_t node, struct stat* wanted, int what,
                          fuse_file_info* info) {
+  const bool cut_by_user = (what & FUSE_SET_ATTR_SIZE) != 0 && fuse_req_ctx(req)->uid != 0;
+  if (what == 0 || cut_by_user) {
+    if (const auto dropped = drop_privileges(node); !dropped)
+      return reply_error(req, dropped.error());
+  }
   if ((what & FUSE_SET_ATTR_SIZE) != 0) {
     const auto cut = set_size(req, node, static_cast<u64>(wanted->st_size), info);
     if (!cut) return reply_error(req, cut.error());

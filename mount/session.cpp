@@ -17,6 +17,7 @@
 
 #include "base/secret.h"
 #include "base/wait.h"
+#include "mount/device_io.h"
 #include "mount/receive_errors.h"
 #include "mount/unnamed.h"
 
@@ -75,7 +76,7 @@ Result<void> Session::mount(const SessionOptions& options) {
     return fail(Errc::unavailable, said_or("the kernel does not mount it there"));
   fuse_set_log_func(nullptr);
   place_ = Place::of(options_.directory);
-  if (place_) return {};
+  if (place_) return use_device_io(session_);
   const int error = errno;
   fuse_session_unmount(session_);
   return fail_os(Errc::unavailable, error, "the mount cannot be looked at");
