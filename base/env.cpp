@@ -20,6 +20,7 @@ class SystemEnv final : public Env {
  public:
   u64 monotonic_ns() override { return clock_ns(CLOCK_MONOTONIC); }
   u64 realtime_ns() override { return clock_ns(CLOCK_REALTIME); }
+  u64 boottime_ns() override { return clock_ns(CLOCK_BOOTTIME); }
   void random(MutableBytes bytes) override {
     while (!bytes.empty()) {
       const ssize_t count = getrandom(bytes.data(), bytes.size(), 0);

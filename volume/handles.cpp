@@ -39,6 +39,7 @@ Result<Volume::State::HandleUse> Volume::State::find(HandleId id) {
 
 HandleId Volume::State::add_handle(HandlePtr handle) {
   handle->since_ns = env.realtime_ns();
+  handle->since_boot_ns = env.boottime_ns();
   handle->losses = handle->inode->losses;
   const u64 errors = handle->inode->errors;
   handle->errors_told = handle->inode->error_untold && errors != 0 ? errors - 1 : errors;

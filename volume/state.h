@@ -34,7 +34,7 @@ struct Handle {
   u32 uid = 0;
   u32 pid = 0;
   std::string path;
-  u64 since_ns = 0;
+  u64 since_ns = 0, since_boot_ns = 0;
   bool directory = false;
   std::vector<InodePtr> above;         // compat: directories that it keeps in use
   u32 losses = 0;                      // of the inode when this was opened
@@ -44,7 +44,7 @@ struct Handle {
   bool listed = false;                 // among those of its key; under table_mutex
 
   Holder as_holder(HandleId id) const {
-    return {path, uid, id, inode->dirty_bytes(), since_ns, pid};
+    return {path, uid, id, inode->dirty_bytes(), since_ns, pid, {}, since_boot_ns};
   }
 };
 using HandlePtr = std::shared_ptr<Handle>;

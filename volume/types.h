@@ -200,6 +200,7 @@ struct Holder {
   u64 since_ns = 0;  // realtime
   u32 pid = 0;       // that opened it; 0: not known. In a mount's reports: that has it open now
   std::string command = {};  // of that process, where a mount knows
+  u64 since_boot_ns = 0;     // as since_ns, by Env::boottime_ns()
 };
 
 struct KeyReport {
