@@ -286,8 +286,10 @@ class CommandLine {
         "soft (default), sealed, safe, sync, freeze, deny, hard or suspend");
     sub->add_flag("--all-users", control_.all_users, "every user's claim (root)");
     // A flag: the word behind it is never its value.
-    sub->add_flag("--wait{forever}", wait_,
-                  "return when the key is absent; --wait=S: or when S seconds are over")
+    sub->add_flag(
+           "--wait{forever}", wait_,
+           "return when the key is absent; --wait=S: or when S seconds are over. Who interrupts it "
+           "gives a safe removal up")
         ->each([this](const std::string& text) {
           control_.wait_ns = text == "forever" ? kForever : seconds_in(text);
         });
@@ -301,7 +303,8 @@ class CommandLine {
           control_.deadline_ns = seconds_in(text.substr(0, colon));
           if (colon != std::string::npos) control_.then = mode_in(text.substr(colon + 1));
         },
-        "S or S:MODE: after S seconds the removal goes on in that mode (deny)");
+        "S or S:MODE: after S seconds the removal goes on in that mode (deny), also when this "
+        "command has ended");
   }
 
   static keymgr::RemovalMode mode_in(const std::string& name) {

@@ -67,12 +67,12 @@ ControlJobs::ControlJobs(KeyService& service, Env& env, const Options& options,
 
 ControlJobs::~ControlJobs() { LK_CHECK_MSG(threads_.empty(), "stopped before it goes"); }
 
-void ControlJobs::submit(std::unique_ptr<Job>& job) {
+void ControlJobs::submit(JobList& job) {
   Lock lock(mutex_);
-  if (stopping_) return job.reset();
-  JobList& queue = lane(is_slow(*job)).users[job->peer.uid].queue;
-  queue.emplace_back();
-  queue.back() = std::move(job);
+  if (stopping_) return job.clear();
+  const Job& first = *job.front();
+  JobList& queue = lane(is_slow(first)).users[first.peer.uid].queue;
+  queue.splice(queue.end(), job, job.begin());
   queued_.notify_all();
 }
 
@@ -164,6 +164,7 @@ Done ControlJobs::perform(Job& job, AnswerWriter& writer) {
     case Verb::key_add: {
       const auto added = service_.add(caller_of(job), std::move(job.key));
       if (!added) return done_of(added.error());
+      job.added = *added;
       Done done;
       done.key_id = *added;
       return done;
@@ -218,8 +219,10 @@ void ControlJobs::after_removal(Job& job, const Result<void>& removed) {
   const u64 now = env_.monotonic_ns();
   if (now >= limit_of(job)) {
     if (leaving) job.report.holders = service_.status(caller_of(job), job.request.id).holders;
-    return finish(job, leaving ? fail(Errc::timed_out, "files of the key are still open")
-                               : fail(Errc::timed_out, "files are open; nothing was changed"));
+    finish(job, leaving ? fail(Errc::timed_out, "files of the key are still open")
+                        : fail(Errc::timed_out, "files are open; nothing was changed"));
+    if (!job.has_deadline()) return;
+    job.request.wait_ns = kForever;
   }
   job.waiting = true;
   job.pause_ns = job.pause_ns == 0 ? kFirstPauseNs : std::min(job.pause_ns * 2, kLongestPauseNs);

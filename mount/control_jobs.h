@@ -5,6 +5,8 @@
 // and adds, `slow` removes and sets policies. In each lane users take turns, and one ordinary user
 // has at most half of the threads. A removal that waits for its key to go has no thread: its job
 // comes back unfinished with the time of the next look, and whoever drops it cancels the waiting.
+// One with a deadline is not dropped with its client, and goes on when he was told that he has
+// waited long enough: it comes back with an answer and waits.
 
 #include <functional>
 #include <list>
@@ -38,6 +40,10 @@ struct Job {
   volume::RemovalReport report;
 
   std::vector<std::vector<std::byte>> answer;  // once it does not wait; empty: no memory
+  std::optional<crypto::KeyId> added;          // key_add
+  bool counted = false;                        // by the server, for its deadline
+
+  bool has_deadline() const { return request.removal.deadline_ns.has_value(); }
 };
 
 // Its nodes go from queue to queue, so that once a job is in one no memory is needed for it.
@@ -54,8 +60,8 @@ class ControlJobs {
   ControlJobs(KeyService& service, Env& env, const Options& options, std::function<void()> wake);
   ~ControlJobs();  // stop() has been called
 
-  // Takes it, unless memory ends (std::bad_alloc).
-  void submit(std::unique_ptr<Job>& job) LK_EXCLUDES(mutex_);
+  // One job; it stays where it is if memory ends (std::bad_alloc).
+  void submit(JobList& job) LK_EXCLUDES(mutex_);
   // What is finished, or waits.
   JobList take_back() LK_EXCLUDES(mutex_);
   // Drops what has not begun, and waits for what has.

@@ -23,6 +23,7 @@ namespace latchkey::mount {
 namespace {
 
 constexpr u64 kListenNumber = 0, kWakeNumber = 1;
+constexpr u64 kNoClient = 0;  // of a job whose deadline is kept for nobody who listens
 constexpr u32 kAcceptsAtOnce = 64;
 constexpr u32 kClosingMax = 4;              // of one user, that he brought
 constexpr u64 kStoresOwn = 128;             // descriptors: the image, its rings, looks at /proc
@@ -116,8 +117,8 @@ void ControlServer::loop() {
       if (!handled && number > kWakeNumber) close(number);
     }
     listen_again();
-    (void)or_no_memory([&] { take_back(); });
-    (void)or_no_memory([&] { look_at_waiting(); });
+    take_back();
+    look_at_waiting();
     (void)or_no_memory([&] { close_slow(); });
   }
 }
@@ -223,11 +224,17 @@ void ControlServer::close(u64 number) {
   user.unsent_bytes -= connection.unsent_bytes;
   user.held_back.erase(number);
   sending_.erase(number);
+  user.requests -= connection.requests - connection.at_work;  // those come back
   // Waiting is all that is left of these; the removal's claim is gone already, or was never
   // touched.
-  std::erase_if(waiting_,
-                [&](const std::unique_ptr<Job>& job) { return job->connection == number; });
-  user.requests -= connection.requests - connection.at_work;  // those come back
+  std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
+    return job->connection == number && !job->has_deadline();
+  });
+  for (const auto& job : waiting_) {
+    if (job->connection != number) continue;
+    job->connection = kNoClient;
+    ++user.requests;
+  }
   LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr) == 0);
   hang_up(connection.socket);
   connections_.erase(at);
@@ -328,15 +335,17 @@ void ControlServer::read_one(u64 number, Connection& connection) {
 
 void ControlServer::take(u64 number, Connection& connection, const Request& request,
                          FdCloser::Bag& bag) {
-  auto job = std::make_unique<Job>();
+  JobList list;
+  Job* job = list.emplace_back(std::make_unique<Job>()).get();
   job->connection = number;
   job->peer = connection.peer;
   job->request = request;
   job->begun_ns = env_.monotonic_ns();
+  job->counted = request.removal.wait && job->has_deadline();
   Error refusal{Errc::malformed, ""};
   if (!bag.fds().empty() && !take_descriptor(*job, bag, refusal))
     return refuse(number, connection, request.sequence, refusal);
-  begin(number, connection, std::move(job));
+  begin(number, connection, list);
 }
 
 bool ControlServer::take_descriptor(Job& job, FdCloser::Bag& bag, Error& refusal) {
@@ -367,8 +376,10 @@ bool ControlServer::take_descriptor(Job& job, FdCloser::Bag& bag, Error& refusal
   return good;
 }
 
-void ControlServer::begin(u64 number, Connection& connection, std::unique_ptr<Job> job) {
+void ControlServer::begin(u64 number, Connection& connection, JobList& job) {
+  const bool counted = job.front()->counted;
   jobs_.submit(job);
+  if (counted) ++deadlines_;
   ++connection.requests;
   ++connection.at_work;
   ++users_.at(connection.peer.uid).requests;
@@ -391,43 +402,90 @@ void ControlServer::refuse(u64 number, Connection& connection, u32 sequence, con
 
 // --- answers -------------------------------------------------------------------------------------
 
-// Where memory ends for one, its client is lost, and no other.
 void ControlServer::take_back() {
-  for (auto& job : jobs_.take_back()) {
-    const u64 number = job->connection;
-    const u32 uid = job->peer.uid;
-    const auto at = connections_.find(number);
-    if (at == connections_.end()) {
+  JobList back = jobs_.take_back();
+  while (!back.empty()) {
+    JobList one;
+    one.splice(one.begin(), back, back.begin());
+    take_one_back(one);
+  }
+}
+
+// Where memory ends, its client is lost, and no other.
+void ControlServer::take_one_back(JobList& list) {
+  Job& job = *list.front();
+  const u64 number = job.connection;
+  const u32 uid = job.peer.uid;
+  if (job.added) forget_deadlines(*job.added);
+  if (!connections_.contains(number) && is_forgotten(job)) job.waiting = false;
+  auto messages = std::exchange(job.answer, {});
+  const bool unanswered = !job.waiting && messages.empty();
+  const auto at = connections_.find(number);
+  const bool connected = at != connections_.end();
+  const bool goes_on = job.waiting && (job.has_deadline() || connected);
+  if (connected) --at->second.at_work;
+  if (goes_on && (!connected || !messages.empty())) {
+    if (connected) ++users_.at(uid).requests;  // beside the one that is answered
+    job.connection = kNoClient;
+  }
+  if (goes_on)
+    waiting_.splice(waiting_.end(), list);
+  else
+    uncount(job);
+  if (!connected) {
+    if (!goes_on) --users_.at(uid).requests;
+    return let_in_again(uid);
+  }
+  const auto answered = or_no_memory([&] {
+    if (!messages.empty()) answer(number, at->second, std::move(messages));
+  });
+  if (!answered || unanswered) close(number);
+}
+
+// A removal that only tries again and again has left no mark on the key that an add would undo.
+void ControlServer::forget_deadlines(const crypto::KeyId& key) {
+  if (deadlines_ == 0) return;
+  (void)or_no_memory([&] { added_[key.bytes] = env_.monotonic_ns(); });
+  for (auto job = waiting_.begin(); job != waiting_.end();) {
+    const auto next = std::next(job);
+    if ((*job)->connection == kNoClient && is_forgotten(**job)) {
+      const u32 uid = (*job)->peer.uid;
+      uncount(**job);
+      waiting_.erase(job);
       --users_.at(uid).requests;
       let_in_again(uid);
-      continue;
     }
-    --at->second.at_work;
-    const bool unanswered = !job->waiting && job->answer.empty();
-    const auto taken = or_no_memory([&] {
-      if (job->waiting)
-        waiting_.push_back(std::move(job));
-      else
-        answer(number, at->second, std::move(job->answer));
-    });
-    if (!taken || unanswered) close(number);
+    job = next;
   }
+}
+
+// It may have been at work when the key was added.
+bool ControlServer::is_forgotten(const Job& job) const {
+  if (!job.waiting || !job.refused_busy) return false;
+  const auto added = added_.find(job.request.id.bytes);
+  return added != added_.end() && added->second > job.begun_ns;
+}
+
+void ControlServer::uncount(const Job& job) {
+  if (job.counted && --deadlines_ == 0) added_.clear();
 }
 
 // What cannot be submitted stays, and is tried again.
 void ControlServer::look_at_waiting() {
   if (waiting_.empty()) return;
   const u64 now = env_.monotonic_ns();
-  for (std::size_t i = 0; i < waiting_.size();) {
-    if (waiting_[i]->look_ns > now) {
-      ++i;
-      continue;
+  for (auto job = waiting_.begin(); job != waiting_.end();) {
+    const auto next = std::next(job);
+    if ((*job)->look_ns <= now) {
+      JobList one;
+      one.splice(one.begin(), waiting_, job);
+      const u64 number = one.front()->connection;
+      if (!or_no_memory([&] { jobs_.submit(one); }))
+        waiting_.splice(next, one);
+      else if (number != kNoClient)
+        ++connections_.at(number).at_work;
     }
-    const u64 number = waiting_[i]->connection;
-    jobs_.submit(waiting_[i]);
-    ++connections_.at(number).at_work;
-    std::swap(waiting_[i], waiting_.back());
-    waiting_.pop_back();
+    job = next;
   }
 }
 

@@ -6,13 +6,16 @@
 // A message that is none, or that brings a descriptor where none belongs, several, or one that is
 // no key and no inode of this mount, is refused and its connection closed. Who does not take his
 // answers gets no more requests read, and after a while no connection. A client that hangs up ends
-// its waiting. An ordinary user has a bounded number of connections, of requests under way and of
-// bytes; root only what each connection has, and connections that nobody else can take.
+// its waiting, but not a deadline that it has set: that is one of its user's requests until then,
+// or until an add of the key takes it away. An ordinary user has a bounded number of connections,
+// of requests under way and of bytes; root only what each connection has, and connections that
+// nobody else can take.
 //
 // A descriptor that a client brings is closed by threads that nobody waits for (fd_closer.h), and
 // so is the client's own socket, which may have some in its queue: what they belong to may never
 // answer. No path of a client's is ever opened.
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <map>
@@ -103,11 +106,15 @@ class ControlServer {
   void read_one(u64 number, Connection& connection);
   void take(u64 number, Connection& connection, const Request& request, FdCloser::Bag& bag);
   bool take_descriptor(Job& job, FdCloser::Bag& bag, Error& refusal);
-  void begin(u64 number, Connection& connection, std::unique_ptr<Job> job);
+  void begin(u64 number, Connection& connection, JobList& job);
   void refuse(u64 number, Connection& connection, u32 sequence, const Error& error);
   void answer(u64 number, Connection& connection, std::vector<Message>&& messages);
   void send_some(u64 number, Connection& connection);
   void take_back();
+  void take_one_back(JobList& job);
+  void forget_deadlines(const crypto::KeyId& key);
+  bool is_forgotten(const Job& job) const;
+  void uncount(const Job& job);
   void look_at_waiting();
   void close_slow();
   void close(u64 number);
@@ -135,7 +142,10 @@ class ControlServer {
   std::map<u64, Connection> connections_;
   std::map<u32, User> users_;
   std::set<u64> sending_;  // that have something unsent, or are to go and have not
-  std::vector<std::unique_ptr<Job>> waiting_;
+  JobList waiting_;
+  u64 deadlines_ = 0;  // of jobs, waiting or at work
+  // When each was added last, while there are any.
+  std::map<std::array<std::byte, 16>, u64> added_;
   // Written by the loop's thread, read by any.
   std::atomic<u64> open_{0}, accepted_{0}, turned_away_{0}, requests_{0}, refused_{0};
 };

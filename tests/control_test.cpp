@@ -175,6 +175,84 @@ TEST_F(Control, who_hangs_up_waits_no_more) {
   EXPECT_EQ(status_as(kAda, id).state, KeyState::present) << "its safe removal was given up";
 }
 
+class ControlDeadline : public Control {
+ protected:
+  void SetUp() override {
+    Control::SetUp();
+    if (IsSkipped()) return;
+    mount::ControlOptions options;
+    options.requests_per_user = 2;
+    serve(options);
+    id_ = vault();
+    handle_ = open("/vault/open");
+  }
+  void TearDown() override {
+    if (volume_) close(handle_);
+    Control::TearDown();
+  }
+
+  // Ada's, who hangs up when it is under way.
+  void leave_behind(RemovalMode mode, u64 deadline_ns) {
+    const u64 requests = server_->facts().requests;
+    const volume::RemovalRequest removal{.mode = mode, .wait = true, .deadline_ns = deadline_ns};
+    as_user(kAda, [&] {
+      mount::ControlClient waiter = client();
+      ASSERT_TRUE(mount::send_message(waiter.socket(),
+                                      mount::encode_request(removal_of(id_, removal)), -1, true));
+      until([&] { return server_->facts().requests > requests; });
+      std::this_thread::sleep_for(50ms);  // some begin to wait, some have not yet
+    });
+    until([&] { return server_->facts().connections == 0; });
+  }
+  static void until(const std::function<bool()>& is_so) {
+    for (int i = 0; i < 2000 && !is_so(); ++i) std::this_thread::sleep_for(10ms);
+    EXPECT_TRUE(is_so());
+  }
+  KeyState state() { return volume_->key_status({0}, id_).state; }
+
+  crypto::KeyId id_;
+  volume::HandleId handle_{};
+};
+
+TEST_F(ControlDeadline, outlives_the_client_that_set_it) {
+  for (const RemovalMode mode : {RemovalMode::soft, RemovalMode::sealed, RemovalMode::safe}) {
+    leave_behind(mode, 300 * kMillisecond);
+    EXPECT_NE(state(), KeyState::absent);
+    until([&] { return state() == KeyState::absent; });
+    EXPECT_EQ(read_error(handle_), Errc::no_key) << "its mode is deny";
+    EXPECT_EQ(add_as(kAda, 7).done.error, std::nullopt) << "no request of hers is left over";
+  }
+}
+
+TEST_F(ControlDeadline, outlives_the_time_that_a_client_waits) {
+  mount::Request request = removal_of(id_, {.mode = RemovalMode::safe, .wait = true});
+  request.wait_ns = 50 * kMillisecond;
+  request.removal.deadline_ns = 500 * kMillisecond;
+  EXPECT_EQ(ask_as(kAda, request).done.error, Errc::timed_out);
+  EXPECT_EQ(state(), KeyState::present);
+  until([&] { return state() == KeyState::absent; });
+  for (int i = 0; i < 5; ++i)
+    EXPECT_EQ(ask_as(kAda, about(Verb::key_list)).done.error, std::nullopt) << "two at a time";
+}
+
+TEST_F(ControlDeadline, is_taken_away_by_an_add) {
+  for (const RemovalMode mode : {RemovalMode::soft, RemovalMode::safe}) {
+    leave_behind(mode, 1000 * kMillisecond);
+    EXPECT_EQ(add_as(kAda, 7).done.error, std::nullopt);
+    std::this_thread::sleep_for(1500ms);
+    EXPECT_EQ(state(), KeyState::present);
+  }
+}
+
+TEST_F(ControlDeadline, ends_with_the_last_close) {
+  leave_behind(RemovalMode::safe, kForever);
+  EXPECT_EQ(state(), KeyState::present);
+  close(handle_);
+  until([&] { return state() == KeyState::absent; });
+  add_as(kAda, 7);
+  handle_ = open("/vault/open");
+}
+
 TEST_F(Control, policies_are_about_descriptors_of_the_mount) {
   const auto plain = make_directory(*volume_, {kAda}, "/plain");
   ASSERT_TRUE(plain);
