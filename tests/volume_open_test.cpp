@@ -3,6 +3,7 @@
 // of its map and is right; an open that fails keeps no removal waiting. Method: a volume on a
 // SimDevice; what a call counted is compared with the rows of the file's map.
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -220,11 +221,10 @@ TEST_F(VolumeOpen, that_fails_lets_a_removal_go_on_that_waits_for_its_handle) {
   put("/vault/file", "text");
   ASSERT_TRUE(volume_->set_mode(*resolve(*volume_, "/vault/file"), 04755));
   std::future<bool> removed;
-  int times = 0;
+  std::atomic<int> times{0};
   env.at_time = [&] {
     // The handle's own time, then that of the bits that a truncate takes away.
     if (++times != 2) return;
-    env.at_time = {};
     EXPECT_EQ(volume_->key_status(kUser, id).holders.size(), 1U);
     removed = std::async(std::launch::async, [&] {
       return volume_->remove_key(kUser, id, {.mode = RemovalMode::safe, .wait = true}).has_value();
