@@ -1,7 +1,7 @@
 // key_explore: every interleaving of three callers around a removal, mode by mode, plan by plan.
 //
 //   key_explore [--seconds S] [--mode MODE] [--plan TEXT] [--bound PREEMPTIONS] [--choices DIGITS]
-//               [--on volume] [--count plans]
+//               [--on volume] [--list plans]
 //
 // On the keyring with the least volume around it, every one; on the volume itself, those of at most
 // two preemptions (or as many as --bound says).
@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,7 +32,7 @@ struct Arguments {
 int usage() {
   fmt::print(stderr,
              "usage: key_explore [--seconds S] [--mode MODE] [--plan TEXT] "
-             "[--bound PREEMPTIONS] [--choices DIGITS] [--on volume] [--count plans]\n");
+             "[--bound PREEMPTIONS] [--choices DIGITS] [--on volume] [--list plans]\n");
   return 2;
 }
 
@@ -39,6 +40,13 @@ std::string digits(const std::vector<u32>& choices) {
   std::string text;
   for (const u32 choice : choices) text += static_cast<char>('0' + choice);
   return text;
+}
+
+// One by its name; else all with that in their name.
+bool selects(const std::string& text, const KeyPlan& plan) {
+  const auto plans = key_plans(keymgr::RemovalMode::soft);
+  const bool is_a_name = std::ranges::any_of(plans, [&](const auto& p) { return p.name == text; });
+  return is_a_name ? plan.name == text : plan.name.find(text) != std::string::npos;
 }
 
 bool show(const KeyPlan& plan, std::string_view mode, const Explored& explored) {
@@ -63,7 +71,7 @@ int run(const Arguments& arguments) {
   for (const keymgr::RemovalRow& row : keymgr::removal_rows()) {
     if (!arguments.mode.empty() && arguments.mode != row.name) continue;
     for (const KeyPlan& plan : key_plans(row.mode)) {
-      if (plan.name.find(arguments.plan) == std::string::npos) continue;
+      if (!selects(arguments.plan, plan)) continue;
       if (arguments.on_volume && !VolumeScene::plays(plan)) continue;
       const auto make = [&]() -> std::unique_ptr<Scene> {
         if (arguments.on_volume) return std::make_unique<VolumeScene>(plan);
@@ -95,7 +103,7 @@ int main(int argc, char** argv) {
   Arguments arguments;
   std::optional<latchkey::u64> bound;
   std::string choices;
-  bool count = false;
+  bool list = false;
   const Argument known[] = {
       number("--seconds", arguments.options.seconds_max),
       text("--mode", arguments.mode),
@@ -104,10 +112,11 @@ int main(int argc, char** argv) {
       text("--choices", choices),
       Argument{"--on",
                [&](std::string_view what) { return arguments.on_volume = what == "volume"; }},
-      Argument{"--count", [&](std::string_view what) { return count = what == "plans"; }}};
+      Argument{"--list", [&](std::string_view what) { return list = what == "plans"; }}};
   if (!parse_arguments({argv + 1, static_cast<std::size_t>(argc - 1)}, known)) return usage();
-  if (count) {
-    fmt::print("{}\n", key_plans(latchkey::keymgr::RemovalMode::soft).size());
+  if (list) {
+    for (const KeyPlan& plan : key_plans(latchkey::keymgr::RemovalMode::soft))
+      fmt::print("{}\n", plan.name);
     return 0;
   }
   if (bound) arguments.options.preemptions_max = static_cast<latchkey::u32>(*bound);
