@@ -66,6 +66,8 @@ Exit run_mkfs(const Common& common, const MkfsArgs& args) {
   mkfs.extent_bytes_max = static_cast<u32>(std::min<u64>(args.extent, kGiB));
   mkfs.node_bytes = static_cast<u32>(std::min<u64>(args.node, kGiB));
   mkfs.label = args.label;
+  mkfs.uid = ::geteuid();
+  mkfs.gid = ::getegid();
   if (auto made = volume::Volume::mkfs(**device, mkfs, system_env()); !made)
     return give_up(made.error());
   const engine::DeviceInfo& info = (*device)->info();

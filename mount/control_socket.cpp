@@ -1,7 +1,6 @@
 #include "mount/control_socket.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -12,11 +11,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "mount/run_directory.h"
+
 namespace latchkey::mount {
 
 namespace {
-
-constexpr const char* kRootDirectory = "/run/latchkey";
 
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
@@ -38,26 +37,6 @@ int connect_errno(int fd, const sockaddr_un& address) {
   while (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0)
     if (errno != EINTR) return errno;
   return 0;
-}
-
-// The run directory, ours alone, held so that no other daemon looks for stale sockets meanwhile.
-Result<UniqueFd> open_run_directory(const std::string& path, u32 uid) {
-  const mode_t mode = uid == 0 ? 0755 : 0700;
-  if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST)
-    return fail_os(Errc::permission, errno, "the run directory cannot be made");
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) return fail_os(Errc::permission, errno, "the run directory cannot be opened");
-  struct stat facts{};
-  if (::fstat(fd.get(), &facts) != 0)
-    return fail_os(Errc::io, errno, "the run directory cannot be looked at");
-  if (facts.st_uid != uid || (facts.st_mode & (S_IWGRP | S_IWOTH)) != 0)
-    return fail(Errc::permission, "the run directory belongs to somebody else");
-  // A umask may have made it narrower.
-  if ((facts.st_mode & 07777) != mode && ::fchmod(fd.get(), mode) != 0)
-    return fail_os(Errc::permission, errno, "the run directory's mode cannot be set");
-  while (::flock(fd.get(), LOCK_EX) != 0)
-    if (errno != EINTR) return fail_os(Errc::io, errno, "the run directory cannot be locked");
-  return fd;
 }
 
 // A name that nobody listens on is taken away.
@@ -84,24 +63,14 @@ Result<Peer> peer_of(int socket) {
               static_cast<u32>(credentials.pid)};
 }
 
-Result<std::string> run_directory(u32 uid) {
-  if (uid == 0) return std::string(kRootDirectory);
-  const char* runtime = ::secure_getenv("XDG_RUNTIME_DIR");
-  if (runtime == nullptr || runtime[0] != '/')
-    return fail(Errc::invalid, "XDG_RUNTIME_DIR is not set, so there is no run directory");
-  return std::string(runtime) + "/latchkey";
-}
-
 std::string socket_name(dev_t device) {
   return std::to_string(major(device)) + "-" + std::to_string(minor(device)) + ".sock";
 }
 
 Result<ListeningSocket> ListeningSocket::open(dev_t device) {
   if (const char* path = ::secure_getenv("LATCHKEY_SOCKET"); path != nullptr) return open_at(path);
-  const auto uid = static_cast<u32>(::geteuid());
-  LK_TRY(const std::string directory, run_directory(uid));
-  LK_TRY(const UniqueFd held, open_run_directory(directory, uid));
-  return open_at(directory + "/" + socket_name(device));
+  LK_TRY(const RunDirectory directory, RunDirectory::open(static_cast<u32>(::geteuid())));
+  return open_at(directory.path() + "/" + socket_name(device));
 }
 
 Result<ListeningSocket> ListeningSocket::open_at(const std::string& path) {
@@ -141,12 +110,14 @@ Result<UniqueFd> connect_at(const std::string& path) {
 Result<UniqueFd> connect_to_daemon(dev_t device) {
   if (const char* path = ::secure_getenv("LATCHKEY_SOCKET"); path != nullptr)
     return connect_at(path);
-  auto found = connect_at(std::string(kRootDirectory) + "/" + socket_name(device));
+  auto found = connect_at(std::string(kRootRunDirectory) + "/" + socket_name(device));
   const auto uid = static_cast<u32>(::geteuid());
   if (found || uid == 0) return found;
-  const auto own = run_directory(uid);
-  if (!own) return found;
-  return connect_at(*own + "/" + socket_name(device));
+  for (const std::string& directory : run_directories(uid)) {
+    auto own = connect_at(directory + "/" + socket_name(device));
+    if (own || own.error().code != Errc::not_found) return own;
+  }
+  return found;
 }
 
 Result<bool> send_message(int socket, Bytes message, int fd, bool wait) {

@@ -2,10 +2,10 @@
 // Where the control socket of a mounted store is, and the two ends of it.
 //
 // The daemon of a mount whose st_dev is MAJOR:MINOR listens at MAJOR-MINOR.sock in the run
-// directory: /run/latchkey of root's, or $XDG_RUNTIME_DIR/latchkey of an ordinary user's. So a
-// client finds it by stat() of anything in the mount. Nobody but the directory's owner can put a
-// name there; the socket itself anybody may connect to, and what he may do is decided by the uid
-// that the kernel gives for the peer. LATCHKEY_SOCKET names another path, for both ends (tests).
+// directory (mount/run_directory.h). So a client finds it by stat() of anything in the mount.
+// Nobody but the directory's owner can put a name there; the socket itself anybody may connect to,
+// and what he may do is decided by the uid that the kernel gives for the peer. LATCHKEY_SOCKET
+// names another path, for both ends (tests).
 
 #include <sys/types.h>
 
@@ -26,15 +26,13 @@ struct Peer {
 // As the kernel knew the other end when it connected.
 Result<Peer> peer_of(int socket);
 
-// The directory of a daemon that runs as `uid`. invalid: an ordinary user without XDG_RUNTIME_DIR.
-Result<std::string> run_directory(u32 uid);
 // "8-1.sock".
 std::string socket_name(dev_t device);
 
 // Listens; the name goes with the object, if it is still its own.
 class ListeningSocket {
  public:
-  // In run_directory(), made if missing. A socket that nobody listens on any more is replaced.
+  // In the daemon's run directory. A socket that nobody listens on any more is replaced.
   // busy: somebody does. permission: the directory is not only ours.
   static Result<ListeningSocket> open(dev_t device);
   // At this path, whose directory the caller answers for.
@@ -53,9 +51,9 @@ class ListeningSocket {
   ino_t inode_ = 0;
 };
 
-// To the daemon of the mount that `device` is: in root's run directory, then in the user's own.
-// not_found: there is none. permission: what listens there runs neither as root nor as the caller,
-// and would get his keys.
+// To the daemon of the mount that `device` is: in root's run directory, then in the user's own
+// ones. not_found: there is none. permission: what listens there runs neither as root nor as the
+// caller, and would get his keys.
 Result<UniqueFd> connect_to_daemon(dev_t device);
 Result<UniqueFd> connect_at(const std::string& path);
 

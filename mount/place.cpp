@@ -1,16 +1,13 @@
 #include "mount/place.h"
 
 #include <fcntl.h>
-#include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <csignal>
+
+#include "mount/fusermount.h"
 
 namespace latchkey::mount {
 namespace {
@@ -18,28 +15,6 @@ namespace {
 // Of a kernel since 6.8: a number that no later mount has again. Older ones ignore the bit.
 constexpr unsigned kUniqueMountNumber = 0x4000;
 constexpr unsigned kMountNumber = 0x1000;
-
-// The user's own fusermount3 is as good as another: it has no more rights than he has.
-bool run_fusermount(const std::string& directory, const char* how) {
-  std::string program = "fusermount3", unmount = "-u", flags = how, end = "--", path = directory;
-  std::array<char*, 6> argv{program.data(), unmount.data(), flags.data(),
-                            end.data(),     path.data(),    nullptr};
-  posix_spawnattr_t attributes;
-  ::posix_spawnattr_init(&attributes);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::posix_spawnattr_setsigmask(&attributes, &none);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  pid_t child = 0;
-  const int failed =
-      ::posix_spawnp(&child, program.c_str(), nullptr, &attributes, argv.data(), environ);
-  ::posix_spawnattr_destroy(&attributes);
-  if (failed != 0) return false;
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0)
-    if (errno != EINTR) return false;
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 }  // namespace
 
@@ -64,7 +39,8 @@ bool Place::take_away() const {
   if (!is_there()) return false;
   if (::umount2(directory_.c_str(), UMOUNT_NOFOLLOW) == 0) return true;
   if (errno == EPERM)
-    return run_fusermount(directory_, "-q") || (is_there() && run_fusermount(directory_, "-qz"));
+    return unmount_by_fusermount(directory_, "-q") ||
+           (is_there() && unmount_by_fusermount(directory_, "-qz"));
   return is_there() && ::umount2(directory_.c_str(), MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -18,6 +19,7 @@
 #include "base/secret.h"
 #include "base/wait.h"
 #include "mount/device_io.h"
+#include "mount/fusermount.h"
 #include "mount/receive_errors.h"
 #include "mount/unnamed.h"
 
@@ -72,14 +74,40 @@ Result<void> Session::mount(const SessionOptions& options) {
   session_ = fuse_session_new(&args, &operations, sizeof operations, &file_system_);
   fuse_opt_free_args(&args);
   if (session_ == nullptr) return fail(Errc::invalid, said_or("a mount option was refused"));
-  if (fuse_session_mount(session_, options_.directory.c_str()) != 0)
-    return fail(Errc::unavailable, said_or("the kernel does not mount it there"));
+  LK_TRYV(::geteuid() == 0 ? mount_as_root() : mount_as_user());
   fuse_set_log_func(nullptr);
   place_ = Place::of(options_.directory);
   if (place_) return use_device_io(session_);
   const int error = errno;
-  fuse_session_unmount(session_);
+  if (::geteuid() == 0)
+    fuse_session_unmount(session_);
+  else
+    (void)unmount_by_fusermount(options_.directory, "-q");
   return fail_os(Errc::unavailable, error, "the mount cannot be looked at");
+}
+
+Result<void> Session::mount_as_root() {
+  if (fuse_session_mount(session_, options_.directory.c_str()) == 0) return {};
+  return fail(Errc::unsupported, said_or("the kernel does not mount it there"));
+}
+
+// libfuse takes a connection that others have opened by its number.
+Result<void> Session::mount_as_user() {
+  SessionOptions options = options_;
+  // To the kernel one is the other: libfuse turns away who is not meant.
+  std::ranges::replace(options.kernel, "allow_root", "allow_other");
+  std::string said;
+  auto connection = mount_by_fusermount(options_.directory, joined(options), said);
+  if (!connection) {
+    g_said.fill(0);
+    said.copy(g_said.data(), g_said.size() - 1);
+    return fail_os(connection.error().code, connection.error().os_errno, g_said.data());
+  }
+  const std::string number = "/dev/fd/" + std::to_string(connection->get());
+  if (fuse_session_mount(session_, number.c_str()) != 0)
+    return fail(Errc::unsupported, said_or("the connection is of no use"));
+  connection->release();  // the session's
+  return {};
 }
 
 Result<void> Session::serve() {

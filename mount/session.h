@@ -57,6 +57,8 @@ class Session {
   fuse_session* handle() const { return session_; }
 
  private:
+  Result<void> mount_as_root();
+  Result<void> mount_as_user();
   void run();
   void receive(fuse_buf& buffer);
   void begin_request();

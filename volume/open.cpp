@@ -33,6 +33,8 @@ Result<void> Volume::mkfs(engine::Device& device, const MkfsOptions& options, En
     Attributes root;
     root.kind = FileKind::directory;
     root.mode = 0755;
+    root.uid = options.uid;
+    root.gid = options.gid;
     root.links = 1;
     set_all_times(root, static_cast<i64>(env.realtime_ns()));
     LK_TRYV(put_inode(transaction, kRootInode, root));

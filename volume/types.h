@@ -43,6 +43,7 @@ struct MkfsOptions {
   u32 node_bytes = 16384;
   u32 extent_bytes_max = 128 * 1024;  // 4 KiB to 1 MiB
   std::string label;
+  u32 uid = 0, gid = 0;  // of the root directory
 };
 
 struct VolumeOptions {
