@@ -290,10 +290,11 @@ class Memory(Ioctls):
         go, begin = os.pipe()
         callers = [self.caller_at(other / "file", self.root / f"directory{number}", go)
                    for number in range(8)]
-        os.kill(server, signal.SIGSTOP)
+        self.stop(server)
         try:
             os.write(begin, bytes(8))
             self.wait_until_all_wait(callers)
+            self.facts()  # what was asked before it has been taken by the server
             os.kill(callers[0], signal.SIGKILL)
             self.remove()
             self.add(BOB)
@@ -327,13 +328,26 @@ class Memory(Ioctls):
         os.read(ready, 1)
         return pid
 
+    def stop(self, server):
+        os.kill(server, signal.SIGSTOP)
+        self.wait_until(lambda: all(
+            task.read_text().rsplit(")", 1)[1].split()[0] == "T"
+            for task in pathlib.Path(f"/proc/{server}/task").glob("*/stat")))
+
     def wait_until_all_wait(self, callers):
-        for pid in callers:
-            while True:
-                words = pathlib.Path(f"/proc/{pid}/syscall").read_text().split()
-                if words[0] == "16" and words[2] == hex(ioctls.SET_POLICY):
-                    break
-                time.sleep(0.01)
+        def waits(pid):
+            words = pathlib.Path(f"/proc/{pid}/syscall").read_text().split()
+            place = pathlib.Path(f"/proc/{pid}/wchan").read_text()
+            return words[0] == "16" and words[2] == hex(ioctls.SET_POLICY) and \
+                place == "request_wait_answer"
+        self.wait_until(lambda: all(waits(pid) for pid in callers))
+
+    def wait_until(self, is_so):
+        for _ in range(3000):
+            if is_so():
+                return
+            time.sleep(0.01)
+        self.fail("it never comes to that")
 
     def test_a_server_that_cannot_tell_whose_memory_it_is_refuses(self):
         self.umount()
