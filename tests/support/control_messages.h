@@ -12,6 +12,7 @@
 #include <span>
 
 #include "base/check.h"
+#include "base/types.h"
 #include "mount/unique_fd.h"
 
 namespace latchkey::tests {
