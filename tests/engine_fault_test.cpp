@@ -230,7 +230,7 @@ TEST_F(FaultTest, a_superblock_has_its_bytes_where_the_document_says) {
   // Generation 1 is in set 1: places 1 and 3.
   device_->peek(kMiB + 64 * kKiB, block);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(block.data()), 8), "latchkey");
-  EXPECT_EQ(le(8, 4), 1U);          // format version
+  EXPECT_EQ(le(8, 4), 2U);          // format version
   EXPECT_EQ(le(12, 1), 1U);         // place
   EXPECT_EQ(le(16, 8), 1U);         // generation
   EXPECT_EQ(le(40, 8), 16 * kMiB);  // size
@@ -242,6 +242,10 @@ TEST_F(FaultTest, a_superblock_has_its_bytes_where_the_document_says) {
   EXPECT_NE(le(96, 8), 0U);   // root: second place
   EXPECT_EQ(le(104, 8), 1U);  // root: generation
   EXPECT_EQ(le(160, 8), 4U);  // nodes
+  std::vector<std::byte> map(4096);
+  device_->peek(21 * 4096, map);  // of generation 1
+  const Checksum of_map = checksum128(Bytes(map).subspan(32, 32));
+  EXPECT_TRUE(std::ranges::equal(Bytes(block).subspan(568, 32), of_map));
   device_->peek(16 * kMiB - kMiB - 64 * kKiB, block);
   EXPECT_EQ(le(12, 1), 3U);
 }
