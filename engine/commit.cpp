@@ -108,6 +108,7 @@ Result<void> StoreState::write_generation(bool force) {
     LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
     next.promised_blocks = promised;
+    next.map_checksum_before = next.map_checksum;
     next.map_checksum = space->map_checksum();
   }
   LK_TRYV(write_frozen(frozen, slots, next));

@@ -136,7 +136,8 @@ struct SuperblockDisk {
   Le64 extent_node_count;                 // of the nodes, those of the extent table
   Le64 promised_blocks;                   // of all trees, so that opening walks none
   Checksum map_checksum;                  // of the slot map (engine/slot_map.h)
-  std::array<std::byte, 3464> reserved;
+  Checksum map_checksum_before;           // of that of the generation before
+  std::array<std::byte, 3432> reserved;
   Checksum checksum;  // of the block with this field zero
 };
 LK_DISK_STRUCT(SuperblockDisk, 4096);
@@ -144,6 +145,7 @@ LK_DISK_FIELD(SuperblockDisk, generation, 16);
 LK_DISK_FIELD(SuperblockDisk, root, 88);
 LK_DISK_FIELD(SuperblockDisk, label, 168);
 LK_DISK_FIELD(SuperblockDisk, map_checksum, 568);
+LK_DISK_FIELD(SuperblockDisk, map_checksum_before, 600);
 LK_DISK_FIELD(SuperblockDisk, checksum, 4064);
 inline constexpr std::array<char, 8> kSuperblockMagic = {'l', 'a', 't', 'c', 'h', 'k', 'e', 'y'};
 

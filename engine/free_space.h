@@ -71,7 +71,7 @@ class FreeSpace {
   struct Root {
     u64 generation = 0;
     u64 used_blocks = 0;
-    Checksum map_checksum{};
+    Checksum map_checksum{}, map_checksum_before{};
   };
   // Reads two blocks of maps for each 124 GiB, and no region. Errors: damaged, malformed (the
   // counts disagree), io.
@@ -153,7 +153,7 @@ class FreeSpace {
   };
 
   void reset();
-  Result<SlotMap> read_map(u64 generation, const Checksum* meant);
+  Result<SlotMap> read_map(u64 generation, const Checksum& meant);
   Result<SlotMap> read_copies(u64 generation, u32 first, Checksum& sum);
   Result<void> read_slot(const SlotMap& map, u32 region, FreeRegion& into);
   Result<FreeRegion*> region(u32 index);  // loads it

@@ -28,7 +28,7 @@ Result<void> read_at(const FreeSpace::ReadBlock& read_block, u64 block, MutableB
 
 // A commit that a crash cut off may have left a map of the same generation, and the one that is
 // meant may have been written elsewhere: then the other copies are the ones.
-Result<SlotMap> FreeSpace::read_map(u64 generation, const Checksum* meant) {
+Result<SlotMap> FreeSpace::read_map(u64 generation, const Checksum& meant) {
   if (generation == 0) {  // what format() leaves
     SlotMap map(layout_.regions());
     map.used_blocks = layout_.blocks_reserved();
@@ -37,7 +37,7 @@ Result<SlotMap> FreeSpace::read_map(u64 generation, const Checksum* meant) {
   for (u32 first = 0; first < 2; ++first) {
     Checksum sum{};
     Result<SlotMap> map = read_copies(generation, first, sum);
-    if (!map || meant == nullptr || sum == *meant) return map;
+    if (!map || sum == meant) return map;
   }
   return fail(Errc::damaged, "the slot map is not the one that the superblock means",
               layout_.map_block(0, generation, 0) * kBlockBytes);
@@ -81,7 +81,7 @@ Result<void> FreeSpace::recover(const Root& root) {
   }
   if (root.generation == 0) return {};
 
-  Result<SlotMap> previous = read_map(root.generation - 1, nullptr);
+  Result<SlotMap> previous = read_map(root.generation - 1, root.map_checksum_before);
   if (!previous) {
     // Nothing of this generation is missing. not_found: it was opened on request although there is
     // a newer one, and a commit after that has the place.
@@ -96,7 +96,7 @@ Result<void> FreeSpace::recover(const Root& root) {
 }
 
 Result<void> FreeSpace::recover_map(const Root& root) {
-  Result<SlotMap> map = read_map(root.generation, &root.map_checksum);
+  Result<SlotMap> map = read_map(root.generation, root.map_checksum);
   const u64 at = layout_.map_block(0, root.generation, 0) * kBlockBytes;
   if (!map && map.error().code == Errc::not_found)
     return fail(Errc::damaged, "the slot map of this generation is missing", at);

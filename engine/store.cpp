@@ -182,8 +182,9 @@ Result<std::unique_ptr<Store>> Store::open(Device& device, const OpenOptions& op
   state->fixed.stepped_back = scan.stepped_back();
   state->forest->recover(superblock->root, superblock->generation, superblock->node_count,
                          std::min(superblock->node_count, superblock->extent_node_count));
-  const auto recovered = state->space->recover(
-      {superblock->generation, superblock->used_blocks, superblock->map_checksum});
+  const auto recovered =
+      state->space->recover({superblock->generation, superblock->used_blocks,
+                             superblock->map_checksum, superblock->map_checksum_before});
   if (!recovered && !state->read_only && !options.repair) return std::unexpected(recovered.error());
   {
     Lock lock(state->space_mutex);

@@ -50,6 +50,7 @@ Superblock decode(const SuperblockDisk& disk) {
   superblock.extent_node_count = disk.extent_node_count;
   superblock.promised_blocks = disk.promised_blocks;
   superblock.map_checksum = disk.map_checksum;
+  superblock.map_checksum_before = disk.map_checksum_before;
   superblock.log_head = {disk.log_head.place[0], disk.log_head.place[1]};
   const auto end = std::find(disk.label.begin(), disk.label.end(), '\0');
   superblock.label.assign(disk.label.begin(), end);
@@ -85,6 +86,7 @@ SuperblockDisk encode_superblock(const Superblock& superblock, u32 place) {
   disk.extent_node_count = superblock.extent_node_count;
   disk.promised_blocks = superblock.promised_blocks;
   disk.map_checksum = superblock.map_checksum;
+  disk.map_checksum_before = superblock.map_checksum_before;
   disk.log_head = {{superblock.log_head[0], superblock.log_head[1]}, {}};
   std::copy_n(superblock.label.begin(), std::min(superblock.label.size(), disk.label.size() - 1),
               disk.label.begin());

@@ -24,7 +24,7 @@ struct Superblock {
   u64 node_count = 0;
   u64 extent_node_count = 0;
   u64 promised_blocks = 0;
-  Checksum map_checksum{};
+  Checksum map_checksum{}, map_checksum_before{};
   std::array<u64, 2> log_head{};  // places of the fsync log's first two blocks; 0: it has none
   std::string label;
 };

@@ -406,12 +406,13 @@ class Store:
         assert head["used_blocks"] == self.superblock["used_blocks"]
         assert slot_map == self.raw[spare[6 + generation % 3] * UNIT:][:UNIT]
         at = TABLES["SlotMapDisk"][1]["entries"][0]
-        entry = int.from_bytes(slot_map[at:at + 2], "little")
+        entry = int.from_bytes(slot_map[at:at + 4], "little")
         block = spare[entry & 3]
         bitmap = self.raw[block * UNIT:(block + 1) * UNIT]
         head = fields("BitmapSlotDisk", bitmap)
         assert head["magic"] == int.from_bytes(b"lkbitmap", "little") and head["region"] == 0
-        assert head["generation"] & 0xfff == entry >> 4
+        at = TABLES["BitmapSlotDisk"][1]["checksum"][0]
+        assert int.from_bytes(bitmap[at:at + 4], "little") & 0xfffffff == entry >> 4
         self.used.update(spare[:9])
         bits = bitmap[TABLES["BitmapSlotDisk"][1]["bits"][0]:]
         return {i for i in range(count) if bits[i // 8] >> i % 8 & 1}

@@ -44,6 +44,7 @@ struct Model {
         state[block] = State::free;
   }
   void commit(const Checksum& map) {
+    map_older = map_before;
     map_before = std::exchange(map_committed, map);
     before = std::move(committed);
     committed.resize(state.size());
@@ -55,7 +56,7 @@ struct Model {
   std::vector<State> state;
   std::vector<u64> pinned_in;
   std::vector<bool> committed, before;
-  Checksum map_committed{}, map_before{};
+  Checksum map_committed{}, map_before{}, map_older{};
   u64 generation = 0;
 };
 
@@ -191,15 +192,17 @@ class World {
     SpaceDisk after = disk_;
     for (const auto& write : writes) after.tear(write, random_);
     FreeSpace newest(blocks_, space_places(blocks_), after.reader());
-    expect_state(newest, model_.generation, model_.committed, model_.map_committed);
+    expect_state(newest, model_.generation, model_.committed,
+                 {model_.map_committed, model_.map_before});
     FreeSpace previous(blocks_, space_places(blocks_), after.reader());
-    expect_state(previous, model_.generation - 1, model_.before, model_.map_before);
+    expect_state(previous, model_.generation - 1, model_.before,
+                 {model_.map_before, model_.map_older});
   }
 
   void expect_state(FreeSpace& space, u64 generation, const std::vector<bool>& used,
-                    const Checksum& map) {
+                    const std::array<Checksum, 2>& maps) {
     const auto count = static_cast<u64>(std::ranges::count(used, true));
-    const auto recovered = space.recover({generation, count, map});
+    const auto recovered = space.recover({generation, count, maps[0], maps[1]});
     ASSERT_TRUE(recovered) << recovered.error().what;
     for (u64 block = 0; block < blocks_; block += 1 + random_() % 64) {
       const auto is_used = space.is_used(block);
@@ -235,8 +238,8 @@ class World {
     }
     open();
     disk_.reads = 0;
-    const auto recovered =
-        space_->recover({model_.generation, model_.count(State::used), model_.map_committed});
+    const auto recovered = space_->recover(
+        {model_.generation, model_.count(State::used), model_.map_committed, model_.map_before});
     ASSERT_TRUE(recovered) << recovered.error().what;
     EXPECT_LE(disk_.reads, 4U);
   }

@@ -203,8 +203,43 @@ void StoreImage::repair_space(bool headers) {
   for (const u64 number : blocks_with(std::as_bytes(std::span(engine::kSlotMapMagic)))) {
     Block& block = blocks[number];
     auto head = load_disk<engine::SlotMapDisk>(block);
+    repair_entries(block, head);
     head.checksum = engine::block_checksum(block, offsetof(engine::SlotMapDisk, checksum));
     store_disk(block, head);
+  }
+}
+
+engine::SpaceLayout StoreImage::space_layout() const {
+  std::vector<engine::BlockRun> places = {{0, 16}};
+  for (u32 place = 0; place < 4; ++place)
+    places.push_back({engine::superblock_place(place, device_blocks * engine::kBlockBytes), 1});
+  return {device_blocks, places};
+}
+
+// Of a generation's map, first copy.
+Checksum StoreImage::map_checksum(u64 generation) const {
+  if (generation == 0 || is_too_small()) return {};
+  const engine::SpaceLayout layout = space_layout();
+  std::vector<Checksum> sums(layout.map_blocks());
+  for (u32 i = 0; i < sums.size(); ++i)
+    if (const auto map = blocks.find(layout.map_block(0, generation, i)); map != blocks.end())
+      sums[i] = load_disk<engine::SlotMapDisk>(map->second).checksum;
+  return engine::map_checksum_of(sums);
+}
+
+// What the map says of the slots that it names.
+void StoreImage::repair_entries(Block& map, const engine::SlotMapDisk& head) {
+  if (is_too_small()) return;
+  const engine::SpaceLayout layout = space_layout();
+  for (u64 i = 0; i < engine::kMapRegions; ++i) {
+    const u64 region = u64{head.index} * engine::kMapRegions + i;
+    const MutableBytes at = MutableBytes(map).subspan(engine::kBitmapHeaderBytes + 4 * i, 4);
+    const u32 entry = load_disk<Le32>(at);
+    if (region >= layout.regions() || (entry & 3U) >= engine::kSlotsPerRegion) return;
+    const auto slot = blocks.find(layout.slot_block(static_cast<u32>(region), entry & 3U));
+    if (slot == blocks.end()) continue;
+    const u32 check = engine::slot_check(load_disk<engine::BitmapSlotDisk>(slot->second).checksum);
+    store_disk(at, Le32((entry & 15U) | check << 4));
   }
 }
 
@@ -213,6 +248,8 @@ void StoreImage::repair_superblock(u64 block, Repair& repair) {
   repair.volume = disk.volume_id;
   repair.node_bytes = disk.node_bytes;
   if (plausible_node(repair.node_bytes)) repair_pointer(disk.root, engine::kRootTree, repair);
+  disk.map_checksum = map_checksum(disk.generation);
+  disk.map_checksum_before = map_checksum(disk.generation - 1);
   store_disk(blocks[block], disk);
   disk.checksum = engine::block_checksum(blocks[block], offsetof(engine::SuperblockDisk, checksum));
   store_disk(blocks[block], disk);

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "engine/format.h"
+#include "engine/free_space_format.h"
+#include "engine/space_layout.h"
 #include "tests/support/sim_image.h"
 
 namespace latchkey::tests {
@@ -57,6 +59,12 @@ class StoreImage {
   };
   void repair_superblock(u64 block, Repair& repair);
   void repair_space(bool headers);
+  bool is_too_small() const {  // to be a store
+    return device_blocks < engine::kDeviceBytesMin / engine::kBlockBytes;
+  }
+  engine::SpaceLayout space_layout() const;
+  Checksum map_checksum(u64 generation) const;
+  void repair_entries(Block& map, const engine::SlotMapDisk& head);
   void repair_pointer(engine::PointerDisk& pointer, engine::TreeId tree, Repair& repair);
   void repair_children(MutableBytes node, Repair& repair);
   std::vector<std::byte> load(u64 block, u64 size) const;
