@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "tests/support/fstests_fixture.h"
@@ -197,9 +198,14 @@ class Generic595 : public Fstest {
   struct Counts {
     std::atomic<u64> accepted{0}, refused{0}, wrong{0};
   };
+  // So long, and on a loaded machine until enough has happened, a minute at most.
+  static bool goes_on(u64 begun, u64 ms, bool enough) {
+    const u64 passed = (system_env().monotonic_ns() - begun) / 1'000'000;
+    return passed < ms || (!enough && passed < 60'000);
+  }
   // Opens, appends one byte, closes, over and over.
-  void append_until(u64 end, Counts& counts) {
-    while (system_env().monotonic_ns() < end) {
+  void append_while(const std::function<bool()>& goes_on, Counts& counts) {
+    while (goes_on()) {
       const auto handle = volume_->open_file(kUser, dir_, "file", {.write = true}, 0, "file");
       if (!handle) {
         const Errc code = code_of(handle);
@@ -219,16 +225,20 @@ class Generic595 : public Fstest {
     std::atomic<bool> stop{false};
     Counts counts;
     std::thread keys = remover(mode, stop);
-    const u64 end = system_env().monotonic_ns() + ms * 1'000'000;
-    std::thread other([&] { append_until(end, counts); });
-    append_until(end, counts);
+    const bool refuses = !keymgr::removal_row(mode).refuse_when_busy;
+    const u64 begun = system_env().monotonic_ns();
+    const auto more = [&] {
+      return goes_on(begun, ms, counts.accepted > 30 && (counts.refused > 0 || !refuses));
+    };
+    std::thread other([&] { append_while(more, counts); });
+    append_while(more, counts);
     other.join();
     stop = true;
     keys.join();
     add_key();
     EXPECT_EQ(counts.wrong, 0U);
     EXPECT_GT(counts.accepted, 30U);
-    if (!keymgr::removal_row(mode).refuse_when_busy) {
+    if (refuses) {
       EXPECT_GT(counts.refused, 0U);
     }
     EXPECT_TRUE(content("/dir/file") == std::string(counts.accepted, 'X'));
@@ -304,8 +314,8 @@ TEST_P(Generic595, what_is_refused_has_left_no_name) {
   std::atomic<bool> stop{false};
   std::thread keys = remover(RemovalMode::soft, stop);
   u64 made = 0, refused = 0;
-  const u64 end = system_env().monotonic_ns() + 500'000'000;
-  while (system_env().monotonic_ns() < end) {
+  const u64 begun = system_env().monotonic_ns();
+  while (goes_on(begun, 500, made > 20 && refused > 20)) {
     const std::string name = "new" + std::to_string(made);
     const OpenFlags exclusive{.write = true, .create = true, .exclusive = true};
     const auto handle = volume_->open_file(kUser, dir_, name, exclusive, 0600, name);

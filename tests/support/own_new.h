@@ -11,7 +11,7 @@ namespace latchkey::tests {
 // nullptr: there is none; who must not return that throws std::bad_alloc. Those of std::max_align_t
 // and less ask for an alignment of 1.
 void* own_allocate(std::size_t size, std::size_t align) noexcept;
-void own_release(void* allocated) noexcept;
+[[gnu::noinline]] void own_release(void* allocated) noexcept;  // or the compiler sees free()
 
 // What they come to where nothing is the matter. malloc() is the sanitizers' in their builds.
 inline void* from_malloc(std::size_t size, std::size_t align) noexcept {
