@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -45,7 +46,7 @@ inline int add_key(int fd, Bytes raw, crypto::KeyId& id) {
   auto* const argument = new (memory.data()) fscrypt_add_key_arg{};
   argument->key_spec.type = FSCRYPT_KEY_SPEC_TYPE_IDENTIFIER;
   argument->raw_size = static_cast<u32>(raw.size());
-  std::memcpy(argument->raw, raw.data(), raw.size());
+  std::ranges::copy(raw, memory.begin() + sizeof(fscrypt_add_key_arg));  // may be none
   if (::ioctl(fd, FS_IOC_ADD_ENCRYPTION_KEY, argument) != 0) return errno;
   std::memcpy(id.bytes.data(), argument->key_spec.u.identifier, id.bytes.size());
   return 0;
