@@ -38,8 +38,8 @@ class FreeRegion {
   // Pins what the loaded slot of the generation before had and this one has not.
   void pin_difference(const FreeRegion& before);
   std::vector<Run> pinned_runs() const;
-  // The image for the commit of `generation`; from here on that is the committed state. Its
-  // checksum.
+  // Writes the image for the commit of `generation` into `block`, from here on the committed state;
+  // its checksum.
   Checksum encode_slot(MutableBytes block, u32 region, u64 generation);
 
   // In a region of which nothing but the reserved places is known: used, and taken for committed.

@@ -114,7 +114,7 @@ class FreeSpace {
     std::vector<std::byte> image;  // kBlockBytes
   };
   Result<std::vector<SlotWrite>> slots_to_write(u64 generation);
-  // Of the map that it wrote last (map_checksum() of engine/slot_map.h).
+  // Of the map that it wrote last (map_checksum_of() of engine/slot_map.h).
   const Checksum& map_checksum() const { return map_checksum_; }
 
   u64 blocks_total() const { return layout_.blocks_total(); }

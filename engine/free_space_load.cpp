@@ -26,19 +26,23 @@ Result<void> read_at(const FreeSpace::ReadBlock& read_block, u64 block, MutableB
 
 }  // namespace
 
-// A commit that a crash cut off may have left a map of the same generation, and the one that is
-// meant may have been written elsewhere: then the other copies are the ones.
+// A commit that a crash cut off may have left blocks of a map of the same generation where the
+// later write of the one that is meant was lost: then the other copies are the ones, also when the
+// first copies contradict each other.
 Result<SlotMap> FreeSpace::read_map(u64 generation, const Checksum& meant) {
   if (generation == 0) {  // what format() leaves
     SlotMap map(layout_.regions());
     map.used_blocks = layout_.blocks_reserved();
     return map;
   }
+  std::optional<Error> first_error;
   for (u32 first = 0; first < 2; ++first) {
     Checksum sum{};
     Result<SlotMap> map = read_copies(generation, first, sum);
-    if (!map || sum == meant) return map;
+    if (map && sum == meant) return map;
+    if (!map && !first_error) first_error = map.error();
   }
+  if (first_error) return std::unexpected(*first_error);
   return fail(Errc::damaged, "the slot map is not the one that the superblock means",
               layout_.map_block(0, generation, 0) * kBlockBytes);
 }

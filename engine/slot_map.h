@@ -25,8 +25,7 @@ struct SlotMap {
   u32 freed_blocks = 0;
   std::vector<Entry> entries;
 
-  // Block `index` of the map as it lies on disk; `block` is kBlockBytes. Its
-  // checksum.
+  // Writes block `index` of the map as it lies on disk into `block`, of kBlockBytes; its checksum.
   Checksum encode(u32 index, MutableBytes block) const;
   // Takes over block `index`; the figures of the header must be the same in all blocks (the first
   // sets them). Errors: damaged, malformed, not_found (a sound block of another generation). `at`

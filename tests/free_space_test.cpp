@@ -321,10 +321,10 @@ TEST(FreeSpace, a_lost_write_in_the_generation_before_is_listed_and_does_no_harm
 
 // A commit that the power cut off before its superblock, and the next one, which has its number.
 struct Recommitted : Small {
-  Recommitted() : Small(3 * kRegion) {
+  explicit Recommitted(u32 regions = 3, u32 lost_blocks = 10) : Small(regions * kRegion) {
     use(10, kRegion + 100);
     commit();
-    use(10, kRegion + 200);
+    use(lost_blocks, kRegion + 200);
     const auto writes = space->slots_to_write(generation + 1);
     EXPECT_TRUE(writes);
     for (const auto& write : *writes) disk.write(write);
@@ -366,6 +366,20 @@ TEST(FreeSpace, a_map_that_a_lost_commit_of_the_same_number_left_is_not_believed
   ASSERT_TRUE(store.reopen());
   EXPECT_TRUE(*store.space->is_used(store.run.block));
   EXPECT_TRUE(store.space->damage().empty());
+}
+
+// Beside the other blocks of its copy it is a contradiction.
+TEST(FreeSpace, a_block_of_a_map_that_a_lost_commit_left_has_its_twin) {
+  Recommitted store(kMapRegions + 3, 20);
+  ASSERT_EQ(store.maps.size(), 4U);
+  for (const u64 map : store.maps) {
+    const auto meant = std::exchange(store.disk.blocks[map], store.lost[map]);
+    const auto recovered = store.reopen();
+    ASSERT_TRUE(recovered) << recovered.error().what;
+    EXPECT_TRUE(*store.space->is_used(store.run.block));
+    EXPECT_TRUE(store.space->damage().empty());
+    store.disk.blocks[map] = meant;
+  }
 }
 
 TEST(FreeSpace, a_map_whose_copies_are_both_of_a_lost_commit_is_damage) {
