@@ -1,6 +1,6 @@
 // session: one process that holds a volume open and obeys commands on standard input, a JSON object
-// a line in answer. This is how a script races a removal against writers
-// that stay, and looks for what is left of the key.
+// a line in answer. This is how a script races a removal against writers that stay, and looks for
+// what is left of the key.
 //
 //   load FILE           the key file's bytes into the arena        {}
 //   add                 adds the loaded key, which is consumed     {"identifier"}

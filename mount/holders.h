@@ -30,10 +30,10 @@ std::string command_of(u32 pid);
 u32 process_of(u32 thread);
 
 // Sets pid and command of each holder, and the path where there is none; `inodes` has the st_ino of
-// each. The process that opened a
-// handle is named while it has the file open; else one that has it and opened no other handle of
-// it; else any that has it; else the opener, if it lives. Never one that has begun after the handle
-// was opened and does not have the file: the opener's number may have gone to it.
+// each. The process that opened a handle is named while it has the file open; else one that has it
+// and opened no other handle of it; else any that has it; else the opener, if it lives. Never one
+// that has begun after the handle was opened and does not have the file: the opener's number may
+// have gone to it.
 void name_processes(u64 device, const std::vector<u64>& inodes,
                     std::vector<volume::Holder>& holders);
 

@@ -122,7 +122,7 @@ std::string operation_text(const ConformanceTable& library, const Scenario& scen
 
 void write_reasons(std::ostream& out, const MountedTable& table) {
   std::set<std::string> known;
-  for (const Reason& reason : table.library.reasons) known.insert(reason.name);
+  for (const Reason& reason : table.unmounted.reasons) known.insert(reason.name);
   out << "\n| only mounted | the kernel | here | why |\n|---|---|---|---|\n";
   for (const Reason& reason : table.mounted.reasons)
     if (!known.contains(reason.name))
@@ -136,12 +136,12 @@ void write_steps(std::ostream& out, const MountedTable& table) {
   for (const Scenario& scenario : table.mounted.scenarios)
     for (const Step& step : scenario.steps) {
       if (step.number == 0 || !step.missing.empty()) continue;
-      const Step& library = counterpart(table.library, scenario, step.number);
+      const Step& library = counterpart(table.unmounted, scenario, step.number);
       const auto text = [&](const ConformanceTable& of, Setting setting) {
         return here_text(of, setting, scenario, step);
       };
       const bool same = std::ranges::all_of(kSettings, [&](Setting setting) {
-        return text(table.mounted, setting) == text(table.library, setting);
+        return text(table.mounted, setting) == text(table.unmounted, setting);
       });
       if (library.missing.empty() && same) continue;
       std::set<std::string> reasons;
@@ -149,9 +149,9 @@ void write_steps(std::ostream& out, const MountedTable& table) {
         if (const Difference* row = table.mounted.difference(setting, scenario.id, step.number))
           reasons.insert(row->reason);
       out << "| " << scenario.id << ' ' << step.number << " | " << step.uid << " | "
-          << operation_text(table.library, scenario, step) << " | " << to_text(step.kernel) << " | "
-          << text(table.mounted, Setting::ours) << " | " << text(table.mounted, Setting::compat)
-          << " | ";
+          << operation_text(table.unmounted, scenario, step) << " | " << to_text(step.kernel)
+          << " | " << text(table.mounted, Setting::ours) << " | "
+          << text(table.mounted, Setting::compat) << " | ";
       for (const std::string& reason : reasons)
         out << (reason == *reasons.begin() ? "" : ", ") << reason;
       out << " |\n";

@@ -11,7 +11,7 @@
 namespace latchkey::tests {
 
 struct MountedTable {
-  ConformanceTable library, mounted;
+  ConformanceTable unmounted, mounted;
 };
 // Stops the process where a line cannot be read or means no step.
 MountedTable read_mounted_table(const std::string& folder);
