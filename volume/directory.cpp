@@ -111,7 +111,9 @@ Result<Attributes> Volume::State::inherit(Caller caller, const Attributes& above
   return fresh;
 }
 
-// Nobody can find the inode yet. Who meets the closed door here leaves no name behind.
+// Who meets the closed door here leaves no name behind. The lease_lock comes before a transaction's
+// and is taken inside of one: it is free, and nobody waits for it who does not find the inode, by
+// the list of handles from then on. Until the lease is there they wait for us, not we for them.
 Result<void> Volume::State::open_new(NewHandle& handle, InodeId made, const Attributes& fresh,
                                      u64 transaction) {
   Use use;
@@ -119,9 +121,12 @@ Result<void> Volume::State::open_new(NewHandle& handle, InodeId made, const Attr
     Lock lock(table_mutex);
     use = Use(*this, add_to_table(made, fresh));
   }
-  use->last_transaction = transaction;
+  Inode& inode = *use;
+  inode.last_transaction = transaction;
+  ExclusiveLock lock(inode.lease_lock);
   handle.list(std::move(use));
-  return unlock_inode(*handle.inode());
+  if (!inode.encrypted()) return {};
+  return keyring.lease(inode.key_id(), inode.owner_word(), inode.key_lease);
 }
 
 Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::string_view name,

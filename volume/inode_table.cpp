@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/no_memory.h"
+#include "base/no_wait.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
 
@@ -171,6 +172,7 @@ void Volume::State::return_lease(Inode& inode) {
 // Takes the lease that the inode's data needs; one that a removal has cut off is given back first,
 // but not before that removal has dropped and counted what was dirty: it finds it by the lease.
 Result<void> Volume::State::unlock_inode(Inode& inode) {
+  check_may_wait();  // a flush has the lock, and waits for the forest
   if (!inode.encrypted()) return {};
   {
     SharedLock lock(inode.lease_lock);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/disk.h"
+#include "base/no_wait.h"
 #include "crypto/names.h"
 #include "volume/back_items.h"
 #include "volume/state.h"
@@ -33,6 +34,7 @@ Result<void> Volume::State::may_link(const Inode& inode, const Attributes& into)
 
 // A new name needs the key of what it leads to, or that it is still open with it (compat: no).
 Result<void> Volume::State::must_hold_key(Inode& inode) {
+  check_may_wait();
   if (!inode.encrypted() || options.compat_fscrypt) return {};
   {
     SharedLock lock(inode.lease_lock);

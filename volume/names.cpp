@@ -1,6 +1,7 @@
 // Look-ups of names, and their two forms: under the directory's key, and without it.
 
 #include "crypto/names.h"
+#include "base/no_wait.h"
 #include "volume/back_items.h"
 #include "volume/state.h"
 
@@ -79,6 +80,7 @@ Result<bool> under(const keymgr::Lease& lease, const crypto::Nonce& nonce,
 Result<void> Volume::State::with_names(InodeId directory, const Attributes& attributes,
                                        const std::function<Result<void>(const NameAccess&)>& fn) {
   if (!attributes.encrypted) return fn(NameAccess::plain());
+  check_may_wait();  // a flush has the lock, and waits for the forest
   if (const InodePtr inode = in_memory(directory)) {
     SharedLock lock(inode->lease_lock);
     if (inode->sealed_keys != nullptr) {
