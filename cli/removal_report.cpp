@@ -27,6 +27,11 @@ std::string lost_of(const volume::RemovalReport& report) {
                      report.files_lost == 1 ? "file" : "files");
 }
 
+std::string cached_of(const volume::RemovalReport& report) {
+  return fmt::format("{} {} of which the kernel kept pages: echo 1 >/proc/sys/vm/drop_caches",
+                     report.files_cached, report.files_cached == 1 ? "file" : "files");
+}
+
 std::string kept_of(const volume::RemovalReport& report) {
   return fmt::format("{} keys of extents in {} of locked memory", report.own_keys,
                      format_bytes(report.own_key_bytes));
@@ -109,6 +114,7 @@ json describe_removal(const volume::RemovalReport& report, const std::optional<E
               {"bytes_lost", report.bytes_lost},
               {"files_lost", report.files_lost},
               {"lost", lost},
+              {"files_cached", report.files_cached},
               {"own_keys", report.own_keys},
               {"own_key_bytes", report.own_key_bytes},
               {"phases", phases}};
@@ -133,6 +139,7 @@ std::string removal_table(const volume::RemovalReport& report,
   add_line(text, "flushed",
            report.bytes_flushed == 0 ? "nothing" : format_bytes(report.bytes_flushed));
   add_line(text, "lost", lost_of(report));
+  if (report.files_cached != 0) add_line(text, "cached", cached_of(report));
   if (report.own_key_bytes != 0) add_line(text, "kept", kept_of(report));
   if (!report.phases.empty()) add_line(text, "time", times_of(report.phases));
   text += holders_table(report.holders);

@@ -31,8 +31,8 @@ void KernelPages::stop() {
   closing_.reset();
 }
 
-void KernelPages::drop_pages(const crypto::KeyId& key, Which which) {
-  notifier_.drop(nodes_.of_key(key, which == Which::closed));
+u64 KernelPages::drop_pages(const crypto::KeyId& key, Which which) {
+  return notifier_.drop(nodes_.of_key(key, which == Which::closed));
 }
 
 // What has dirty pages is open.
@@ -42,7 +42,7 @@ void KernelPages::drop_everything() {
     if (const auto node = node_of(inode)) nodes.push_back(*node);
   std::ranges::sort(nodes);
   nodes.erase(std::ranges::unique(nodes).begin(), nodes.end());
-  notifier_.drop(nodes);
+  (void)notifier_.drop(nodes);
 }
 
 // Not by the notifier: the last close of a key flushes, and a removal that it meets may be waiting

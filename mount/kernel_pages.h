@@ -27,7 +27,7 @@ class KernelPages final : public volume::Front {
   void start(fuse_session* session, std::function<void(Io&&)> retry);
   void stop();
 
-  void drop_pages(const crypto::KeyId& key, Which which) override;
+  u64 drop_pages(const crypto::KeyId& key, Which which) override;
   void try_again(const crypto::KeyId& key) override { parked_.try_again(key); }
   void drop_everything();  // of all keys, and of all that is open
   // One open of a file ends: `close` does the rest. Where the file's key is leaving, as `leaving`

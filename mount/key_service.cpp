@@ -22,7 +22,7 @@ class VolumeKeyService final : public KeyService {
   }
 
   keymgr::KeyState state(volume::Caller caller, const crypto::KeyId& id) override {
-    return volume_.key_status(caller, id).state;
+    return volume_.key_state(caller, id);
   }
 
   std::vector<volume::KeyReport> list(volume::Caller caller) override {

@@ -30,16 +30,17 @@ void Notifier::stop() {
   thread_.reset();
 }
 
-void Notifier::drop(std::span<const u64> nodes) {
-  if (nodes.empty()) return;
-  Batch batch{nodes.size()};
+u64 Notifier::drop(std::span<const u64> nodes) {
+  if (nodes.empty()) return 0;
+  Batch batch{.left = nodes.size()};
   Lock lock(mutex_);
-  if (!running_) return;
+  if (!running_) return 0;
   std::deque<Job> jobs;
   for (const u64 node : nodes) jobs.push_back({.node = node, .batch = &batch});
   jobs_.insert(jobs_.end(), jobs.begin(), jobs.end());
   changed_.notify_all();
   while (batch.left != 0) changed_.wait(mutex_);
+  return batch.given_up;
 }
 
 void Notifier::drop_then(u64 node, std::function<void()> then) {
@@ -75,20 +76,24 @@ std::optional<Notifier::Job> Notifier::next() {
 
 void Notifier::run() {
   while (const auto job = next()) {
-    take_back(job->node);
-    finish(*job);
+    const bool gone = take_back(job->node);
+    finish(*job, gone);
   }
 }
 
-void Notifier::finish(const Job& job) {
+void Notifier::finish(const Job& job, bool gone) {
   if (job.then) job.then();
   if (job.batch == nullptr) return;
   Lock lock(mutex_);
+  if (!gone) {
+    ++job.batch->given_up;
+    soon_.insert(job.node);
+  }
   --job.batch->left;
   changed_.notify_all();
 }
 
-void Notifier::take_back(u64 node) {
+bool Notifier::take_back(u64 node) {
   std::vector<PageRange> wanted{PageRange{}};
   for (int pass = 0; pass < kPassesMax && !wanted.empty(); ++pass) {
     std::vector<PageRange> again;
@@ -106,6 +111,7 @@ void Notifier::take_back(u64 node) {
     }
     wanted = std::move(again);
   }
+  return wanted.empty();
 }
 
 }  // namespace latchkey::mount

@@ -27,8 +27,9 @@ class Notifier {
   void stop();  // after all that was asked for
 
   // Returns when the kernel has written down and given back what it had of these nodes, but for
-  // pages under parked requests. At once where nothing is mounted.
-  void drop(std::span<const u64> nodes);
+  // pages under parked requests. At once where nothing is mounted. Of how many nodes it was given
+  // up, because pages came back as fast as they went: those are tried once more before long.
+  u64 drop(std::span<const u64> nodes);
   // Before long; then `then` is called, by this thread.
   void drop_then(u64 node, std::function<void()> then);
   void drop_soon(u64 node);
@@ -36,6 +37,7 @@ class Notifier {
  private:
   struct Batch {
     std::size_t left = 0;
+    u64 given_up = 0;
   };
   struct Job {
     u64 node = 0;
@@ -44,8 +46,8 @@ class Notifier {
   };
   void run();
   std::optional<Job> next();
-  void finish(const Job& job);
-  void take_back(u64 node);
+  void finish(const Job& job, bool gone);
+  bool take_back(u64 node);  // false: given up
 
   Parked& parked_;
   fuse_session* session_ = nullptr;

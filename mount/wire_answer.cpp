@@ -36,7 +36,7 @@ struct RemovalBody {
   u8 state;
   u8 flags;
   u8 reserved;
-  Le32 reserved2;
+  Le32 files_cached;
   Le64 bytes_flushed;
   Le64 bytes_lost;
   Le64 files_lost;
@@ -139,6 +139,7 @@ void AnswerWriter::add(const volume::RemovalReport& report) {
   body.bytes_flushed = report.bytes_flushed;
   body.bytes_lost = report.bytes_lost;
   body.files_lost = report.files_lost;
+  body.files_cached = static_cast<u32>(std::min<u64>(report.files_cached, ~u32{0}));
   body.own_keys = report.own_keys;
   body.own_key_bytes = report.own_key_bytes;
   part(Verb::removal, body);
@@ -237,6 +238,7 @@ bool take_removal(Reader& reader, volume::RemovalReport& report) {
   report.bytes_flushed = body.bytes_flushed;
   report.bytes_lost = body.bytes_lost;
   report.files_lost = body.files_lost;
+  report.files_cached = body.files_cached;
   report.own_keys = body.own_keys;
   report.own_key_bytes = body.own_key_bytes;
   return true;

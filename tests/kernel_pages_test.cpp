@@ -11,9 +11,12 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/check.h"
@@ -117,8 +120,9 @@ class KernelPagesTest : public ::testing::Test {
     pages_.start(session_.get(), [](Io&& io) { fuse_reply_err(io.req, ENOKEY); });
   }
   void TearDown() override { pages_.stop(); }
-  void remove(volume::Front::Which which) { pages_.drop_pages(key_, which); }
-  void park(u64 offset, bool direct) {
+  u64 remove(volume::Front::Which which) { return pages_.drop_pages(key_, which); }
+  void park(u64 offset, bool direct) { EXPECT_EQ(arrive(offset, direct), Parked::Place::parked); }
+  Parked::Place arrive(u64 offset, bool direct) {
     file_.key = key_;
     Io io;
     io.req = session_.read(kNode);
@@ -127,7 +131,7 @@ class KernelPagesTest : public ::testing::Test {
     io.direct = direct;
     io.offset = offset;
     io.size = 4096;
-    EXPECT_EQ(pages_.parked().park(io, pages_.parked().tries()), Parked::Place::parked);
+    return pages_.parked().park(io, pages_.parked().tries());
   }
 
   FakeSession session_;
@@ -185,6 +189,29 @@ TEST_F(KernelPagesTest, under_a_parked_read_are_gone_around) {
   park(8192, false);
   remove(volume::Front::Which::all);
   EXPECT_EQ(session_.taken, (std::vector<Taken>{{kNode, 0, 8192}, {kNode, 12288, 0}}));
+}
+
+// A read that comes while they are taken is served, and its page taken again: at some time enough
+// is enough, and that is told.
+TEST_F(KernelPagesTest, that_come_back_as_fast_as_they_go_are_given_up_and_tried_once_more) {
+  constexpr std::size_t kPasses = 1000;
+  std::atomic<bool> reads{true};
+  std::atomic<std::size_t> taken{0};
+  session_.at_taken = [&] {
+    ++taken;
+    if (reads) {
+      EXPECT_EQ(arrive(8192, false), Parked::Place::serve);
+    }
+    if (taken == kPasses) reads = false;
+  };
+  EXPECT_EQ(remove(volume::Front::Which::all), 1U);
+  for (int i = 0; i < 2000 && taken <= kPasses; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  pages_.stop();
+  ASSERT_EQ(session_.taken.size(), kPasses + 1);
+  EXPECT_EQ(session_.taken.front(), kAllOnce.front());
+  EXPECT_EQ(session_.taken[1], (Taken{kNode, 8192, 4096})) << "only what came back";
+  EXPECT_EQ(session_.taken.back(), kAllOnce.front());
 }
 
 TEST_F(KernelPagesTest, in_the_range_of_a_direct_read_are_taken_though_it_waits) {

@@ -3,9 +3,15 @@
 was handed over nothing in the client that did. Method: secrets_scan_test's scanners, an HKDF and
 AES of their own, in all mappings of the daemon and in cores with the registers. Each needle is
 found while the key is there, else the scan is blind. In the locked arena, which others can read."""
+import mmap
+import os
 import pathlib
+import random
+import string
 import subprocess
 import sys
+import threading
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
@@ -17,6 +23,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "demo"))
 import secrets_oracle as oracle  # noqa: E402
 
 FILES = 3
+PAGE = 4096
+
+
+def unseen():
+    """A word that is nowhere else in memory: each half of eight letters has 45 bits."""
+    return "".join(random.SystemRandom().choices(string.ascii_letters, k=32))
 
 
 class Secrets(MountTest):
@@ -69,6 +81,75 @@ class Secrets(MountTest):
         for look in self.looks(groups):
             self.assertEqual(set(look["found"].values()), {0}, look["where"])
             self.assertEqual(set(look["found"]), set(groups))
+
+    def write_past_the_cache(self, path, data):
+        """The daemon has the data as the program wrote it, and no page of the kernel's beside."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        with mmap.mmap(-1, len(data)) as buffer:
+            buffer.write(data)
+            self.assertEqual(os.pwritev(fd, [buffer], 0), len(data))
+        return fd
+
+    def cores_inside_of(self, ask, count):
+        """Of the daemon when it answers what ask() makes the kernel ask it, so often at least."""
+        cores = [self.folder / f"inside{number}" for number in range(count)]
+        stops = [word for core in cores for word in ("-ex", "continue", "-ex", f"gcore {core}")]
+
+        def when_traced():
+            status = pathlib.Path(f"/proc/{self.server}/status")
+            while "TracerPid:\t0" in status.read_text():
+                time.sleep(0.01)
+            time.sleep(0.5)
+            ask()
+
+        asking = threading.Thread(target=when_traced)
+        asking.start()
+        done = subprocess.run(
+            ["gdb", "-nx", "-q", "-batch", "-readnever", "-iex", "set auto-load no",
+             "-iex", "set debuginfod enabled off", "-ex", "set dump-excluded-mappings on",
+             "-ex", "set use-coredump-filter off", "-ex", "catch syscall writev",
+             *stops, "-ex", "delete", "-ex", "detach", "-p", str(self.server)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=True)
+        asking.join()
+        self.assertTrue(all(core.exists() for core in cores), done.stdout + done.stderr)
+        return cores
+
+    def test_no_data_and_no_name_of_a_locked_key_is_left_in_the_daemon(self):
+        self.run_ok("unlock", "-q", "--key-file", self.key, self.root)
+        vault = self.root / "vault"
+        data = {name: os.urandom(16 * PAGE) for name in (unseen(), unseen())}
+        target, value, asked = unseen(), unseen(), unseen()
+        (vault / "link").symlink_to(target)
+        fds = {name: self.write_past_the_cache(vault / name, data[name]) for name in data}
+        for name in data:
+            os.setxattr(vault / name, "user.value", value.encode())
+        groups = {
+            "data": [piece[at:at + 32] for piece in data.values()
+                     for at in range(0, len(piece), PAGE)],
+            "asked": [asked.encode()],
+            "words": [word.encode() for word in (*data, target, value)],
+        }
+        for look in self.looks(groups):
+            self.assertGreater(look["found"]["data"], 0, "the scan is blind to dirty pages")
+        inside = self.cores_inside_of(
+            lambda: [(vault / f"{asked}{number}").exists() for number in range(3)], 3)
+        self.assertGreater(sum(memory.find_in_kernels_core(core, groups)["found"]["asked"]
+                               for core in inside), 0, "the scan is blind to names")
+        self.assertEqual(set(os.listdir(vault)), {*data, "link"})
+        self.assertEqual(os.readlink(vault / "link"), target)
+        for name, fd in fds.items():
+            self.assertEqual(os.getxattr(vault / name, "user.value"), value.encode())
+            with open(vault / name, "rb") as file:
+                self.assertEqual(file.read(), data[name])
+            os.fsync(fd)
+            os.close(fd)
+        for _ in range(500):
+            if self.run_raw("lock", "-q", self.root).returncode == 0:
+                break
+            time.sleep(0.01)
+        self.assertEqual(self.run_json("key_list", "key", "list", self.root)["keys"], [])
+        for look in self.looks(groups):
+            self.assertEqual(look["found"], {"data": 0, "asked": 0, "words": 0}, look["where"])
 
     def test_nothing_of_a_key_that_came_out_of_a_callers_memory_is_left(self):
         self.umount()

@@ -90,17 +90,20 @@ TEST(RemovalReport, what_is_lost_is_named) {
   report.other_users = true;
   report.bytes_lost = 12 * kKiB;
   report.files_lost = 2;
+  report.files_cached = 3;
   report.lost = {{{256, 300}, "/vault/a", 8192}, {{257, 301}, "", 4096}};
   const std::string text = removal_table(report);
   EXPECT_NE(text.find("lost      12 KiB of 2 files\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("cached    3 files of which the kernel kept pages"), std::string::npos);
   EXPECT_NE(text.find("flags     OTHER_USERS\n"), std::string::npos) << text;
   EXPECT_NE(text.find("     8192  /vault/a\n"), std::string::npos) << text;
   EXPECT_NE(text.find("     4096  subvolume 257, inode 301\n"), std::string::npos) << text;
-  EXPECT_EQ(text.find("kept"), std::string::npos) << text;
+  EXPECT_EQ(text.find("locked memory"), std::string::npos) << text;
   const json out = describe_removal(report);
   EXPECT_EQ(out["lost"][1],
             json({{"path", ""}, {"inode", 301}, {"subvolume", 257}, {"bytes", 4096}}));
   EXPECT_EQ(out["files_lost"], 2);
+  EXPECT_EQ(out["files_cached"], 3);
   EXPECT_EQ(out["bytes_lost"], 12288);
 }
 

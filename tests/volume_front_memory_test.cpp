@@ -53,8 +53,9 @@ constexpr u64 kTriesMax = 1000;
 // Writes the first pages of two files back as soon as it is asked for them.
 class WritingFront final : public Front {
  public:
-  void drop_pages(const crypto::KeyId& /*key*/, Which /*which*/) override {
+  u64 drop_pages(const crypto::KeyId& /*key*/, Which /*which*/) override {
     if (on_drop) on_drop();
+    return 0;
   }
   void try_again(const crypto::KeyId& /*key*/) override {}
   std::function<void()> on_drop;

@@ -24,11 +24,13 @@ constexpr IoFlags kNoWait{.wait = false};
 
 class CountingFront final : public Front {
  public:
-  void drop_pages(const crypto::KeyId& /*key*/, Which which) override {
+  u64 drop_pages(const crypto::KeyId& /*key*/, Which which) override {
     (which == Which::all ? dropped_all : dropped_closed) += 1;
+    return keeps;
   }
   void try_again(const crypto::KeyId& /*key*/) override { ++tries; }
   std::atomic<u32> dropped_all{0}, dropped_closed{0}, tries{0};
+  std::atomic<u64> keeps{0};  // files of which it cannot drop all pages
 };
 
 class VolumeFront : public VolumeTest {

@@ -29,9 +29,10 @@ class Front {
     all,
   };
   // The front's pages of these inodes are written back (by write() with written_back, from other
-  // threads, before this returns) and dropped. By any thread that removes a key, also one of the
-  // volume's own, and never from inside of a front's call.
-  virtual void drop_pages(const crypto::KeyId& key, Which which) = 0;
+  // threads, before this returns) and dropped. Of how many inodes it could not drop all: 0, unless
+  // something is wrong. By any thread that removes a key, also one of the volume's own, and never
+  // from inside of a front's call.
+  virtual u64 drop_pages(const crypto::KeyId& key, Which which) = 0;
   // The key came back, its suspension ended, a gate that was held opened or stopped, a removal
   // ended: what got would_wait is to be tried again. It may come before the call that would wait
   // has answered so: who keeps calls for later looks at a count of these before he makes them.

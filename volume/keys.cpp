@@ -29,7 +29,7 @@ std::vector<Holder> Volume::State::holders(const crypto::KeyId& id) {
 }
 
 // To strangers every key is absent: they cannot find out which identifiers are in use.
-KeyReport Volume::State::key_report(const crypto::KeyId& id, u32 uid) {
+KeyReport Volume::State::key_facts(const crypto::KeyId& id, u32 uid) {
   const keymgr::KeyStatus status = keyring.status(id, uid);
   KeyReport report;
   report.key_id = id;
@@ -39,7 +39,12 @@ KeyReport Volume::State::key_report(const crypto::KeyId& id, u32 uid) {
   report.state = status.state;
   report.added_by_self = status.claimed_by_caller;
   report.user_count = status.claims;
-  if (status.state != keymgr::KeyState::absent) {
+  return report;
+}
+
+KeyReport Volume::State::key_report(const crypto::KeyId& id, u32 uid) {
+  KeyReport report = key_facts(id, uid);
+  if (report.state != keymgr::KeyState::absent) {
     Lock lock(table_mutex);
     report.holders = holders(id);
   }
@@ -48,6 +53,10 @@ KeyReport Volume::State::key_report(const crypto::KeyId& id, u32 uid) {
 
 KeyReport Volume::key_status(Caller caller, const crypto::KeyId& id) {
   return state_->key_report(id, caller.uid);
+}
+
+keymgr::KeyState Volume::key_state(Caller caller, const crypto::KeyId& id) {
+  return state_->key_facts(id, caller.uid).state;
 }
 
 std::vector<KeyReport> Volume::key_list(Caller caller) {

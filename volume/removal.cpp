@@ -107,7 +107,8 @@ Result<void> Volume::State::Removing::take_front_pages() {
 void Volume::State::Removing::drop_front_pages() {
   if (state_.options.front == nullptr) return;
   const bool some_stay = row_.stays != keymgr::Stays::nothing;
-  state_.options.front->drop_pages(id_, some_stay ? Front::Which::closed : Front::Which::all);
+  report_.files_cached =
+      state_.options.front->drop_pages(id_, some_stay ? Front::Which::closed : Front::Which::all);
   end_phase("front");
 }
 

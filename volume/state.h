@@ -460,6 +460,7 @@ struct Volume::State {
   std::vector<Holder> holders(const crypto::KeyId& id) LK_REQUIRES(table_mutex);
   using OwnersOf = std::function<std::vector<u64>(u64& cursor, u32 count_max)>;
   std::vector<InodePtr> leased(const OwnersOf& next);
+  KeyReport key_facts(const crypto::KeyId& id, u32 uid);  // without holders
   KeyReport key_report(const crypto::KeyId& id, u32 uid);
 
   // --- removal.cpp; `until` is on the monotonic clock

@@ -249,6 +249,7 @@ struct RemovalReport {
   u64 bytes_lost = 0;
   u64 files_lost = 0;
   std::vector<LostFile> lost;
+  u64 files_cached = 0;   // of which the front still has pages although it was to drop them
   u64 own_keys = 0;       // sealed: of extents, that busy inodes keep
   u64 own_key_bytes = 0;  // sealed: of locked memory for all that they keep
   bool dry_run = false;

@@ -53,6 +53,8 @@ class Volume {
   // A key that the caller has and had no claim on is absent to him, and in no list, but for root
   // (VolumeOptions::status_public: and everybody).
   KeyReport key_status(Caller caller, const crypto::KeyId& id);
+  // The state alone, at no cost for who is inside.
+  keymgr::KeyState key_state(Caller caller, const crypto::KeyId& id);
   std::vector<KeyReport> key_list(Caller caller);
   // One path for all modes (keymgr/removal_mode.h says what each does). `report` is filled where
   // the removal is refused, too: busy has the holders. Errors: no_key (absent, or no claim),

@@ -186,12 +186,13 @@ void FakeKernel::drop_now(Which which) {
   for (const u32 file : chosen) dropped = drop_file(file, dropped);
 }
 
-void FakeKernel::drop_pages(const crypto::KeyId& /*key*/, Which which) {
+u64 FakeKernel::drop_pages(const crypto::KeyId& /*key*/, Which which) {
   {
     Lock lock(mutex_);
     drops_.push_back(which);
   }
   std::thread([&] { drop_now(which); }).join();
+  return 0;
 }
 
 void FakeKernel::try_again(const crypto::KeyId& /*key*/) {

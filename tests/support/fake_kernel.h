@@ -44,7 +44,7 @@ class FakeKernel final : public volume::Front {
   // met.
   Errc write_back(u32 file, u64 page);
 
-  void drop_pages(const crypto::KeyId& key, Which which) override;
+  u64 drop_pages(const crypto::KeyId& key, Which which) override;
   void try_again(const crypto::KeyId& key) override;
   u64 tries() const;
   void wait_for_tries(u64 seen);  // until it was called since, or stop_waiting()
