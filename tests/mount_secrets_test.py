@@ -108,8 +108,8 @@ class Secrets(MountTest):
             ["gdb", "-nx", "-q", "-batch", "-readnever", "-iex", "set auto-load no",
              "-iex", "set debuginfod enabled off", "-ex", "set dump-excluded-mappings on",
              "-ex", "set use-coredump-filter off", "-ex", "catch syscall writev",
-             *stops, "-ex", "delete", "-ex", "detach", "-p", str(self.server)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=True)
+             *stops, "-ex", "delete", "-ex", "detach", "-p", str(self.server)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
         asking.join()
         self.assertTrue(all(core.exists() for core in cores), done.stdout + done.stderr)
         return cores
