@@ -127,6 +127,8 @@ class FileSystem {
   Result<volume::HandleId> open_node(const volume::Caller& caller, fuse_ino_t node,
                                      volume::OpenFlags flags);
   Result<volume::HandleId> open_directory_node(const volume::Caller& caller, fuse_ino_t node);
+  OpenFile& keep_handle(volume::InodeId inode, volume::HandleId handle,
+                        const std::optional<crypto::KeyId>& key);
   OpenFile& add_open(u64 node, volume::HandleId handle);
   Result<void> close(OpenFile& file);
   Result<void> end(OpenFile& file);  // its node has been told that it is closed

@@ -9,8 +9,11 @@ OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle,
   file->handle = handle;
   file->key = key;
   OpenFile& added = *file;
+  std::vector<std::unique_ptr<OpenFile>> one;
+  one.push_back(std::move(file));
   Lock lock(mutex_);
-  files_[inode].push_back(std::move(file));
+  const auto [of_inode, is_first] = files_.try_emplace(inode, std::move(one));
+  if (!is_first) of_inode->second.push_back(std::move(one.front()));
   return added;
 }
 

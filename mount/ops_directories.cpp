@@ -72,8 +72,7 @@ void FileSystem::opendir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) 
   const auto handle = open_directory_node(caller_of(req), node);
   if (!handle) return reply_error(req, handle.error());
   const auto stat = volume_.stat(*handle);
-  OpenFile& file =
-      pages_.open_files().add(inode_of(node), *handle, stat ? stat->key_id : std::nullopt);
+  OpenFile& file = keep_handle(inode_of(node), *handle, stat ? stat->key_id : std::nullopt);
   info->fh = OpenFiles::word(file);
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
 }

@@ -22,8 +22,19 @@ volume::OpenFlags to_flags(int flags) {
 
 }  // namespace
 
+// Without memory for it the handle is closed: nobody else would, and it keeps its key.
+OpenFile& FileSystem::keep_handle(volume::InodeId inode, volume::HandleId handle,
+                                  const std::optional<crypto::KeyId>& key) {
+  try {
+    return pages_.open_files().add(inode, handle, key);
+  } catch (const std::bad_alloc&) {
+    (void)volume_.close_handle(handle);
+    throw;
+  }
+}
+
 OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle) {
-  OpenFile& file = pages_.open_files().add(inode_of(node), handle, pages_.nodes().key_of(node));
+  OpenFile& file = keep_handle(inode_of(node), handle, pages_.nodes().key_of(node));
   pages_.nodes().opened(node);
   return file;
 }
