@@ -8,7 +8,12 @@ void Nodes::looked_up(u64 node, const volume::Stat& stat) {
   const auto [at, fresh] = nodes_.try_emplace(node);
   if (fresh) {
     at->second.key = *stat.key_id;
-    of_key_[*stat.key_id].insert(node);
+    try {
+      of_key_[*stat.key_id].insert(node);
+    } catch (const std::bad_alloc&) {  // a removal has to find all that is here
+      nodes_.erase(at);
+      throw;
+    }
   }
   ++at->second.references;
 }
