@@ -10,11 +10,11 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <sstream>
 
 #include "tests/mounted/mount_world.h"
 #include "tests/mounted/mounted_table.h"
 #include "tests/support/conformance_page.h"
+#include "tests/support/page_section.h"
 
 namespace latchkey::tests {
 namespace {
@@ -96,14 +96,7 @@ TEST_F(MountConformance, the_page_says_what_was_seen) {
   }
   const std::string page = mounted_page(table(), judgements);
   if (const char* file = std::getenv("LATCHKEY_CONFORMANCE_PAGE")) std::ofstream(file) << page;
-  std::ifstream in(kRoot + "/docs/conformance.md");
-  std::ostringstream text;
-  text << in.rdbuf();
-  const std::string said = text.str();
-  const std::size_t begin = said.find(kBegin), end = said.find(kEnd);
-  ASSERT_TRUE(begin != std::string::npos && end != std::string::npos);
-  const std::size_t from = begin + kBegin.size();
-  EXPECT_EQ(said.substr(from, end - from), page);
+  EXPECT_EQ(page_section("conformance.md", kBegin, kEnd), page);
 }
 
 }  // namespace

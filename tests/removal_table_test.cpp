@@ -4,10 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "keymgr/removal_mode.h"
+#include "tests/support/page_section.h"
 
 namespace latchkey::keymgr {
 namespace {
@@ -76,14 +74,7 @@ std::string table() {
 }
 
 TEST(RemovalTable, of_the_page_is_the_one_of_the_code) {
-  std::ifstream file(LATCHKEY_SOURCE_DIR "/docs/removal.md");
-  std::stringstream page;
-  page << file.rdbuf();
-  const std::string text = page.str();
-  const std::string begin = "<!-- rows -->\n", end = "<!-- /rows -->";
-  const std::size_t from = text.find(begin), to = text.find(end);
-  ASSERT_TRUE(from != std::string::npos && to != std::string::npos) << "no marks in the page";
-  EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), table());
+  EXPECT_EQ(tests::page_section("removal.md", "<!-- rows -->\n", "<!-- /rows -->"), table());
 }
 
 }  // namespace
