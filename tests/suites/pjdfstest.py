@@ -36,7 +36,7 @@ def run_test(script, work):
     planned = re.search(r"^1\.\.(\d+)", done.stdout, re.MULTILINE)
     found = {str(number): "failed" for number in range(1, int(planned[1] if planned else 0) + 1)}
     for failed, number, rest in LINE.findall(done.stdout):
-        found[number] = "todo" if "# TODO" in rest else "failed" if failed else "ok"
+        found[number] = "todo" if "# todo" in rest.lower() else "failed" if failed else "ok"
     return found
 
 
