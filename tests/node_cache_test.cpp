@@ -1,7 +1,8 @@
 // Goal: the clean nodes in memory stay within their bound (design D6), those used last stay, and
-// nodes that are dirty or in somebody's hands are not taken away. Method: a cache of its own over a
-// store of many nodes; who is still alive is counted by weak pointers. And the store's option,
-// by the reads that a second walk over everything costs.
+// nodes that are dirty or in somebody's hands are not taken away; memory that ends leaves no half
+// of a node. Method: a cache of its own over a store of many nodes; who is still alive is counted
+// by weak pointers; the n-th allocation fails. And the store's option, by the reads that a second
+// walk over everything costs.
 
 #include <gtest/gtest.h>
 
@@ -12,9 +13,22 @@
 
 #include "engine/node_cache.h"
 #include "engine/superblock.h"
+#include "tests/support/own_new.h"
 #include "tests/support/store_fixture.h"
 
 namespace latchkey::tests {
+
+namespace {
+thread_local bool counting = false;
+thread_local i64 allocations_left = 0;  // until one fails
+}  // namespace
+
+void* own_allocate(std::size_t size, std::size_t align) noexcept {
+  if (counting && allocations_left-- == 0) return nullptr;
+  return from_malloc(size, align);
+}
+void own_release(void* allocated) noexcept { std::free(allocated); }
+
 namespace {
 
 using namespace engine;  // NOLINT: the whole file is about it
@@ -100,6 +114,29 @@ TEST_F(NodeCacheTest, dirty_nodes_stay_and_count_once_they_are_clean) {
   EXPECT_EQ(alive(), 100U);
   for (const u64 place : dirty) nodes->make_clean(place);
   EXPECT_LE(alive(), kNodesMax);
+}
+
+TEST_F(NodeCacheTest, a_node_that_met_the_end_of_memory_is_read_again) {
+  u32 failed = 0;
+  for (std::size_t i = 1; i < 20; ++i) {
+    for (i64 nth = 0;; ++nth) {
+      const auto nodes = cache(kCacheBytes);
+      allocations_left = nth;
+      counting = true;
+      bool ended = false;
+      try {
+        ended = !nodes->get(pointers_[i], kFirstSubvolume);
+      } catch (const std::bad_alloc&) {
+        ended = true;
+      }
+      counting = false;
+      EXPECT_EQ(get(*nodes, i)->place(), pointers_[i].place[0]);
+      EXPECT_EQ(get(*nodes, i)->place(), pointers_[i].place[0]) << "as it was kept";
+      if (!ended) break;
+      ++failed;
+    }
+  }
+  EXPECT_GE(failed, 19 * 3U) << "the node, its entry and its place in the list";
 }
 
 TEST_F(NodeCacheTest, a_store_keeps_to_its_option) {
