@@ -27,16 +27,17 @@ EXCLUDED = {
 
 
 def run_test(script, work):
-    """{number: "ok", "failed" or "todo"} of one script, run in a directory of its own."""
+    """{number: "ok", "todo", or what it said} of one script, run in a directory of its own."""
     place = work / "here"
     place.mkdir()
     done = subprocess.run(["sh", str(script)], cwd=place, text=True, errors="replace",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     subprocess.run(["rm", "-rf", str(place)], check=True)
     planned = re.search(r"^1\.\.(\d+)", done.stdout, re.MULTILINE)
-    found = {str(number): "failed" for number in range(1, int(planned[1] if planned else 0) + 1)}
+    found = {str(number): "missing" for number in range(1, int(planned[1] if planned else 0) + 1)}
     for failed, number, rest in LINE.findall(done.stdout):
-        found[number] = "todo" if "# todo" in rest.lower() else "failed" if failed else "ok"
+        found[number] = ("todo" if "# todo" in rest.lower() else
+                         rest.strip()[:150] or "not ok" if failed else "ok")
     return found
 
 
@@ -56,8 +57,9 @@ def run_on(target, scripts, folder, results, save):
 
 
 def failures(results):
-    return {f"{name} {number}" for name, tests in results.items()
-            for number, how in tests.items() if how == "failed"}
+    """{test: what it said}"""
+    return {f"{name} {number}": how for name, tests in results.items()
+            for number, how in tests.items() if how not in ("ok", "todo")}
 
 
 def main():
@@ -85,10 +87,10 @@ def main():
         run_on(target, scripts, folder, results.setdefault(target, {}), save)
         every = [how for tests in results[target].values() for how in tests.values()]
         print(f"{target}: {len(results[target])} scripts, {len(every)} tests, "
-              f"{every.count('ok')} passed, {every.count('failed')} failed, "
+              f"{every.count('ok')} passed, {len(failures(results[target]))} failed, "
               f"{every.count('todo')} expected to fail", flush=True)
-        for name in sorted(failures(results[target])):
-            print(f"  failed: {name}")
+        for name, said in failures(results[target]).items():
+            print(f"  failed: {name} {said}")
     return report(targets, results)
 
 
@@ -99,7 +101,7 @@ def report(targets, results):
     for target in ours:
         for other in others:
             bad |= {f"{name} on {target}, not on {other}"
-                    for name in failures(results[target]) - failures(results[other])
+                    for name in failures(results[target]).keys() - failures(results[other]).keys()
                     if name.split()[0] not in EXCLUDED}
     for line in sorted(bad):
         print(f"only here: {line}")
