@@ -148,6 +148,9 @@ class Checker {
 
   Bounds walk_below(const Pointer& pointer, TreeId tree, const Range& range) {
     const std::string where = at(pointer, tree);
+    // The next commits would make it one of the past, which nothing refuses.
+    if (pointer.generation >= state_.running.load(std::memory_order_acquire))
+      found_unsound("a tree node is from the future", where);
     NodePtr good;
     for (u32 place = 0; place < 2; ++place) {
       const char* wrong = nullptr;

@@ -6,6 +6,7 @@
 
 #include "engine/io_buffer.h"
 #include "engine/node.h"
+#include "engine/repair.h"
 #include "engine/superblock.h"
 #include "tests/support/seed.h"
 #include "tests/support/store_fixture.h"
@@ -174,6 +175,30 @@ TEST_F(FaultTest, a_pointer_from_the_future_is_damage) {
     device_->peek(child.place[0] * kBlockBytes, now);
     EXPECT_TRUE(std::equal(now.begin(), now.end(), leaf->bytes().begin()))
         << "a node of a committed tree was overwritten";
+  }
+}
+
+// Commits of a repair would make it one of the past, and what it refers to believed.
+TEST_F(FaultTest, a_tree_from_the_future_is_not_repaired_into_the_past) {
+  for (const u64 ahead : {1, 2, 1000}) {
+    make_leaves(3);
+    store_.reset();
+    Pointer pointer = root_of(kFirstSubvolume);
+    ASSERT_EQ(pointer.level, 0);
+    NodePtr node = load(pointer);
+    pointer.generation = node->header().generation = newest().generation + ahead;
+    forge(pointer, *node);
+    device_->rot(
+        superblock_place(newest().generation % 2, device_->info().size_bytes) * kBlockBytes, 16, 1);
+    const u64 writes = device_->counters().writes;
+    OpenOptions options;
+    options.repair = true;
+    open(options);
+    const auto repaired = repair_store(*store_);
+    ASSERT_TRUE(repaired);
+    EXPECT_FALSE(repaired->sound);
+    store_.reset();
+    EXPECT_EQ(device_->counters().writes, writes) << "not even the rotten superblock";
   }
 }
 
