@@ -18,6 +18,9 @@ Received receive(int socket, MutableBytes into, int flags, msghdr& header) {
   do {
     got = ::recvmsg(socket, &header, flags | MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
   } while (got < 0 && errno == EINTR);
+  // A message that was looked at can be gone, with its sender (ECONNRESET): then the kernel has not
+  // written the control data, and what lies there are descriptors of others.
+  if (got < 0) header.msg_controllen = 0;
   Received received;
   received.message = got > 0;
   received.gone = got == 0 || (got < 0 && errno != EAGAIN);
@@ -40,7 +43,7 @@ Received take_message(int socket, MutableBytes into) {
 }
 
 Received take_message(int socket, MutableBytes into, FdCloser::Bag& bag) {
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kDescriptorsMax * sizeof(int))> control;
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kDescriptorsMax * sizeof(int))> control{};
   msghdr header{};
   header.msg_control = control.data();
   header.msg_controllen = CMSG_LEN(std::min(bag.room(), kDescriptorsMax) * sizeof(int));

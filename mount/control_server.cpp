@@ -183,9 +183,10 @@ void ControlServer::let_in(const Peer& peer, FdCloser::Bag&& socket) {
   accepted_.fetch_add(1);
   open_.store(connections_.size());
   epoll_event event{};
-  event.events = connection.interest = EPOLLIN | EPOLLRDHUP;
+  event.events = EPOLLIN | EPOLLRDHUP;
   event.data.u64 = number;
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd(), &event) != 0) close(number);
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection.fd(), &event) != 0) return close(number);
+  connection.interest = event.events;
 }
 
 // Until then clients wait in the kernel's queue: the loop is not told of them for ever.
@@ -235,7 +236,8 @@ void ControlServer::close(u64 number) {
     job->connection = kNoClient;
     ++user.requests;
   }
-  LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr) == 0);
+  if (connection.interest != 0)
+    LK_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr) == 0);
   hang_up(connection.socket);
   connections_.erase(at);
   open_.store(connections_.size());
