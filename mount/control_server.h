@@ -78,8 +78,8 @@ class ControlServer {
     u32 at_work = 0;   // of those, that ControlJobs has
     std::deque<Unsent> unsent;
     u64 unsent_bytes = 0;
-    u64 moved_ns = 0;  // when something of it went
-    u32 interest = 0;  // 0: it is not waited for
+    u64 moved_ns = 0;      // when something of it went
+    u32 interest = 0;      // 0: it is not waited for
     bool closing = false;  // once all is sent
     bool unread = false;   // and something is left in the queue: once the client has gone
   };

@@ -34,7 +34,7 @@ namespace {
 using namespace engine;  // NOLINT: the whole file is about it
 
 constexpr u32 kNodeBytes = 4096;
-constexpr u64 kCacheBytes = 32 * kNodeBytes;
+constexpr u64 kCacheBytes = u64{32} * kNodeBytes;
 constexpr u64 kNodesMax = 32 + 8;  // a few beyond the bytes, so that a path always fits
 
 class NodeCacheTest : public StoreTest {
