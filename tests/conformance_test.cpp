@@ -137,7 +137,7 @@ TEST(Conformance, the_page_says_what_was_seen) {
   }
   const std::string page = conformance_page(table(), judgements);
   if (const char* file = std::getenv("LATCHKEY_CONFORMANCE_PAGE")) std::ofstream(file) << page;
-  EXPECT_EQ(page_section("conformance.md", kBegin, kEnd), page);
+  EXPECT_EQ(page_section(kRoot + "/docs/conformance.md", kBegin, kEnd), page);
 }
 
 }  // namespace

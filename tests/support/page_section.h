@@ -10,10 +10,10 @@
 
 namespace latchkey::tests {
 
-// `page` is a name in docs/. It fails where a mark is missing.
+// It fails where a mark is missing.
 inline std::string page_section(const std::string& page, std::string_view begin,
                                 std::string_view end) {
-  std::ifstream in(LATCHKEY_SOURCE_DIR "/docs/" + page);
+  std::ifstream in(page);
   std::stringstream whole;
   whole << in.rdbuf();
   const std::string text = whole.str();
