@@ -131,7 +131,9 @@ class KernelPagesTest : public ::testing::Test {
     io.direct = direct;
     io.offset = offset;
     io.size = 4096;
-    return pages_.parked().park(io, pages_.parked().tries());
+    const Parked::Place place = pages_.parked().park(io, pages_.parked().tries());
+    if (place == Parked::Place::serve) fuse_reply_err(io.req, ENOKEY);
+    return place;
   }
 
   FakeSession session_;
