@@ -50,8 +50,10 @@ class VolumeFront : public VolumeTest {
     std::array<std::byte, 16> into;
     return code_of(volume_->read(handle, 0, into, kNoWait));
   }
-  void remove(RemovalMode mode) {
-    EXPECT_TRUE(volume_->remove_key(kUser, id_, mode)) << static_cast<int>(mode);
+  RemovalReport remove(RemovalMode mode) {
+    auto report = volume_->remove_key(kUser, id_, mode);
+    EXPECT_TRUE(report) << static_cast<int>(mode);
+    return report ? *report : RemovalReport{};
   }
 
   CountingFront front_;
@@ -89,6 +91,16 @@ TEST_F(VolumeFront, each_removal_asks_for_the_fronts_pages_and_says_when_it_is_o
     EXPECT_EQ(front_.dropped_closed, !some_stay ? 0U : row.claim_first ? 1U : 2U);
     EXPECT_EQ(front_.dropped_all, some_stay ? 0U : row.mode == RemovalMode::sync ? 2U : 1U);
     EXPECT_EQ(front_.tries, 1U);
+    add_key();
+  }
+}
+
+TEST_F(VolumeFront, what_it_could_not_drop_is_in_the_report) {
+  EXPECT_EQ(remove(RemovalMode::deny).files_cached, 0U);
+  add_key();
+  front_.keeps = 3;
+  for (const RemovalMode mode : {RemovalMode::soft, RemovalMode::deny, RemovalMode::hard}) {
+    EXPECT_EQ(remove(mode).files_cached, 3U);
     add_key();
   }
 }
