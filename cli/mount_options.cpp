@@ -18,11 +18,10 @@ constexpr std::array<std::string_view, 13> kKernels = {
     "noexec",      "sync",       "async", "atime",  "dirsync", "noatime"};
 
 // What fstab has for others, and what mount(8) passes that is so here anyway.
-constexpr std::array<std::string_view, 26> kIgnored = {
-    "defaults",    "auto",     "noauto",     "user",          "users",     "nouser",   "owner",
-    "noowner",     "group",    "nogroup",    "nofail",        "_netdev",   "_rnetdev", "relatime",
-    "strictatime", "diratime", "lazytime",   "nolazytime",    "silent",    "loud",     "iversion",
-    "noiversion",  "nomand",   "norelatime", "nostrictatime", "nodiratime"};
+constexpr std::array<std::string_view, 22> kIgnored = {
+    "defaults",   "auto",   "noauto",  "user",     "users",      "nouser",   "owner",
+    "noowner",    "group",  "nogroup", "nofail",   "_netdev",    "_rnetdev", "lazytime",
+    "nolazytime", "silent", "loud",    "iversion", "noiversion", "nomand"};
 // The same with a value.
 constexpr std::array<std::string_view, 6> kIgnoredBeginnings = {
     "x-", "X-", "comment=", "helper=", "uhelper=", "user="};
@@ -56,6 +55,24 @@ bool take_value(std::string_view name, std::string_view value, volume::VolumeOpt
   return false;
 }
 
+// Of several the last one counts, as with mount(8).
+bool take_atime(const std::string& word, volume::VolumeOptions& volume,
+                mount::MountOptions& mount) {
+  using volume::Atime;
+  if (word == "diratime" || word == "nodiratime") {
+    volume.directory_atime = word == "diratime";
+    return true;
+  }
+  if (word != "atime" && word != "noatime" && word != "relatime" && word != "norelatime" &&
+      word != "strictatime" && word != "nostrictatime")
+    return false;
+  volume.atime = word == "noatime"       ? Atime::none
+                 : word == "strictatime" ? Atime::strict
+                                         : Atime::relative;
+  mount.file_system.keeps_pages = volume.atime != Atime::strict;
+  return true;
+}
+
 bool take_word(const std::string& word, volume::VolumeOptions& volume, mount::MountOptions& mount) {
   if (word == "ro" || word == "rw") {
     volume.read_only = mount.session.read_only = word == "ro";
@@ -67,12 +84,12 @@ bool take_word(const std::string& word, volume::VolumeOptions& volume, mount::Mo
   }
   if (word == "status_public") return volume.status_public = true;
   if (word == "caller_memory") return mount.file_system.caller_memory = true;
-  if (word.ends_with("atime") && !word.ends_with("diratime")) volume.no_atime = word == "noatime";
+  const bool is_atime = take_atime(word, volume, mount);
   if (std::ranges::find(kKernels, word) != kKernels.end()) {
     mount.session.kernel.push_back(word);
     return true;
   }
-  if (std::ranges::find(kIgnored, word) != kIgnored.end()) return true;
+  if (is_atime || std::ranges::find(kIgnored, word) != kIgnored.end()) return true;
   if (std::ranges::any_of(kIgnoredBeginnings,
                           [&](std::string_view beginning) { return word.starts_with(beginning); }))
     return true;

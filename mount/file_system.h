@@ -26,6 +26,8 @@ struct FileSystemOptions {
   // Ioctls whose bytes FUSE does not carry are answered out of the caller's memory
   // (mount/caller_memory.h), else EOPNOTSUPP.
   bool caller_memory = false;
+  // False: an open drops what the kernel has of the file, so that its first read is noticed.
+  bool keeps_pages = true;
 };
 
 struct Ioctl;
@@ -120,7 +122,7 @@ class FileSystem {
   }
   // The answer to what made or found a name.
   void reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode);
-  Result<void> drop_privileges(fuse_ino_t node);
+  Result<void> drop_privileges(fuse_req_t req, fuse_ino_t node);
   Result<void> set_size(fuse_req_t req, fuse_ino_t node, u64 size, const fuse_file_info* info);
   Result<u64> copy_range(OpenFile& from, u64 from_offset, OpenFile& to, u64 to_offset, u64 size);
   // By the inode, or, where it has no name any more, by what has it open.

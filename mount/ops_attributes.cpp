@@ -3,8 +3,11 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/env.h"
 #include "base/secret.h"
@@ -15,7 +18,11 @@
 namespace latchkey::mount {
 namespace {
 
-i64 to_ns(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
+// A time that 64 bits of nanoseconds do not hold is the nearest second that they do.
+i64 to_ns(const timespec& time) {
+  constexpr i64 kSecondsMax = 9'223'372'035;
+  return std::clamp(i64{time.tv_sec}, -kSecondsMax, kSecondsMax) * 1'000'000'000 + time.tv_nsec;
+}
 
 volume::AttributeChange to_change(const struct stat& wanted, int what) {
   const auto now = static_cast<i64>(system_env().realtime_ns());
@@ -58,11 +65,27 @@ Result<void> FileSystem::set_size(fuse_req_t req, fuse_ino_t node, u64 size,
   return cut ? closed : cut;
 }
 
-// Without the group's x the bit of setgid means a lock.
-Result<void> FileSystem::drop_privileges(fuse_ino_t node) {
+namespace {
+
+bool is_in_group(fuse_req_t req, u32 gid) {
+  if (fuse_req_ctx(req)->gid == gid) return true;
+  std::array<gid_t, 64> few{};
+  const int count = fuse_req_getgroups(req, few.size(), few.data());
+  if (count <= 0) return false;
+  std::vector<gid_t> all(few.begin(), few.end());
+  all.resize(static_cast<std::size_t>(count));
+  if (all.size() > few.size()) (void)fuse_req_getgroups(req, count, all.data());
+  return std::ranges::find(all, gid) != all.end();
+}
+
+}  // namespace
+
+// Without the group's x the bit of setgid means a lock, which the group may keep.
+Result<void> FileSystem::drop_privileges(fuse_req_t req, fuse_ino_t node) {
   LK_TRY(const volume::Stat stat, volume_.stat(inode_of(node)));
-  if (stat.kind != volume::FileKind::regular) return {};
-  const u32 set_gid = (stat.mode & S_IXGRP) != 0 ? S_ISGID : 0;
+  if (stat.kind != volume::FileKind::regular || (stat.mode & (S_ISUID | S_ISGID)) == 0) return {};
+  const bool is_lock = (stat.mode & S_IXGRP) == 0 && is_in_group(req, stat.gid);
+  const u32 set_gid = is_lock ? 0 : S_ISGID;
   const u32 left = stat.mode & ~(S_ISUID | set_gid);
   if (left == stat.mode) return {};
   return on_inode(node, [&](auto inode) { return volume_.set_attributes(inode, {.mode = left}); });
@@ -74,7 +97,7 @@ void FileSystem::setattr(fuse_req_t req, fuse_ino_t node, struct stat* wanted, i
                          fuse_file_info* info) {
   const bool cut_by_user = (what & FUSE_SET_ATTR_SIZE) != 0 && fuse_req_ctx(req)->uid != 0;
   if (what == 0 || cut_by_user) {
-    if (const auto dropped = drop_privileges(node); !dropped)
+    if (const auto dropped = drop_privileges(req, node); !dropped)
       return reply_error(req, dropped.error());
   }
   if ((what & FUSE_SET_ATTR_SIZE) != 0) {

@@ -81,7 +81,10 @@ void FileSystem::releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
   reply_done(req, close(OpenFiles::at(info->fh)));
 }
 
+// The kernel keeps sync() and syncfs() of a FUSE mount to itself. What they promise is had by the
+// root.
 void FileSystem::fsyncdir(fuse_req_t req, fuse_ino_t node, int data_only, fuse_file_info* info) {
+  if (node == kRootNode) return reply_done(req, volume_.sync());
   fsync(req, node, data_only, info);
 }
 

@@ -67,7 +67,7 @@ void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   if (!handle) return reply_error(req, handle.error());
   OpenFile& file = add_open(node, *handle);
   info->fh = OpenFiles::word(file);
-  info->keep_cache = 1;  // nobody changes a file but through this kernel
+  info->keep_cache = options_.keeps_pages;  // nobody changes a file but through this kernel
   // Interrupted: there will be no release.
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
 }
@@ -92,7 +92,7 @@ void FileSystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mod
   }
   OpenFile& file = add_open(entry->ino, *handle);
   info->fh = OpenFiles::word(file);
-  info->keep_cache = 1;
+  info->keep_cache = options_.keeps_pages;
   if (fuse_reply_create(req, &*entry, info) != -ENOENT) return;
   (void)close(file);
   pages_.nodes().forgotten(entry->ino, 1);

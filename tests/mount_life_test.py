@@ -12,6 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
+from aio import DirectWriter  # noqa: E402
 from mounted import *  # noqa: E402,F403
 
 
@@ -53,6 +54,22 @@ class Life(MountTest):
             self.umount()
             self.mount("-o", words)
             self.assertEqual(sorted(os.listdir(self.root)), ["plain", "vault"])
+
+    def test_strictatime_counts_each_read_behind_an_open(self):
+        file = self.root / "plain" / "read"
+        file.write_text("text")
+
+        def reads(option):
+            self.umount()
+            self.mount("-o", option)
+            for _ in range(3):
+                before = file.stat().st_atime_ns
+                file.read_text()
+                yield file.stat().st_atime_ns > before
+
+        self.assertEqual(list(reads("relatime")), [True, False, False])
+        self.assertEqual(list(reads("strictatime")), [True, True, True])
+        self.assertEqual(list(reads("noatime")), [False, False, False])
 
     def test_the_parent_returns_what_stood_in_the_way(self):
         other = self.folder / "other"
@@ -203,6 +220,32 @@ class Life(MountTest):
             self.mount()
             for number, name in enumerate(names):
                 self.assertEqual((folder / name).read_bytes(), bytes([number + 1]) * 70_001)
+
+    def test_an_asynchronous_write_is_synced_if_it_says_so(self):
+        for folder in self.areas:
+            (folder / "file").write_bytes(b"o" * 262_144)
+            writer = DirectWriter(os.open(folder / "file", os.O_WRONLY | os.O_DIRECT | os.O_DSYNC),
+                                  65_536)
+            writer.write(b"n", 65_536)
+            writer.close()
+        self.kill()
+        self.run_ok("umount", self.root)
+        self.mount()
+        for folder in self.areas:
+            self.assertEqual((folder / "file").read_bytes()[65_536:131_072], b"n" * 65_536)
+
+    def test_an_fsync_of_the_root_is_of_everything(self):
+        for folder in self.areas:
+            (folder / "file").write_bytes(b"f" * 70_001)
+        root = os.open(self.root, os.O_RDONLY)
+        os.fsync(root)
+        os.close(root)
+        self.kill()
+        self.run_ok("umount", self.root)
+        self.assert_clean()
+        self.mount()
+        for folder in self.areas:
+            self.assertEqual((folder / "file").read_bytes(), b"f" * 70_001)
 
     def test_in_the_foreground(self):
         self.umount()

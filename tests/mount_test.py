@@ -30,6 +30,32 @@ def renameat2(source, target, flags):
         raise OSError(number, os.strerror(number))
 
 
+class FileHandle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_byte * 128)]
+
+
+def checked(answer):
+    if answer < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer
+
+
+def handle_of(path):
+    handle, mount = FileHandle(bytes=128), ctypes.c_int()
+    checked(LIBC.name_to_handle_at(AT_FDCWD, os.fsencode(path), ctypes.byref(handle),
+                                   ctypes.byref(mount), 0))
+    return handle
+
+
+def open_by_handle(root, handle):
+    at = os.open(root, os.O_RDONLY)
+    try:
+        return checked(LIBC.open_by_handle_at(at, ctypes.byref(handle), os.O_RDONLY))
+    finally:
+        os.close(at)
+
+
 class Names(MountTest):
     def test_a_tree_of_everything_is_there_again_after_a_remount(self):
         def build(folder):
@@ -147,6 +173,29 @@ class Names(MountTest):
                 self.assertEqual((status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)),
                                  (1111, 2222, mode), name)
 
+    def test_a_handle_outlives_the_kernels_memory_of_its_file(self):
+        handles = {}
+        for area in self.areas:
+            folder = area / "folder"
+            folder.mkdir()
+            (folder / "kept").write_text("kept")
+            (folder / "gone").write_text("gone")
+            for path in (folder, folder / "kept", folder / "gone"):
+                handles[path] = handle_of(path)
+            (folder / "gone").unlink()
+        self.remount()
+        for path, handle in handles.items():
+            if path.name == "gone":
+                self.assertEqual(error_of(open_by_handle, self.root, handle), "ESTALE")
+                continue
+            opened = open_by_handle(self.root, handle)
+            self.assertEqual(os.fstat(opened).st_ino, path.stat().st_ino)
+            if path.name == "kept":
+                self.assertEqual(os.read(opened, 9), b"kept")
+            else:
+                self.assertEqual(os.readlink(f"/proc/self/fd/{opened}"), str(path))
+            os.close(opened)
+
     def test_setuid_goes_with_a_write_and_a_new_owner(self):
         def work(folder):
             modes = []
@@ -161,6 +210,29 @@ class Names(MountTest):
             return modes
 
         self.same(work)
+
+    def test_setgid_without_x_is_its_groups(self):
+        self.remount_for_all()
+
+        def work(folder):
+            modes = []
+            for groups in ([], [6], [*range(100, 200), 6]):
+                path = folder / "set"
+                path.write_text("abc")
+                os.chown(path, 0, 6)
+                os.chmod(path, 0o6666)
+                child = os.fork()
+                if child == 0:
+                    os.setgroups(groups)
+                    os.setresgid(2222, 2222, 2222)
+                    os.setresuid(1111, 1111, 1111)
+                    os.posix_fallocate(os.open(path, os.O_WRONLY), 0, 9)
+                    os._exit(0)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+                modes.append(stat.S_IMODE(path.stat().st_mode))
+            return modes
+
+        self.assertEqual(self.same(work), [0o666, 0o2666, 0o2666])
 
     # --- attributes -------------------------------------------------------------------------------
 
@@ -191,6 +263,9 @@ class Names(MountTest):
         for area in self.areas:
             path = area / "now"
             path.write_text("")
+            for far, kept in ((1 << 40, 9223372035), (-(1 << 40), -9223372035)):
+                os.utime(path, ns=(far * NS, far * NS))  # more than 64 bits of nanoseconds
+                self.assertEqual(path.stat().st_mtime_ns, kept * NS)
             os.utime(path, ns=(1, 1))
             os.utime(path)
             self.assertTrue(before <= path.stat().st_mtime_ns <= time.time_ns())

@@ -216,12 +216,12 @@ TEST_F(AttributesTest, neither_a_read_only_volume_nor_a_locked_one_moves_atime) 
   read_file("/plain");
   EXPECT_EQ(stat("/plain").atime_ns, plain.atime_ns);
   options_.read_only = false;
-  options_.no_atime = true;
+  options_.atime = Atime::none;
   open_with_clock();
   read_file("/plain");
   EXPECT_EQ(stat("/plain").atime_ns, plain.atime_ns);
   EXPECT_EQ(device_.counters().writes, writes);
-  options_.no_atime = false;
+  options_.atime = Atime::relative;
   open_with_clock();
   add_key();
   read_file("/vault/file");
@@ -230,6 +230,31 @@ TEST_F(AttributesTest, neither_a_read_only_volume_nor_a_locked_one_moves_atime) 
   ASSERT_TRUE(again && volume_->read_directory(*again));
   close(*again);
   EXPECT_EQ(stat("/vault").atime_ns, static_cast<i64>(clock_.now));
+}
+
+TEST_F(AttributesTest, which_reads_move_atime_is_an_option) {
+  put("/file", "text");
+  const auto list_root = [&] {
+    auto root = volume_->open_directory(kUser, kRootInode, "/");
+    ASSERT_TRUE(root && volume_->read_directory(*root));
+    close(*root);
+  };
+  options_.atime = Atime::strict;
+  options_.directory_atime = false;
+  open_with_clock();
+  const i64 directory = stat("/").atime_ns;
+  for (int read = 0; read < 3; ++read) {
+    clock_.now += kSecond;
+    read_file("/file");
+    list_root();
+    EXPECT_EQ(stat("/file").atime_ns, static_cast<i64>(clock_.now));
+    EXPECT_EQ(stat("/").atime_ns, directory);
+  }
+  options_.directory_atime = true;
+  open_with_clock();
+  clock_.now += kSecond;
+  list_root();
+  EXPECT_EQ(stat("/").atime_ns, static_cast<i64>(clock_.now));
 }
 
 TEST_F(AttributesTest, an_unlinked_file_has_attributes_through_its_handle) {

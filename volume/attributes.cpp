@@ -59,17 +59,17 @@ Result<void> Volume::State::drop_privileges(Inode& inode, u32 uid) {
                            [](Attributes& item) { item.mode = without_privileges(item.mode); });
 }
 
-// --- atime: relatime's rule ---------------------------------------------------------------------
-// A read moves it when it is not younger than mtime and ctime, or a day old: in memory. It goes
-// down with whatever else puts the item, at the latest by the last user of the inode: one
-// transaction. So a read costs nothing, and a crash may lose it.
+// --- atime --------------------------------------------------------------------------------------
+// Unless it is strict, a read moves it when it is not younger than mtime and ctime, or a day old.
+// In memory: it goes down with whatever else puts the item, at the latest by the last user of the
+// inode: one transaction. So a read costs nothing, and a crash may lose it.
 
-bool Inode::note_read(i64 now_ns) {
+bool Inode::note_read(i64 now_ns, Atime which) {
   Lock lock(mutex);
   Attributes& item = attributes_;
   const bool young = item.atime_ns > item.mtime_ns && item.atime_ns > item.ctime_ns &&
                      item.atime_ns > now_ns - kDayNs;
-  if (young) return false;
+  if (young && which != Atime::strict) return false;
   item.atime_ns = now_ns;
   atime_pending_ = true;
   return true;
@@ -81,8 +81,8 @@ bool Inode::atime_pending() const {
 }
 
 void Volume::State::note_read(Inode& inode) {
-  if (options.no_atime || !must_be_writable(inode.id())) return;
-  inode.note_read(static_cast<i64>(env.realtime_ns()));
+  if (options.atime == Atime::none || !must_be_writable(inode.id())) return;
+  inode.note_read(static_cast<i64>(env.realtime_ns()), options.atime);
 }
 
 bool Volume::State::is_locked(const Inode& inode) {

@@ -66,7 +66,7 @@ class Inode final : public writeback::DirtyFile, public std::enable_shared_from_
   Attributes change(const std::function<void(Attributes&)>& fn) LK_EXCLUDES(mutex);
   bool encrypted() const LK_EXCLUDES(mutex);
   // A read: moves atime if it is old enough. Pending until the item is put again.
-  bool note_read(i64 now_ns) LK_EXCLUDES(mutex);
+  bool note_read(i64 now_ns, Atime which) LK_EXCLUDES(mutex);
   bool atime_pending() const LK_EXCLUDES(mutex);
   u64 size() const LK_EXCLUDES(mutex);
   // By truncate: everything beyond it is dropped, in memory and in the tree.

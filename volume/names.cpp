@@ -241,7 +241,8 @@ Result<std::vector<DirEntry>> Volume::read_directory(HandleId directory, u64 fro
   LK_TRY(const auto handle, state_->find(directory));
   if (!handle->directory) return fail(Errc::not_dir, "not a directory");
   auto entries = state_->list(handle->inode->id(), from, count_max);
-  if (entries && !state_->is_locked(*handle->inode)) state_->note_read(*handle->inode);
+  if (entries && state_->options.directory_atime && !state_->is_locked(*handle->inode))
+    state_->note_read(*handle->inode);
   return entries;
 }
 

@@ -46,6 +46,12 @@ struct MkfsOptions {
   u32 uid = 0, gid = 0;  // of the root directory
 };
 
+enum class Atime : u8 {
+  none,
+  relative,  // what was changed since, or was read a day ago
+  strict,    // each
+};
+
 struct VolumeOptions {
   bool read_only = false;
   bool previous_generation = false;  // read-only, for rescue
@@ -62,7 +68,8 @@ struct VolumeOptions {
   bool status_public = false;     // who has and had no claim on a key is told of it, too
   u64 sealed_bytes_max = 0;       // locked memory of one sealed removal; 0: what the arena has
   u32 parked_max = 1024;          // reads and writes that wait for suspended keys
-  bool no_atime = false;          // reads do not move atime (Stat)
+  Atime atime = Atime::relative;  // which reads move atime (Stat)
+  bool directory_atime = true;    // false: those of a directory do not
   bool discard = false;           // see engine::OpenOptions
   bool fsync_log = true;          // false: every fsync is a commit
   bool inline_writeback = false;  // no threads of our own: the caller's thread does all the work,
