@@ -93,8 +93,9 @@ def run_piece(program, here, seed, operations, lite):
     try:
         piece.process.wait(3000)
     except subprocess.TimeoutExpired:
-        piece.process.kill()
+        pass
     finally:
+        piece.process.kill()
         if cycles is not None:
             cycles.end()
     why = piece.wait(60)

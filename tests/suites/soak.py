@@ -32,7 +32,7 @@ SIZE = 4 << 30
 KEEPING = "soft sealed safe freeze deny suspend".split()  # what was written is never lost
 MODES = {"keeping": KEEPING, "lossy": [*KEEPING, "sync", "hard"]}
 ROUND_SECONDS = 30
-FSX_OPERATIONS, STRESS_OPERATIONS = 10_000, 1000
+FSX_OPERATIONS, STRESS_OPERATIONS = 20_000, 1000
 
 
 @dataclasses.dataclass
@@ -106,16 +106,17 @@ class Life:
         return self.totals.next_seed
 
     def load(self, kind, seconds, kill):
-        """`kind`: whole and lite have fsx; keeping and lossy more modes, and may end by a kill."""
+        """`kind`: whole and lite have fsx and one writer; keeping and lossy two, fsstress and more
+        modes, and may end by a kill."""
         program = self.options.fstests and self.options.fstests / "ltp/fsstress"
         seed = self.seed()
         self.model.lossy = kind == "lossy"
-        writers = Writers(self.model, self.acknowledged, self.here.at, 2, seed)
+        writers = Writers(self.model, self.acknowledged, self.here.at, 1 + (kind in MODES), seed)
         stress = []
         for number, parent in enumerate((self.here.work, self.here.mnt)):
             directory = parent / "stress"
             directory.mkdir()
-            if program:
+            if program and kind in MODES:
                 stress.append(Stress(program, directory, seed + 1000 * number))
         for thread in stress:
             thread.start()
