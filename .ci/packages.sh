@@ -9,6 +9,7 @@ packages_lint="clang-19 clang-tidy-19 clang-format-19"
 packages_fuzz="clang-19 libclang-rt-19-dev"
 packages_guest="qemu-system-x86 busybox-static cpio kmod python3"
 packages_performance="libgcrypt20-dev python3 git e2fsprogs python3-matplotlib"
+packages_compare="gocryptfs securefs btrfs-progs e2fsprogs xfsprogs util-linux"
 packages_ci="git"  # the seeded bugs are patches
 
 # packages_need PACKAGE...: prints and installs what is missing, as root or through sudo; without

@@ -61,6 +61,13 @@ class Disk {
     LK_TRYV(disk->format());
     return disk;
   }
+  // On this device, which create_on() has formatted.
+  static Result<std::unique_ptr<Disk>> open_on(const std::string& device) {
+    LK_TRY(auto opened, engine::open_device(device, {}));
+    std::unique_ptr<Disk> disk(new Disk);
+    disk->device_ = std::make_unique<CountedDevice>(std::move(opened));
+    return disk;
+  }
   // An empty store again.
   Result<void> format() {
     return volume::Volume::mkfs(*device_, {.extent_bytes_max = static_cast<u32>(kMiB), .label = {}},

@@ -2,19 +2,16 @@
 // Loop devices for benchmarks, and how many bytes were written to them.
 //
 // They lie on files in the folder of disk.h, with 4 KiB sectors and direct I/O where that folder's
-// file system has it. Nothing outlives the process: a device detaches itself with its last user,
-// and mounts are in a namespace of the process's own. Needs root.
+// file system has it. Nothing outlives the process: a device detaches itself with its last user.
+// Needs root.
 
 #include <fcntl.h>
 #include <linux/loop.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 
 #include <cerrno>
 #include <fstream>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "base/result.h"
 #include "bench/disk.h"
@@ -53,42 +50,6 @@ class LoopDevice {
 
   tests::TempFolder folder_;
   tests::LoopDevice loop_;
-};
-
-// mkfs.ext4's defaults on a loop device, mounted where only this process sees it.
-class Ext4 {
- public:
-  static Result<std::unique_ptr<Ext4>> create(u64 size) {
-    std::unique_ptr<Ext4> ext4(new Ext4);
-    LK_TRY(ext4->device_, LoopDevice::create(size));
-    const std::string command =
-        "PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 " +
-        ext4->device_->path();
-    if (std::system(command.c_str()) != 0) return fail(Errc::unavailable, "mkfs.ext4 failed");
-    if (!tests::own_mounts())
-      return fail_os(Errc::unavailable, errno, "no mount namespace of its own");
-    if (::mkdir(ext4->point_.c_str(), 0700) != 0 ||
-        ::mount(ext4->device_->path().c_str(), ext4->point_.c_str(), "ext4", 0, nullptr) != 0)
-      return fail_os(Errc::unavailable, errno, "ext4 cannot be mounted");
-    ext4->mounted_ = true;
-    return ext4;
-  }
-  Ext4(const Ext4&) = delete;
-  Ext4& operator=(const Ext4&) = delete;
-  ~Ext4() {
-    if (mounted_) ::umount2(point_.c_str(), MNT_DETACH);
-  }
-
-  std::string path(const std::string& name) const { return point_ + "/" + name; }
-  const LoopDevice& device() const { return *device_; }
-
- private:
-  Ext4() : folder_(folder()) {}
-
-  tests::TempFolder folder_;
-  const std::string point_ = folder_.file("mnt");
-  std::unique_ptr<LoopDevice> device_;
-  bool mounted_ = false;
 };
 
 }  // namespace latchkey::bench

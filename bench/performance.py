@@ -3,9 +3,8 @@
 
     build/release/bench/crypto_bench --benchmark_out=crypto.json --benchmark_out_format=json
     build/release/latchkey bench --json --extent 4K,128K IMG >bench.json
-    build/release/bench/ext4_bench --benchmark_out=ext4.json --benchmark_out_format=json
     build/release/bench/tree_bench --benchmark_out=tree.json --benchmark_out_format=json
-    python3 bench/performance.py FOLDER_OF_THE_FOUR
+    python3 bench/performance.py FOLDER_OF_THE_THREE
 
 A table whose file is missing stays as it was. Only what lies between "<!-- NAME -->" and
 "<!-- end -->" is replaced. A kernel that could not run is a row by name. Nothing here is computed
@@ -149,22 +148,6 @@ def writeback(rows):
          for row in rows])
 
 
-def beside_ext4(benchmarks):
-    what = {"sequential": "new file, 1 MiB a write, one fsync (MiB/s)",
-            "random": "4 KiB at random places, one fsync (writes/s)",
-            "each": "4 KiB at random places, fsync after each (writes/s)",
-            "create": "new file of 4 KiB, fsync, each (files/s)"}
-    rows = []
-    for entry in benchmarks:
-        unit = "mib_s" if "latchkey_mib_s" in entry else "op_s"
-        rows.append([what[entry["name"].split("/")[1]],
-                     *(number(entry[f"{side}_{unit}"], 0) for side in ("latchkey", "ext4")),
-                     number(entry["ratio"]),
-                     *(number(entry[f"{side}_bytes_a_byte"]) for side in ("latchkey", "ext4"))])
-    return table(["", "latchkey, encrypted", "ext4, plain", "ratio", "bytes a byte, latchkey",
-                  "ext4"], rows)
-
-
 GROWN = {"files_in_a_directory": ("grow_us", "lookup_us", "list_us", "remove_us", "commit_us"),
          "extents_in_a_file": ("grow_us", "read_us", "overwrite_us", "commit_us")}
 
@@ -240,13 +223,10 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder = pathlib.Path(sys.argv[1])
-    crypto, bench, ext4, trees = (load(folder, name + ".json")
-                                  for name in ("crypto", "bench", "ext4", "tree"))
+    crypto, bench, trees = (load(folder, name + ".json") for name in ("crypto", "bench", "tree"))
     text = PAGE.read_text()
     if crypto and bench:
         text = ciphers_and_writeback(text, crypto, bench)
-    if ext4:
-        text = replace(text, "ext4", [machine() + ".", "", *beside_ext4(ext4["benchmarks"])])
     if trees:
         lines = [machine() + "."]
         for kind in GROWN:

@@ -3,13 +3,28 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <fstream>
+#include <string>
 #include <utility>
 
 namespace latchkey::mount {
+namespace {
+
+// The kernel would read 128 KiB ahead, a request of FUSE's each, and grants more only here and to
+// root: from front to back a file is read 1.5 times as fast (docs/performance.md).
+constexpr u32 kReadaheadKib = 1024;
+
+void read_further_ahead(u64 device) {
+  const std::string name = std::to_string(major(device)) + ":" + std::to_string(minor(device));
+  std::ofstream("/sys/class/bdi/" + name + "/read_ahead_kb") << kReadaheadKib;
+}
+
+}  // namespace
 
 Mount::Mount(MountOptions options) : options_(std::move(options)), pages_(options_.parked) {}
 
@@ -66,6 +81,7 @@ Result<void> Mount::start(volume::Volume& volume) {
       ::stat(options_.session.directory.c_str(), &root) != 0)
     return fail_os(Errc::io, errno, "the mount does not answer");
   device_number_ = root.st_dev;
+  read_further_ahead(device_number_);
   if (const auto control = start_control(); !control) control_error_ = control.error();
   return {};
 }

@@ -68,6 +68,7 @@ void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   OpenFile& file = add_open(node, *handle);
   info->fh = OpenFiles::word(file);
   info->keep_cache = options_.keeps_pages;  // nobody changes a file but through this kernel
+  info->noflush = (info->flags & O_ACCMODE) == O_RDONLY;  // it has nothing to be told of by close
   // Interrupted: there will be no release.
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
 }

@@ -101,6 +101,13 @@ class Load(CliTest):
             self.assertLessEqual(0, absent["median_ns"], row)
             self.assertLessEqual(absent["median_ns"], absent["worst_ns"], row)
 
+    def looks_of(self, mode):
+        """Of a longer run: on a machine with much else to do a second may be too short."""
+        row, = self.run_json("torture", "torture", "-q", "--mode", mode, "--seconds", "10",
+                             "--seed", "8", self.image)
+        self.torture_row(row)
+        return row["looks"]
+
     def test_torture_in_every_mode_counts_and_leaves_nothing(self):
         self.make_store("256M")
         rows = self.run_json("torture", "torture", "-q", "--mode", "all", "--seconds", "1",
@@ -110,9 +117,9 @@ class Load(CliTest):
             with self.subTest(row["mode"]):
                 self.torture_row(row)
         by_mode = {row["mode"]: row for row in rows}
-        # In one second somebody is inside at some look, and the room is empty at some removal.
+        # Somebody is inside at some look, and the room is empty at some removal.
         for mode in set(MODES) - {"safe"}:
-            self.assertGreater(by_mode[mode]["looks"], 0, mode)
+            self.assertGreater(by_mode[mode]["looks"] or self.looks_of(mode), 0, mode)
         self.assertGreater(by_mode["safe"]["removals_refused"], 0)
         self.assertEqual(by_mode["safe"]["looks"], 0)
         self.assertEqual(self.run_ok("ls", self.at("/")), "vault\n")

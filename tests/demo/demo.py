@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The main job on real input: an encrypted store on a loop device, a real tree in and out, the key
-removed while writers write, a check, and the price of encryption. ./run demo calls it."""
+removed while writers write, a check, the price of encryption, and the store mounted. ./run demo
+calls it."""
 import hashlib
 import json
 import mmap
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 
+import mounted
 import secrets_oracle
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -350,6 +352,7 @@ def main():
         row = answer("bench", "bench", "--size", "512M", device.path)["rows"][0]
         say(f"   sealed {row['sealed_mib_s']:.0f} MiB/s, clear {row['clear_mib_s']:.0f} MiB/s, "
             f"ratio {row['ratio']:.3f} at {row['extent_bytes'] // 1024} KiB extents")
+        mounted.Mounted(latchkey, answer, device, folder, key, say, expect).run()
         arenas, after = zip(*removals)
         say(f"demo: all of it held, in {time.monotonic() - start:.0f} s; secrets were in "
             f"{' and in '.join(arenas)}; {sum(after)} fsyncs were acknowledged after a removal")
