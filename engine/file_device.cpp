@@ -22,7 +22,8 @@ namespace {
 constexpr mode_t kFileMode = 0600;
 
 // A killed process's ring holds its files, and so the lock, until the kernel has taken it apart;
-// that wait is not the caller's business.
+// that wait is not the caller's business. Nor is that for a daemon which closes its store:
+// umount(8) does not wait for it.
 constexpr u32 kLockTries = 25;
 constexpr u64 kLockPauseNs = 20'000'000;
 
@@ -91,9 +92,16 @@ Result<void> check_kind(const struct stat& status) {
 }
 
 Result<Fd> claim_block_device(const std::string& path, const struct stat& expected) {
-  Fd claim(::open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+  Fd claim;
+  for (u32 tries = 1;; ++tries) {
+    claim = Fd(::open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+    if (claim.valid()) break;
+    const int error = errno;
+    if (error != EBUSY || tries == kLockTries || is_mounted(expected)) return open_failure(error);
+    pause_for(kLockPauseNs);
+  }
   struct stat status{};
-  if (!claim.valid() || ::fstat(claim.get(), &status) != 0) return open_failure(errno);
+  if (::fstat(claim.get(), &status) != 0) return open_failure(errno);
   if (!S_ISBLK(status.st_mode) || status.st_rdev != expected.st_rdev) {
     return fail(Errc::busy, "the device was exchanged while it was opened");
   }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -110,6 +111,17 @@ TEST_F(LoopDevice, a_closed_device_can_be_opened_at_once) {
     ASSERT_TRUE(engine::write_sync(**io, 0, (*io)->buffer()));
     if (turn % 4 == 0) std::thread([&] { io->reset(); }).join();
   }
+}
+
+TEST_F(LoopDevice, who_is_closing_it_is_waited_for) {
+  engine::Fd other(::open(device_.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+  ASSERT_TRUE(other.valid());
+  std::thread closes([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    other = {};
+  });
+  EXPECT_TRUE(open_device(device_, {}));
+  closes.join();
 }
 
 TEST_F(LoopDevice, device_and_backing_file_exclude_each_other) {
