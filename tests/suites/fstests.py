@@ -213,7 +213,9 @@ def run_test(name, fstests, at, over):
         said = process.communicate(timeout=SECONDS)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
-        said = process.communicate()[0] + "\n[hung]"
+        process.stdout.close()  # a daemon may have it for long
+        process.wait()
+        said = "[hung]"
     seconds = round(time.monotonic() - begun, 1)
     not_run = re.search(r"\[not run\] (.*)", said)
     if not_run:
