@@ -5,7 +5,8 @@
 
 Each on a loop device of its own (bench/systems.py), row by row (bench/file_rows.h), the systems
 alternating round by round. FOLDER gets compare.json: for each row and system every round's time,
-the bytes that its device was written and the processor time of the whole machine meanwhile. Images
+the bytes that its device was written and the processor time of the whole machine meanwhile; with
+--rows the other rows of a compare.json that is there are kept. Images
 lie in LATCHKEY_BENCH_PATH, or in /dev/shm. Needs root; a system whose program is missing is left
 out by name. bench/compare_report.py makes the table and the chart.
 """
@@ -21,7 +22,7 @@ import tempfile
 
 from systems import FILE_ROW, SYSTEMS, run
 
-SIZE = 2 << 30
+SIZE = 1 << 30
 MARK = "LATCHKEY_COMPARE_MOUNTS"
 NO_SUCH_ROW = 2  # file_row's status
 
@@ -135,7 +136,10 @@ def main():
         told = {"rows": found, "missing": missing,
                 "remarks": {system.name: system.remarks for system in systems}}
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "compare.json").write_text(json.dumps(told, indent=1))
+    path = options.folder / "compare.json"
+    if options.rows and path.exists():  # the others stay as they were
+        told["rows"] = json.loads(path.read_text())["rows"] | found
+    path.write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":

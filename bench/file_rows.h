@@ -1,6 +1,6 @@
 #pragma once
 // The workloads that file systems are compared by: for each what is there before, what is timed,
-// and what is left to be removed. Sizes are one system's share of a device of 2 GiB.
+// and what is left to be removed. Sizes are one system's share of a device of 1 GiB.
 
 #include <fmt/format.h>
 
@@ -152,14 +152,14 @@ inline constexpr auto kFileRows = std::to_array<FileRow>({
      {.cold = true, .direct = true}},
     {"random_write", kRandomBytes, kRandomPages, rows::make_file, rows::write_pages,
      rows::remove_file},
-    {"synced_write", kSyncedWrites* kPage, kSyncedWrites, rows::make_file, rows::write_pages_synced,
-     rows::remove_file},
-    {"synced_create", kSyncedFiles* kPage, kSyncedFiles, rows::nothing,
+    {"synced_write", u64{kSyncedWrites} * kPage, kSyncedWrites, rows::make_file,
+     rows::write_pages_synced, rows::remove_file},
+    {"synced_create", u64{kSyncedFiles} * kPage, kSyncedFiles, rows::nothing,
      rows::make_small<kSyncedFiles, true>, rows::remove_small<kSyncedFiles>},
-    {"small_create", kSmallFiles* kPage, kSmallFiles, rows::nothing,
+    {"small_create", u64{kSmallFiles} * kPage, kSmallFiles, rows::nothing,
      rows::make_small<kSmallFiles, false>, rows::remove_small<kSmallFiles>},
     {"small_read",
-     kSmallFiles* kPage,
+     u64{kSmallFiles} * kPage,
      kSmallFiles,
      rows::make_small<kSmallFiles, false>,
      rows::read_small,

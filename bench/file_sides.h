@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -140,12 +141,21 @@ class MountedSide final : public FileSide {
     }
     LK_CHECK(::fsync(target.get()) == 0);
   }
+  // syncfs(2) does not reach a FUSE file system; an fsync of its root may, and does ours.
   void settle() override {
-    const engine::Fd root(::open(directory_.c_str(), O_RDONLY | O_CLOEXEC));
-    LK_CHECK_MSG(::syncfs(root.get()) == 0, "a syncfs");
+    const engine::Fd root(::open(root_of(directory_).c_str(), O_RDONLY | O_CLOEXEC));
+    LK_CHECK_MSG(::fsync(root.get()) == 0 && ::syncfs(root.get()) == 0, "a sync");
   }
 
  private:
+  static std::string root_of(std::string directory) {
+    struct stat here{}, above{};
+    for (;; directory += "/..") {
+      LK_CHECK(::stat(directory.c_str(), &here) == 0);
+      LK_CHECK(::stat((directory + "/..").c_str(), &above) == 0);
+      if (here.st_dev != above.st_dev || here.st_ino == above.st_ino) return directory;
+    }
+  }
   std::string path(const std::string& name) const { return directory_ + "/" + name; }
   engine::Fd opened(const std::string& name, FileMode mode) const {
     const int flags = (mode.write ? O_RDWR : O_RDONLY) | O_CLOEXEC |
@@ -172,7 +182,7 @@ class RawSide final : public FileSide {
   bool has_copies() const override { return false; }
   void open(const std::string& name, FileMode) override {
     const std::size_t number = name.find_last_not_of("0123456789") + 1;
-    begin_ = number == name.size() ? 0 : kGiB + std::stoull(name.substr(number)) * kPage;
+    begin_ = number == name.size() ? 0 : 512 * kMiB + std::stoull(name.substr(number)) * kPage;
   }
   void write(u64 offset, Bytes data) override {
     const auto at = static_cast<off_t>(begin_ + offset);
