@@ -79,9 +79,8 @@ void FileSystem::init(fuse_conn_info* connection) const {
       ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_CACHE_SYMLINKS |
                              FUSE_CAP_READDIRPLUS | FUSE_CAP_AUTO_INVAL_DATA |
                              FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ | FUSE_CAP_ASYNC_DIO);
-  // EXPORT_SUPPORT: handles of files outlive the kernel's memory of them (name_to_handle_at).
-  connection->want |= connection->capable &
-                      static_cast<unsigned>(FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_EXPORT_SUPPORT);
+  if ((connection->capable & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0)
+    connection->want |= FUSE_CAP_EXPLICIT_INVAL_DATA;
   expect_init_answer();
   connection->max_background = options_.background_max;
   connection->congestion_threshold = options_.background_max * 3 / 4;

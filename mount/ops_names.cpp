@@ -3,7 +3,6 @@
 #include <sys/sysmacros.h>
 
 #include <cstdio>
-#include <cstring>
 
 #include <span>
 
@@ -35,11 +34,7 @@ void FileSystem::forget_multi(fuse_req_t req, size_t count, fuse_forget_data* fo
   fuse_reply_none(req);
 }
 
-// The kernel asks for these two only where somebody came with a handle (open_by_handle_at), by a
-// number that it may have kept for long; numbers are not used again.
 void FileSystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  if (std::strcmp(name, ".") == 0) return reply_entry(req, inode_of(parent));
-  if (std::strcmp(name, "..") == 0) return reply_entry(req, volume_.parent(inode_of(parent)));
   reply_entry(req, volume_.lookup(inode_of(parent), name));
 }
 

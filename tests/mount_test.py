@@ -30,32 +30,6 @@ def renameat2(source, target, flags):
         raise OSError(number, os.strerror(number))
 
 
-class FileHandle(ctypes.Structure):
-    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_byte * 128)]
-
-
-def checked(answer):
-    if answer < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return answer
-
-
-def handle_of(path):
-    handle, mount = FileHandle(bytes=128), ctypes.c_int()
-    checked(LIBC.name_to_handle_at(AT_FDCWD, os.fsencode(path), ctypes.byref(handle),
-                                   ctypes.byref(mount), 0))
-    return handle
-
-
-def open_by_handle(root, handle):
-    at = os.open(root, os.O_RDONLY)
-    try:
-        return checked(LIBC.open_by_handle_at(at, ctypes.byref(handle), os.O_RDONLY))
-    finally:
-        os.close(at)
-
-
 class Names(MountTest):
     def test_a_tree_of_everything_is_there_again_after_a_remount(self):
         def build(folder):
@@ -172,29 +146,6 @@ class Names(MountTest):
                 status = (area / name).stat()
                 self.assertEqual((status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)),
                                  (1111, 2222, mode), name)
-
-    def test_a_handle_outlives_the_kernels_memory_of_its_file(self):
-        handles = {}
-        for area in self.areas:
-            folder = area / "folder"
-            folder.mkdir()
-            (folder / "kept").write_text("kept")
-            (folder / "gone").write_text("gone")
-            for path in (folder, folder / "kept", folder / "gone"):
-                handles[path] = handle_of(path)
-            (folder / "gone").unlink()
-        self.remount()
-        for path, handle in handles.items():
-            if path.name == "gone":
-                self.assertEqual(error_of(open_by_handle, self.root, handle), "ESTALE")
-                continue
-            opened = open_by_handle(self.root, handle)
-            self.assertEqual(os.fstat(opened).st_ino, path.stat().st_ino)
-            if path.name == "kept":
-                self.assertEqual(os.read(opened, 9), b"kept")
-            else:
-                self.assertEqual(os.readlink(f"/proc/self/fd/{opened}"), str(path))
-            os.close(opened)
 
     def test_setuid_goes_with_a_write_and_a_new_owner(self):
         def work(folder):
