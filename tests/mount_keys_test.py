@@ -19,7 +19,7 @@ SENDER = """
 import json, os, signal, socket, struct, sys
 name, stopped, path = sys.argv[1:]
 errors = []
-with open(name, "rb") as file:
+with open(name, "r+b") as file:  # one that was open to be written is asked to flush
     os.kill(int(stopped), signal.SIGSTOP)
     os.setresuid(1000, 1000, 1000)
     try:
