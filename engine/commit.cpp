@@ -102,6 +102,7 @@ Result<void> StoreState::write_generation(bool force) {
     next.root = frozen.root;
     next.node_count = forest->node_count();
     next.extent_node_count = forest->extent_node_count();
+    next.features_incompat = features_incompat;
     note_forest();
     Lock space_lock(space_mutex);
     next.log_head = next_log_head();

@@ -12,7 +12,9 @@ namespace latchkey::engine {
 inline constexpr u32 kFormatVersion = 2;
 inline constexpr u64 kFeaturesCompat = 0;    // known to this build: unknown ones are ignored
 inline constexpr u64 kFeaturesRoCompat = 0;  // an unknown one: read-only
-inline constexpr u64 kFeaturesIncompat = 0;  // an unknown one: refused
+// Attributes of encrypted inodes may be in the clear: volume/xattrs.cpp sets and asks for it.
+inline constexpr u64 kFeatureClearAttributes = 1;
+inline constexpr u64 kFeaturesIncompat = kFeatureClearAttributes;  // an unknown one: refused
 
 inline constexpr u64 kDeviceBytesMin = 16 * kMiB;
 inline constexpr u32 kNodeBytesMin = 4096;

@@ -97,7 +97,7 @@ void build(StoreState& state, const Superblock& superblock) {
   state.fixed.size_bytes = superblock.size_bytes;
   state.fixed.features_compat = superblock.features_compat;
   state.fixed.features_ro_compat = superblock.features_ro_compat;
-  state.fixed.features_incompat = superblock.features_incompat;
+  state.features_incompat = superblock.features_incompat;
   const u64 blocks = superblock.size_bytes / kBlockBytes;
   const auto read = [&state](u64 block, MutableBytes into) {
     return state.read_blocks(block, into);
@@ -221,8 +221,11 @@ StoreFacts Store::facts() const {
   StoreFacts facts = state_->fixed;
   Lock lock(state_->commit_mutex);
   facts.generation = state_->durable;
+  facts.features_incompat = state_->features_incompat;
   return facts;
 }
+
+bool Store::has_feature(u64 bits) const { return (state_->features_incompat & bits) == bits; }
 
 Device& Store::device() const { return state_->device; }
 

@@ -260,6 +260,9 @@ class Transaction : public View {
                    Bytes value);             // inserts or replaces; <= record_bytes_max()
   Result<bool> erase(TreeId tree, Key key);  // false: was not there
   Result<void> create_tree(TreeId tree);     // exists if there is one
+  // Of what this transaction changes, a build that does not know this bit of features_incompat
+  // would not make sense: from its commit on the superblock has it, for good.
+  void need_feature(u64 bit);
 
   // `to`, which is new (exists otherwise), becomes a copy of the subvolume tree `from` and shares
   // every node with it, and so every data block: later changes of one are not seen in the other.
@@ -351,6 +354,8 @@ class Store {
   Result<void> close();  // commits; the store accepts nothing afterwards
 
   StoreFacts facts() const;
+  // Bits of features_incompat, the running transaction's included.
+  bool has_feature(u64 bits) const;
   SpaceFacts space() const;
   // Reads every bitmap; those that are damaged are left out.
   FreeRuns free_runs() const;

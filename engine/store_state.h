@@ -63,7 +63,8 @@ struct StoreState {
   std::optional<Error> failed LK_GUARDED_BY(commit_mutex);
   std::atomic<bool> has_failed{false};
   std::atomic<u64> commits{0};
-  std::atomic<u64> node_count{0};  // copies, for the reserve
+  std::atomic<u64> node_count{0};         // copies, for the reserve
+  std::atomic<u64> features_incompat{0};  // of the running transaction; changed under forest_lock
   ForestSize forest_size LK_GUARDED_BY(space_mutex);
   // Of the thread that commits.
   bool discarding = false;  // wanted, and the device has not refused yet

@@ -154,6 +154,8 @@ Result<bool> Transaction::erase(TreeId tree, Key key) {
   return sticky(state, state.forest->erase(tree, key));
 }
 
+void Transaction::need_feature(u64 bit) { change().features_incompat |= bit; }
+
 Result<void> Transaction::create_tree(TreeId tree) {
   StoreState& state = change();
   touch_tree(tree);

@@ -84,10 +84,10 @@ TEST_F(FormatTest, another_version_is_refused) {
 TEST_F(FormatTest, what_the_newest_commit_needs_is_not_gone_around) {
   const SimImage image = device_->snapshot();
   for (const u32 place : {1U, 3U})
-    rewrite(place, [](SuperblockDisk& disk) { disk.features_incompat = 1; });
+    rewrite(place, [](SuperblockDisk& disk) { disk.features_incompat = kUnknown; });
   expect_refused(Errc::format_version, "a feature that is not known");
   device_->restore(image);
-  rewrite(3, [](SuperblockDisk& disk) { disk.features_incompat = 1; });
+  rewrite(3, [](SuperblockDisk& disk) { disk.features_incompat = kUnknown; });
   device_->rot(at(1), kBlockBytes, 7);
   expect_refused(Errc::format_version, "a feature that is not known");
   device_->restore(image);
@@ -99,7 +99,7 @@ TEST_F(FormatTest, what_the_newest_commit_needs_is_not_gone_around) {
 // The feature went with the last commit; the older set still names it.
 TEST_F(FormatTest, a_feature_of_the_older_set_alone_is_no_matter) {
   for (const u32 place : {0U, 2U})
-    rewrite(place, [](SuperblockDisk& disk) { disk.features_incompat = 1; });
+    rewrite(place, [](SuperblockDisk& disk) { disk.features_incompat = kUnknown; });
   open();
   EXPECT_EQ(store_->facts().generation, 3U);
   EXPECT_TRUE(has(3));
@@ -144,6 +144,38 @@ TEST_F(FormatTest, an_unknown_compatible_feature_is_ignored_and_kept) {
   open();
   EXPECT_EQ(store_->facts().generation, 5U);
   EXPECT_EQ(store_->facts().features_compat, kUnknown);
+}
+
+TEST_F(FormatTest, a_feature_that_a_change_needs_is_of_its_commit_and_all_later_ones) {
+  open();
+  EXPECT_EQ(store_->facts().features_incompat, 0U);
+  const auto change = [this](u64 i, u64 feature) {
+    auto space = store_->reserve({0, 1, 100});
+    ASSERT_TRUE(space);
+    auto transaction = store_->begin(std::move(*space));
+    ASSERT_TRUE(transaction);
+    if (feature != 0) transaction->need_feature(feature);
+    ASSERT_TRUE(transaction->put(kFirstSubvolume, {1, 1, i}, seeded_bytes(i, 100)));
+  };
+  change(4, kFeatureClearAttributes);
+  EXPECT_TRUE(store_->has_feature(kFeatureClearAttributes)) << "at once";
+  store_.reset();
+  open();
+  EXPECT_FALSE(has(4));
+  EXPECT_FALSE(store_->has_feature(kFeatureClearAttributes)) << "lost with what needs it";
+  change(4, kFeatureClearAttributes);
+  ASSERT_TRUE(store_->commit());
+  for (u64 i = 5; i <= 6; ++i) {
+    change(i, 0);
+    ASSERT_TRUE(store_->commit());
+    store_.reset();
+    open();
+    EXPECT_TRUE(has(i));
+    EXPECT_EQ(store_->facts().features_incompat, kFeatureClearAttributes);
+  }
+  auto before = try_open(true, true);
+  ASSERT_TRUE(before);
+  EXPECT_TRUE((*before)->has_feature(kFeatureClearAttributes));
 }
 
 TEST_F(FormatTest, a_sound_store_did_not_step_back) {
