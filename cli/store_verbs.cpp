@@ -150,6 +150,8 @@ void print_store(const json& store) {
   fmt::print("format     version {}, nodes of {}, extents up to {}, generation {}\n",
              store["format_version"].get<u64>(), format_bytes(store["node_bytes"].get<u64>()),
              format_bytes(store["extent_bytes_max"].get<u64>()), store["generation"].get<u64>());
+  if ((store["features"]["incompatible"].get<u64>() & engine::kFeatureClearAttributes) != 0)
+    fmt::print("attributes user.* of encrypted files may be in the clear (compat=fscrypt)\n");
   fmt::print("slots      {} for keys of readers\n", store["key_slots"]["capacity"].get<u64>());
   fmt::print("space      {} used, {} available\n", format_bytes(store["used_bytes"].get<u64>()),
              format_bytes(store["available_bytes"].get<u64>()));

@@ -39,7 +39,11 @@ Result<void> make(const char* image) {
   LK_TRYV(volume->set_policy({}, vault, id));
   LK_TRYV(set_all(*volume, "/vault/file"));
   LK_TRYV(set_all(*volume, "/file"));
-  return volume->close();
+  LK_TRY(const auto file, volume::resolve(*volume, "/vault/file"));
+  LK_TRYV(volume->close());
+  LK_TRY(const auto locked, volume::Volume::open(*device, {.compat_fscrypt = true}, system_env()));
+  LK_TRYV(locked->set_xattr(file, "user.clear", bytes_of("without the key")));
+  return locked->close();
 }
 
 }  // namespace

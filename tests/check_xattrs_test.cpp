@@ -1,6 +1,7 @@
 // Goal: check finds every way in which records of extended attributes can be wrong. Method: as
 // check_test.cpp's.
 
+#include "engine/format.h"
 #include "tests/support/check_fixture.h"
 #include "volume/xattr_records.h"
 
@@ -63,6 +64,22 @@ TEST_F(CheckXattrs, encrypted_as_their_inode_is) {
   put_xattr(file_, of("trusted.a", 100, true));
   const std::string what = ": an attribute is not encrypted as its inode is";
   expect({at(small_) + what, at(file_) + what, at(file_) + what});
+}
+
+TEST_F(CheckXattrs, in_the_clear_where_the_store_may_have_them) {
+  const Xattr clear = of("user.a", 100);
+  damage([&](engine::Transaction& t) {
+    t.need_feature(engine::kFeatureClearAttributes);
+    return t.put(engine::kFirstSubvolume, {file_, kXattrType, clear.offset},
+                 encode_xattr(clear, kRecordBytesMax).front());
+  });
+  put_xattr(file_, of("user.b", 9000, true));
+  put_xattr(vault_, of("user.a", 1));
+  expect({});
+  put_xattr(small_, of("user.a", 100, true));
+  put_xattr(file_, of("trusted.a", 100, true));
+  const std::string what = ": an attribute is not encrypted as its inode is";
+  expect({at(small_) + what, at(file_) + what});
 }
 
 TEST_F(CheckXattrs, links_and_special_files_have_none_of_users) {

@@ -186,6 +186,54 @@ class Foreign(Keys):
         self.assertLess(time.monotonic() - began, 5)
 
 
+class Attributes(Fstest):
+    """user.* attributes of a locked file: refused, or as ext4 has them (docs/conformance.md)."""
+
+    def locked_file(self):
+        return next(self.vault.iterdir())
+
+    def test_of_a_locked_file(self):
+        (self.vault / "file").write_text("x")
+        os.setxattr(self.vault / "file", "user.early", b"with the key")
+        self.lock()
+        file = self.locked_file()
+        self.assertEqual(os.listxattr(file), ["user.early"])
+        if self.compat:
+            self.assertEqual(os.getxattr(file, "user.early"), b"with the key")
+            os.setxattr(file, "user.x", b"long" * 10000)
+            os.setxattr(file, "user.x", b"without it", os.XATTR_REPLACE)
+            os.setxattr(file, "user.y", b"v")
+            os.removexattr(file, "user.y")
+            self.assertEqual(os.getxattr(file, "user.x"), b"without it")
+        else:
+            self.assertEqual(error_of(os.getxattr, file, "user.early"), "ENOKEY")
+            for name in ("user.early", "user.x"):
+                self.assertEqual(error_of(os.setxattr, file, name, b"without it"), "ENOKEY")
+        wanted = ["user.early", "user.x"] if self.compat else ["user.early"]
+        self.assertEqual(sorted(os.listxattr(file)), wanted)
+        self.umount()
+        self.assert_clean()
+        written_by_compat, self.compat = self.compat, not self.compat
+        says = "attributes user.* of encrypted files may be in the clear"
+        self.assertEqual(says in self.run_ok("info", self.image), written_by_compat)
+        self.mount()  # as the other setting
+        file = self.locked_file()
+        self.assertEqual(sorted(os.listxattr(file)), wanted)
+        if written_by_compat:
+            self.assertEqual(os.getxattr(file, "user.x"), b"without it")
+            self.assertEqual(error_of(os.setxattr, file, "user.x", b"new"), "ENOKEY")
+        else:
+            self.assertEqual(error_of(os.getxattr, file, "user.early"), "ENOKEY")
+        self.add()
+        self.assertEqual(os.getxattr(self.vault / "file", "user.early"), b"with the key")
+        os.removexattr(self.vault / "file", "user.early")
+        self.assertEqual(os.listxattr(self.vault / "file"), wanted[1:])
+
+
+class AttributesCompat(Attributes):
+    compat = True
+
+
 class Store(Keys):
     def test_status_says_how_the_store_is(self):
         status = self.said(OK, "status", self.root)

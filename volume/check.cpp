@@ -284,7 +284,7 @@ class VolumeChecker {
       if (owner.item && is_user_xattr(xattr.name) && owner.item->kind != FileKind::regular &&
           owner.item->kind != FileKind::directory)
         found("an inode that can have no user attributes has one", where);
-      if (owner.item && xattr.sealed != (owner.item->encrypted && is_user_xattr(xattr.name)))
+      if (owner.item && !is_stored_as_it_may_be(xattr, *owner.item, clear_attributes_))
         found("an attribute is not encrypted as its inode is", where);
       if (!xattr_names_.insert(xattr.name).second) found("an inode has an attribute twice", where);
     }
@@ -398,6 +398,7 @@ class VolumeChecker {
   }
 
   engine::Store& store_;
+  const bool clear_attributes_ = store_.has_feature(engine::kFeatureClearAttributes);
   CheckFindings& result_;
   engine::TreeId subvolume_ = kRootInode.subvolume;  // that is looked at
   SubvolumeChecker* subvolumes_ = nullptr;

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "crypto/names.h"
+#include "engine/format.h"
 #include "volume/back_items.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
@@ -255,17 +256,19 @@ Result<void> Volume::set_policy(Caller caller, InodeId directory, const crypto::
   LK_TRY(const auto entries, state.list(directory));
   if (!entries.empty()) return fail(Errc::not_empty, "the directory is not empty");
   LK_TRY(const auto names, xattr_names(state.store->view(), directory));
-  if (std::ranges::any_of(names, is_user_xattr))
+  const bool clear = std::ranges::any_of(names, is_user_xattr);
+  if (clear && !state.options.compat_fscrypt)
     return fail(Errc::not_empty, "the directory has user attributes, which are not encrypted");
   if (fields != kPolicyFields) return fail(Errc::invalid, "no store has a policy of this kind");
   LK_TRYV(state.may_set_key(caller, id));
   crypto::Nonce nonce;
   state.env.random(nonce.bytes);
-  LK_TRYV(state.change_attributes(*inode, [&](Attributes& attributes) {
+  const auto encrypt = [&](Attributes& attributes) {
     attributes.encrypted = true;
     attributes.key_id = id;
     attributes.nonce = nonce;
-  }));
+  };
+  LK_TRYV(state.change_attributes(*inode, encrypt, clear ? engine::kFeatureClearAttributes : 0));
   Lock lock(state.table_mutex);  // who has it open is inside from now on
   for (const u64 handle : inode->handle_ids)
     state.list_under_key(handle, *state.handles.at(handle));

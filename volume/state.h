@@ -403,7 +403,9 @@ struct Volume::State {
   // Changes and puts the item, inside of a transaction.
   Result<void> put_changed(engine::Transaction& transaction, Inode& inode,
                            const std::function<void(Attributes&)>& fn);
-  Result<void> change_attributes(Inode& inode, const std::function<void(Attributes&)>& fn);
+  // `feature`: that a store with the change needs (engine::Transaction::need_feature).
+  Result<void> change_attributes(Inode& inode, const std::function<void(Attributes&)>& fn,
+                                 u64 feature = 0);
   Result<void> set_attributes(Inode& inode, const AttributeChange& wanted);
   Result<void> drop_privileges(Inode& inode, u32 uid);
   bool is_locked(const Inode& inode);

@@ -57,7 +57,8 @@ struct VolumeOptions {
   bool previous_generation = false;  // read-only, for rescue
   bool clear_cipher = false;        // bench only: derivation and cipher replaced by a copy; what is
                                     // written under it is plaintext on the device
-  bool compat_fscrypt = false;      // the kernel's answers where ours differ (design 3)
+  bool compat_fscrypt = false;      // the kernel's answers where ours differ (design 3); and values
+                                    // of user.* attributes are written in the clear, as ext4's are
   u64 dirty_bytes_max = 64 * kMiB;  // writers wait beyond it
   u32 writeback_workers = 2;
   u32 queue_depth = 32;           // of each worker's ring

@@ -69,10 +69,11 @@ class Volume {
                                    bool all_users = false);
 
   // --- names -----------------------------------------------------------------------------------
-  // The directory must be empty, and without user.* attributes; the same policy again is fine;
-  // exists: it has another. permission: the caller is neither its owner nor root. The key must be
-  // present, with a claim of the caller's (root: of anybody's). invalid: no store has such fields.
-  // New files and directories below inherit it.
+  // The directory must be empty, and without user.* attributes (with compat_fscrypt it may have
+  // some, which stay in the clear); the same policy again is fine; exists: it has another.
+  // permission: the caller is neither its owner nor root. The key must be present, with a claim of
+  // the caller's (root: of anybody's). invalid: no store has such fields. New files and directories
+  // below inherit it.
   Result<void> set_policy(Caller caller, InodeId directory, const crypto::KeyId& id,
                           const PolicyFields& fields = kPolicyFields);
   // not_permitted, and from opens: what lies there does not have the directory's policy, which only
@@ -149,8 +150,9 @@ class Volume {
   // which nobody here interprets; 1 to 255 bytes, else out_of_range; unsupported: another
   // namespace. Values have up to 64 KiB (list_too_big). no_attribute: there is none. Those of
   // user.* are encrypted where the inode is, and need its key (no_key; a handle keeps it as for
-  // data); names are not: list and remove need none. not_permitted: user.* of what is neither file
-  // nor directory. no_space changes nothing.
+  // data); names are not: list and remove need none. With compat_fscrypt they are set in the clear,
+  // with and without the key, and whoever opens the volume later reads them so. not_permitted:
+  // user.* of what is neither file nor directory. no_space changes nothing.
   Result<void> set_xattr(InodeId inode, std::string_view name, Bytes value, XattrFlags flags = {});
   Result<void> set_xattr(HandleId handle, std::string_view name, Bytes value,
                          XattrFlags flags = {});

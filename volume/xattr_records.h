@@ -1,7 +1,8 @@
 #pragma once
 // Records of extended attributes (docs/disk_format.md): a name and a stored value, cut into pieces
 // where it is longer than a record. Names are plain; the stored value of a user.* attribute of an
-// encrypted inode is what crypto/values.h makes of the value. Nothing here knows a key.
+// encrypted inode is what crypto/values.h makes of the value, unless it was set with
+// compat_fscrypt. Nothing here knows a key.
 
 #include <optional>
 #include <vector>
@@ -43,6 +44,14 @@ u64 xattr_offset(std::string_view name);  // slot 0, piece 0
 
 // user.* is encrypted where the inode is; trusted.*, security.* and the POSIX ACLs never are.
 inline bool is_user_xattr(std::string_view name) { return name.starts_with("user."); }
+inline bool is_secret_xattr(const Attributes& owner, std::string_view name) {
+  return owner.encrypted && is_user_xattr(name);
+}
+// `clear`: the store has the feature without which a secret one in the clear is damage.
+inline bool is_stored_as_it_may_be(const Xattr& xattr, const Attributes& owner, bool clear) {
+  const bool secret = is_secret_xattr(owner, xattr.name);
+  return xattr.sealed == secret || (secret && clear);
+}
 // out_of_range: empty or longer than 255 bytes; invalid: nothing after its namespace, or a NUL;
 // unsupported: another namespace.
 Result<void> check_xattr_name(std::string_view name);

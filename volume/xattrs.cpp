@@ -1,8 +1,11 @@
 // Extended attributes: set, get, list, remove. One change of one inode's at a time, under its
 // directory lock, which set_policy takes, too: a value is sealed as its inode is when it is stored.
+// With compat_fscrypt it is stored in the clear, as ext4 does, and so without the key, too. That is
+// decided by how the volume was opened and never by what is on the device.
 
 #include <optional>
 
+#include "engine/format.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
 
@@ -11,10 +14,6 @@ namespace latchkey::volume {
 namespace {
 
 constexpr u32 kItemBytes = 256;  // of the inode item, whose ctime moves
-
-bool is_sealed(const Attributes& item, std::string_view name) {
-  return item.encrypted && is_user_xattr(name);
-}
 
 engine::Key piece_key(InodeId inode, const Xattr& xattr, u64 piece) {
   return {inode.number, kXattrType, xattr.offset + piece};
@@ -63,7 +62,8 @@ Result<void> Volume::State::set_xattr(Inode& inode, Access access, std::string_v
   const DirectoryLocks lock(directories, {id});
   Xattr fresh;
   fresh.name = name;
-  fresh.sealed = is_sealed(inode.attributes(), name);
+  const bool secret = is_secret_xattr(inode.attributes(), name);
+  fresh.sealed = secret && !options.compat_fscrypt;
   if (fresh.sealed) {
     crypto::ValueNonce nonce;
     env.random(nonce);
@@ -88,6 +88,7 @@ Result<void> Volume::State::set_xattr(Inode& inode, Access access, std::string_v
   } else {
     LK_TRY(fresh.offset, free_xattr_offset(transaction, id, name));
   }
+  if (secret && !fresh.sealed) transaction.need_feature(engine::kFeatureClearAttributes);
   for (std::size_t i = 0; i < pieces.size(); ++i)
     LK_TRYV(transaction.put(id.subvolume, piece_key(id, fresh, i), pieces[i]));
   for (u64 i = pieces.size(); old && i < old->pieces; ++i)
@@ -100,7 +101,9 @@ Result<std::vector<std::byte>> Volume::State::get_xattr(Inode& inode, Access acc
   LK_TRYV(check_xattr_name(name));
   LK_TRY(auto found, find_xattr(store->view(), inode.id(), name));
   if (!found) return fail(Errc::no_attribute, "there is no such attribute");
-  if (found->sealed != is_sealed(inode.attributes(), name))
+  const Attributes item = inode.attributes();  // first: a policy brings the feature along
+  const bool clear = store->has_feature(engine::kFeatureClearAttributes);
+  if (!is_stored_as_it_may_be(*found, item, clear))
     return fail(Errc::damaged, "an attribute is not encrypted as its inode is");
   if (!found->sealed) return std::move(found->stored);
   std::vector<std::byte> value;

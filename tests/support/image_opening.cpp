@@ -253,6 +253,7 @@ struct SeedOptions {
   u32 files = 4;  // in each directory
   bool plain = false, encrypted = false, orphan = false;
   bool sharing = false;  // of everything: links, attributes, a subvolume in another, snapshots
+  bool compat = false;   // compat_fscrypt, and an attribute as it leaves them
 };
 
 void fill(Volume& volume, const std::string& directory, u32 files) {
@@ -302,7 +303,9 @@ StoreImage make_seed(const SeedOptions& options) {
   mkfs.node_bytes = options.node_bytes;
   mkfs.label = "seed";
   LK_CHECK(Volume::mkfs(device, mkfs, env).has_value());
-  auto opened = Volume::open(device, image_options(false), env);
+  VolumeOptions volume_options = image_options(false);
+  volume_options.compat_fscrypt = options.compat;
+  auto opened = Volume::open(device, volume_options, env);
   LK_CHECK(opened.has_value());
   Volume& volume = **opened;
   if (options.plain) {
@@ -316,6 +319,8 @@ StoreImage make_seed(const SeedOptions& options) {
     LK_CHECK(key.has_value() && directory.has_value());
     LK_CHECK(volume.set_policy(kCaller, *directory, *key).has_value());
     fill(volume, "/vault", options.files);
+    if (options.compat)
+      LK_CHECK(volume.set_xattr(*directory, "user.clear", std::vector<std::byte>(50)).has_value());
   }
   LK_CHECK(volume.sync().has_value());
   if (options.sharing) share(volume);
@@ -342,7 +347,7 @@ std::vector<StoreImage> seed_images() {
       make_seed({.encrypted = true}),
       make_seed({.plain = true, .encrypted = true, .orphan = true}),
       make_seed({.files = 60, .plain = true, .encrypted = true, .orphan = true}),
-      make_seed({.node_bytes = 16384, .plain = true, .encrypted = true}),
+      make_seed({.node_bytes = 16384, .plain = true, .encrypted = true, .compat = true}),
       make_seed({.device_bytes = 140 * kMiB, .plain = true, .orphan = true}),
       make_seed({.plain = true, .encrypted = true, .orphan = true, .sharing = true}),
   };
