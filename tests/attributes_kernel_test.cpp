@@ -125,7 +125,7 @@ class AttributesKernel : public VolumeTest {
   const u64 seed_ = seed_base() + 20261122;
   std::mt19937_64 random_{seed_};
   const Heap master_ = raw_key(seed_);
-  Ext4Image ext4_;
+  Ext4Image ext4_{TempFolder::memory_folder()};
   crypto::KeyId id_;
   std::array<volume::InodeId, 2> ours_;  // the file, the directory
   u64 read_ = 0;
