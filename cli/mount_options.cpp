@@ -83,6 +83,10 @@ bool take_word(const std::string& word, volume::VolumeOptions& volume, mount::Mo
     return true;
   }
   if (word == "status_public") return volume.status_public = true;
+  if (word == "companion" || word == "nocompanion") {
+    mount.session.companion = word == "companion";
+    return true;
+  }
   if (word == "caller_memory") return mount.file_system.caller_memory = true;
   const bool is_atime = take_atime(word, volume, mount);
   if (std::ranges::find(kKernels, word) != kKernels.end()) {

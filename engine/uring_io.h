@@ -11,7 +11,8 @@
 //   U3  an Op in flight is named by the user_data of exactly one entry
 //
 // Rings: with `single_thread` SINGLE_ISSUER | DEFER_TASKRUN (6.1), else COOP_TASKRUN (5.19), else
-// plain; without it always plain, because only then may threads take turns.
+// plain; without it always plain, because only then may threads take turns. A flush that a tick
+// waits for alone goes past the ring, as a system call of that thread.
 //
 // Sources: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 
@@ -60,6 +61,7 @@ class UringIo final : public Io {
   class Queue {
    public:
     bool empty() const { return head_ == nullptr; }
+    bool holds_one() const { return head_ != nullptr && head_ == tail_; }
     void push_back(Op& op);
     void push_front(Op& op);
     Op& pop_front();
@@ -75,6 +77,7 @@ class UringIo final : public Io {
   void register_resources(bool buffer);
 
   i64 refusal_of(const Op& op) const;
+  bool run_lone_flush();
   void start_backlog();
   void prepare(io_uring_sqe& sqe, Op& op) const;
   Result<void> enter(u32 wanted);

@@ -20,6 +20,7 @@
 #include "base/env.h"
 #include "base/mutex.h"
 #include "base/no_memory.h"
+#include "mount/companion.h"
 #include "mount/unique_fd.h"
 
 namespace latchkey::mount {
@@ -164,6 +165,7 @@ class Scan : public std::enable_shared_from_this<Scan> {
     try {
       // It may never end, so it is none of base/thread.h's threads, which are joined.
       std::thread([scan = shared_from_this(), turn, place] {
+        be_ordinary();
         scan->work(turn, *place);
         place->store(kFree);
       }).detach();

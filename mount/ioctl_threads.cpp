@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "mount/companion.h"
 
 namespace latchkey::mount {
 
@@ -83,6 +84,7 @@ bool IoctlThreads::start(u32 uid, Job job) {
   try {
     // A thread that may never end cannot be joined, so it is none of base/thread.h's.
     std::thread([shared = shared_, first = Shared::Waiting{uid, std::move(job)}]() mutable {
+      be_ordinary();
       for (std::optional<Shared::Waiting> one(std::move(first)); one;) {
         {
           Turn turn(*shared);

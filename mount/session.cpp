@@ -111,6 +111,7 @@ Result<void> Session::mount_as_user() {
 }
 
 Result<void> Session::serve() {
+  if (options_.companion) companion_.start(fuse_session_fd(session_));
   Lock lock(mutex_);
   receiving_.reserve(std::size_t{2} * options_.threads_max);
   start_thread();
@@ -129,9 +130,11 @@ void Session::start_thread() {
   }
 }
 
-void Session::begin_request() {
+bool Session::begin_request() {
   Lock lock(mutex_);
+  const bool alone = idle_ == threads_.size();
   if (--idle_ == 0) start_thread();
+  return alone;
 }
 
 void Session::end_request() {
@@ -141,7 +144,9 @@ void Session::end_request() {
 
 void Session::receive(fuse_buf& buffer) {
   ReceiveErrors errors;
+  Companion::Turn turn;
   while (!cut_ && fuse_session_exited(session_) == 0) {
+    companion_.wait_turn(turn);
     const int got = fuse_session_receive_buf(session_, &buffer);
     if (got <= 0) {
       const auto then = errors.after(got);
@@ -153,15 +158,18 @@ void Session::receive(fuse_buf& buffer) {
       return;
     }
     errors.received();
-    begin_request();
+    const bool alone = begin_request();
     const MutableBytes request(static_cast<std::byte*>(buffer.mem), static_cast<std::size_t>(got));
+    companion_.taken(turn, request, alone);
     if (!answer_unnamed(request)) fuse_session_process_buf(session_, &buffer);
     wipe(request);
+    companion_.answered(turn);
     end_request();
   }
 }
 
 void Session::run() {
+  be_ordinary();
   const auto self = static_cast<pid_t>(::syscall(SYS_gettid));
   {
     Lock lock(mutex_);
@@ -170,6 +178,7 @@ void Session::run() {
   fuse_buf buffer{};  // its memory is libfuse's, made at the first request
   receive(buffer);
   std::free(buffer.mem);
+  companion_.close();
   const u64 one = 1;
   (void)!::write(ended_fd_, &one, sizeof one);
   Lock lock(mutex_);
@@ -199,6 +208,7 @@ void Session::cut() {
   nothing.sa_handler = [](int) {};
   ::sigaction(kWakeSignal, &nothing, nullptr);
   cut_ = true;
+  companion_.close();
   for (;;) {
     {
       Lock lock(mutex_);

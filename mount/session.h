@@ -6,7 +6,7 @@
 //
 // Threads: a request may wait inside of the volume, for the disk or for a removal that holds
 // truncates back while it needs other requests answered; so whoever takes the last idle thread
-// starts another one.
+// starts another one. While one caller makes all requests, one thread takes them (companion.h).
 
 #include <sys/types.h>
 
@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "base/result.h"
 #include "base/thread.h"
+#include "mount/companion.h"
 #include "mount/file_system.h"
 #include "mount/place.h"
 
@@ -31,6 +32,7 @@ struct SessionOptions {
   std::vector<std::string>
       kernel;  // options of mount(8) and mount.fuse(8): "allow_other", "noexec"
   u32 threads_max = 64;
+  bool companion = true;  // mount/companion.h
 };
 
 class Session {
@@ -61,7 +63,7 @@ class Session {
   Result<void> mount_as_user();
   void run();
   void receive(fuse_buf& buffer);
-  void begin_request();
+  bool begin_request();  // true: no other thread has one
   void end_request();
   void start_thread() LK_REQUIRES(mutex_);
   bool answer_unnamed(Bytes request);
@@ -72,6 +74,7 @@ class Session {
   std::optional<Place> place_;  // while it is mounted
   int ended_fd_ = -1;
   std::atomic<bool> cut_{false};
+  Companion companion_;
   Mutex mutex_;
   u32 idle_ LK_GUARDED_BY(mutex_) = 0;
   std::vector<Thread> threads_ LK_GUARDED_BY(mutex_);

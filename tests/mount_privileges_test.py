@@ -136,6 +136,8 @@ class Privileges(MountTest):
             text = pathlib.Path(f"/proc/{self.server}/io").read_text()
             return int(text.split("syscr:")[1].split()[0])
 
+        self.umount()
+        self.mount("-o", "nocompanion")  # a companion reads where its caller is
         for area in self.areas:
             fd = os.open(area / "often", os.O_CREAT | os.O_RDWR)
             os.pwrite(fd, b"x" * 4096, 0)

@@ -56,6 +56,13 @@ class Place:
     def check(self):
         pass
 
+    def last_words(self):
+        """Of a server that ended by itself."""
+        if self.server is None or self.server.poll() is None:
+            return "the server runs"
+        said = (self.at / "log").read_text()[-2000:]
+        return f"the server ended with {self.server.returncode} and said: {said}"
+
     def leave(self):
         if self.server is None or self.server.poll() is None or os.path.ismount(self.mnt):
             subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True, check=False)

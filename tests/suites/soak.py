@@ -226,20 +226,24 @@ def soak(options, totals, save):
     with place("latchkey-encrypted", SIZE) as here:
         (here.work / "acknowledged").mkdir()
         run("sync", "-f", here.work)
-        number = 0
-        while time.monotonic() < ends and not totals.findings:
-            known = model.fsyncs, model.acknowledged
-            life = Life(here, model, options, totals)
-            if number % 4 == 3:
-                life.long(min(options.life * 60, ends - time.monotonic()))
-            else:
-                life.short()
-            number += 1
-            totals.fsyncs += model.fsyncs - known[0]
-            totals.acknowledged_bytes += model.acknowledged - known[1]
-            totals.minutes = before + (time.monotonic() - begun) / 60
-            save()
-            say(totals)
+        try:
+            number = 0
+            while time.monotonic() < ends and not totals.findings:
+                known = model.fsyncs, model.acknowledged
+                life = Life(here, model, options, totals)
+                if number % 4 == 3:
+                    life.long(min(options.life * 60, ends - time.monotonic()))
+                else:
+                    life.short()
+                number += 1
+                totals.fsyncs += model.fsyncs - known[0]
+                totals.acknowledged_bytes += model.acknowledged - known[1]
+                totals.minutes = before + (time.monotonic() - begun) / 60
+                save()
+                say(totals)
+        except (subprocess.SubprocessError, OSError, RuntimeError) as error:
+            why = f"{type(error).__name__}: {error} {getattr(error, 'stderr', '')}"
+            totals.findings.append(f"{why}; {here.last_words()}")
 
 
 def load_totals(path, program):
