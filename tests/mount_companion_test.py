@@ -16,8 +16,8 @@ from mounted_keys import *  # noqa: E402,F403
 
 CALLS = """
 import os, sys
-name = sys.argv[1]
-while True:
+name, *told = sys.argv[1:]
+while not told or sys.stdin.readline():
     for number in range(100):
         with open(f"{name}-{number}", "w") as file:
             file.write("text")
@@ -41,9 +41,12 @@ class Companion(Keys):
             self.skipTest("it needs two processors")
         super().setUp()
 
-    def caller(self, name, **options):
-        process = subprocess.Popen([sys.executable, "-c", CALLS, str(self.root / "plain" / name)],
-                                   stdout=subprocess.PIPE, text=True, **options)
+    def caller(self, name, *told):
+        """Makes round after round of calls; `told`: each when it is given a line."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", CALLS, str(self.root / "plain" / name), *told],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.stdin.close)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -86,16 +89,17 @@ class Companion(Keys):
         self.see(self.all_ordinary)
 
     def test_it_goes_where_its_caller_goes(self):
-        caller = self.caller("mover")
+        caller = self.caller("mover", "told")
         beside = elsewhere = 0
         for processor in (*os.sched_getaffinity(0),) * 8:
-            self.see(self.companions)
             os.sched_setaffinity(caller.pid, {processor})
-            for _ in range(50):
-                time.sleep(0.003)
-                for processors in self.companions().values():
-                    beside += processor in processors
-                    elsewhere += processor not in processors
+            for _ in range(2):
+                caller.stdin.write("go\n")
+                caller.stdin.flush()
+                self.assertEqual(caller.stdout.readline(), "round\n")
+            for processors in self.companions().values():
+                beside += processor in processors
+                elsewhere += processor not in processors
         self.assertGreater(beside, 2 * elsewhere)
 
     def test_callers_beside_each_other_go_on(self):
