@@ -277,7 +277,7 @@ class Checker {
     for (const LogRecord& record : log.records)
       for (const ExtentRecord& extent : record.extents) must_be_free(extent.run);
     if (!log.records.empty())
-      result_.notes.push_back({fmt::format("{} synced inserts are in the fsync log, and will be in "
+      result_.notes.push_back({fmt::format("{} synced changes are in the fsync log, and will be in "
                                            "the tree after the next open for writing",
                                            log.records.size()),
                                "fsync log", false});

@@ -102,10 +102,11 @@ Result<void> StoreState::write_generation(bool force) {
     next.root = frozen.root;
     next.node_count = forest->node_count();
     next.extent_node_count = forest->extent_node_count();
-    next.features_incompat = features_incompat;
     note_forest();
     Lock space_lock(space_mutex);
     next.log_head = next_log_head();
+    if (next.log_head[0] != 0) features_incompat |= kFeatureLoggedCreates;
+    next.features_incompat = features_incompat;
     LK_TRY(slots, space->slots_to_write(frozen.generation));
     next.used_blocks = space->blocks_used();
     next.promised_blocks = promised;
@@ -121,6 +122,7 @@ Result<void> StoreState::write_generation(bool force) {
     commit_done.notify_all();  // who waits for this generation does not wait for discards
   }
   commits.fetch_add(1, std::memory_order_relaxed);
+  log_changes.allow_creates((next.features_incompat & kFeatureLoggedCreates) != 0);
   begin_log();
   unpin();
   return {};

@@ -14,7 +14,10 @@ inline constexpr u64 kFeaturesCompat = 0;    // known to this build: unknown one
 inline constexpr u64 kFeaturesRoCompat = 0;  // an unknown one: read-only
 // Attributes of encrypted inodes may be in the clear: volume/xattrs.cpp sets and asks for it.
 inline constexpr u64 kFeatureClearAttributes = 1;
-inline constexpr u64 kFeaturesIncompat = kFeatureClearAttributes;  // an unknown one: refused
+// The fsync log may have records of objects that were made: each commit that leaves a log sets it.
+inline constexpr u64 kFeatureLoggedCreates = 2;
+inline constexpr u64 kFeaturesIncompat =
+    kFeatureClearAttributes | kFeatureLoggedCreates;  // an unknown one: refused
 
 inline constexpr u64 kDeviceBytesMin = 16 * kMiB;
 inline constexpr u32 kNodeBytesMin = 4096;

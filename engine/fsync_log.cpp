@@ -57,10 +57,14 @@ Result<ExtentRecord> cut_extent(Bytes& bytes) {
 Result<LogRecord> cut_record(Bytes& bytes) {
   LK_TRY(const Bytes head_bytes, cut(bytes, sizeof(LogRecordDisk)));
   const auto head = load_disk<LogRecordDisk>(head_bytes);
-  if (!is_subvolume(head.tree) || head.extents == 0 || head.reserved != 0) return malformed();
+  const bool create = head.kind == static_cast<u8>(LogKind::create);
+  if (!is_subvolume(head.tree) || (head.extents == 0) != create ||
+      head.kind > static_cast<u8>(LogKind::create) || head.reserved != std::array<u8, 3>{})
+    return malformed();
   LogRecord record;
   record.tree = head.tree;
   record.object = head.object;
+  record.kind = static_cast<LogKind>(head.kind);
   LK_TRY(const Bytes note, cut(bytes, head.note_size));
   record.note.assign(note.begin(), note.end());
   for (u32 i = 0; i < head.extents; ++i) {
@@ -88,6 +92,7 @@ void encode_log_record(const LogRecord& record, std::vector<std::byte>& out) {
                                  record.object,
                                  static_cast<u16>(count),
                                  static_cast<u16>(record.note.size()),
+                                 static_cast<u8>(record.kind),
                                  {}});
   append(out, record.note);
   append(out, extents);
@@ -273,12 +278,48 @@ void LogChanges::inserted(const LogRecord& record, bool logged) {
   if (change.waiting.size() > kLogBodyBytes || bytes_ > kWaitingBytesMax) give_up(change);
 }
 
+// What waits for the log goes into one block, so no more than that is kept.
+void LogChanges::created(const LogRecord& record, u64 directory) {
+  Lock lock(mutex_);
+  Change& above = changes_[{record.tree, directory}];
+  Change& made = changes_[{record.tree, record.object}];
+  std::vector<std::byte> bytes;
+  encode_log_record(record, bytes);
+  u64 waiting = bytes.size();
+  for (const std::vector<std::byte>& name : names_) waiting += name.size();
+  const bool fresh = made.plain && made.records == 0 && made.name == 0;
+  const bool carried = creates_allowed_ && in_order_ && above.plain && fresh &&
+                       !trees_.contains(record.tree) && waiting <= kLogBodyBytes;
+  if (!carried) {
+    in_order_ = false;
+    give_up(above);
+    give_up(made);
+    return;
+  }
+  names_.push_back(std::move(bytes));
+  above.name = made.name = names_taken_ + names_.size();
+}
+
+// What was made before that is still in order.
+void LogChanges::names_changed() {
+  Lock lock(mutex_);
+  in_order_ = false;
+}
+
+void LogChanges::allow_creates(bool allowed) {
+  Lock lock(mutex_);
+  creates_allowed_ = allowed;
+}
+
 void LogChanges::frozen() {
   Lock lock(mutex_);
   changes_.clear();
   trees_.clear();
   wanted_.clear();
+  names_.clear();
+  names_taken_ = 0;
   bytes_ = 0;
+  in_order_ = true;
   broken_ = false;
 }
 
@@ -300,7 +341,8 @@ LogChanges::Needs LogChanges::needs(ObjectId id, u64 records) const {
   if (it == changes_.end()) return Needs::nothing;
   const Change& change = it->second;
   if (!change.plain || broken_) return Needs::commit;
-  return change.taken >= records ? Needs::nothing : Needs::log;
+  if (change.taken >= records && change.name <= names_taken_) return Needs::nothing;
+  return bytes_to_take(change) <= kLogBodyBytes ? Needs::log : Needs::commit;
 }
 
 void LogChanges::want(ObjectId id) {
@@ -308,11 +350,26 @@ void LogChanges::want(ObjectId id) {
   if (std::ranges::find(wanted_, id) == wanted_.end()) wanted_.push_back(id);
 }
 
+// Of its inserts, and of the creates up to its own.
+u64 LogChanges::bytes_to_take(const Change& change) const {
+  u64 bytes = change.waiting.size();
+  for (u64 i = names_taken_; i < change.name; ++i) bytes += names_[i - names_taken_].size();
+  return bytes;
+}
+
+void LogChanges::take_names(u64 through, Body& body) {
+  for (; names_taken_ < through; ++names_taken_, ++body.records) {
+    append(body.bytes, names_.front());
+    names_.pop_front();
+  }
+}
+
 void LogChanges::take_into(ObjectId id, Body& body) {
   const auto it = changes_.find(id);
   if (it == changes_.end() || !it->second.plain || trees_.contains(id.tree)) return;
   Change& change = it->second;
-  if (body.bytes.size() + change.waiting.size() > kLogBodyBytes) return;
+  if (body.bytes.size() + bytes_to_take(change) > kLogBodyBytes) return;
+  take_names(change.name, body);
   body.records += static_cast<u32>(change.records - change.taken);
   append(body.bytes, change.waiting);
   bytes_ -= change.waiting.size();
@@ -340,7 +397,7 @@ std::optional<LogChanges::Body> LogChanges::take_with(const LogRecord& record) {
   std::vector<std::byte> bytes;
   encode_log_record(record, bytes);
   const auto it = changes_.find(id);
-  const u64 before = it == changes_.end() ? 0 : it->second.waiting.size();
+  const u64 before = it == changes_.end() ? 0 : bytes_to_take(it->second);
   const bool plain = it == changes_.end() || it->second.plain;
   if (!plain || before + bytes.size() > kLogBodyBytes) return {};
   Body body;

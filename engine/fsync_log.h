@@ -1,12 +1,13 @@
 #pragma once
 // The fsync log: a chain of blocks behind a generation's superblock, each with records of what was
-// inserted into single objects since. One block and one flush make an fsync durable; the next
-// commit makes the log void. Replay enters the records into the tree again and commits once.
+// inserted into single objects since, and of objects that were made. One block and one flush make
+// an fsync durable; the next commit makes the log void. Replay enters the records into the tree
+// again and commits once.
 //
 //   L1  Only an object of a subvolume tree is logged of which the running transaction has changed
-//       nothing but what its records say: so it is in the committed tree, and whoever changes
-//       anything else of it, or its whole tree, makes its fsync a commit. That is seen where
-//       records are put and erased, and needs nobody to remember it.
+//       nothing but what its records say: so it is in the committed tree, or a record before those
+//       makes it, and whoever changes anything else of it, or its whole tree, makes its fsync a
+//       commit. That is seen where records are put and erased, and needs nobody to remember it.
 //   L2  Blocks of the log and the data of its records are free in the committed generation, and
 //       nobody gets them before the generation that ends the log is durable (the data: E2; the
 //       log's own: one generation longer). On disk they are free.
@@ -16,8 +17,14 @@
 //   L4  The data of a block's records is verified only where no later block says that it was
 //       flushed; data that rots afterwards is met by its reader, as any other.
 //
+//   L5  Names keep their order. A new object is logged only if since the commit no name has changed
+//       but by such ones, its directory in no other way than by their names, and behind all of
+//       them: so what replay makes of the names is what they were at one time, and no name that it
+//       enters is in the way of another.
+//
 // Nothing in it is secret: contexts, checksums, and what the tree holds as well.
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -56,11 +63,13 @@ inline constexpr u64 kLogBodyBytes = kBlockBytes - sizeof(LogBlockDisk);
 struct LogRecordDisk {
   Le64 tree;
   Le64 object;
-  Le16 extents;
+  Le16 extents;  // 1 or more; of a create 0
   Le16 note_size;
-  Le32 reserved;
+  u8 kind;  // LogKind
+  std::array<u8, 3> reserved;
 };
 LK_DISK_STRUCT(LogRecordDisk, 24);
+LK_DISK_FIELD(LogRecordDisk, kind, 20);
 
 // Appends; extents of more than kRecordBlocksMax blocks become several.
 void encode_log_record(const LogRecord& record, std::vector<std::byte>& out);
@@ -108,7 +117,11 @@ class LogChanges {
   void changed_tree(TreeId tree) LK_EXCLUDES(mutex_);
   // `logged`: this log has the record already, from take_with().
   void inserted(const LogRecord& record, bool logged) LK_EXCLUDES(mutex_);
-  void frozen() LK_EXCLUDES(mutex_);  // all of it goes with a commit
+  void created(const LogRecord& record, u64 directory) LK_EXCLUDES(mutex_);
+  void names_changed() LK_EXCLUDES(mutex_);  // otherwise than by created()
+  void frozen() LK_EXCLUDES(mutex_);         // all of it goes with a commit
+  // Whether the superblock that the log follows says that it may have such records.
+  void allow_creates(bool allowed) LK_EXCLUDES(mutex_);
 
   // How many records of the object there were; what has as many in the log is durable.
   u64 count(ObjectId id) const LK_EXCLUDES(mutex_);
@@ -120,7 +133,8 @@ class LogChanges {
     std::vector<std::byte> bytes;
     u32 records = 0;
   };
-  // What the next block carries: of `id` all that is not in the log yet, and of who waits.
+  // What the next block carries: of `id` all that is not in the log yet, and of who waits. Nothing
+  // of an object that needs a commit by now.
   Body take(ObjectId id) LK_EXCLUDES(mutex_);
   // The same with a record that is about to be inserted; none if its object needs a commit, or has
   // more than a block holds.
@@ -135,12 +149,15 @@ class LogChanges {
     u64 records = 0;  // inserted so far
     u64 taken = 0;    // of those
     std::vector<std::byte> waiting;
+    u64 name = 0;  // which of all creates made it, or the last one in it; 0: none
   };
   struct Hash {
     std::size_t operator()(const ObjectId& id) const {
       return static_cast<std::size_t>(id.object * 0x9e3779b97f4a7c15ULL + id.tree);
     }
   };
+  u64 bytes_to_take(const Change& change) const LK_REQUIRES(mutex_);
+  void take_names(u64 through, Body& body) LK_REQUIRES(mutex_);
   void take_into(ObjectId id, Body& body) LK_REQUIRES(mutex_);
   void take_wanted(Body& body) LK_REQUIRES(mutex_);
   void give_up(Change& change) LK_REQUIRES(mutex_);
@@ -149,7 +166,12 @@ class LogChanges {
   std::unordered_map<ObjectId, Change, Hash> changes_ LK_GUARDED_BY(mutex_);
   std::set<TreeId> trees_ LK_GUARDED_BY(mutex_);
   std::vector<ObjectId> wanted_ LK_GUARDED_BY(mutex_);
-  u64 bytes_ LK_GUARDED_BY(mutex_) = 0;  // that wait
+  u64 bytes_ LK_GUARDED_BY(mutex_) = 0;  // of inserts that wait
+  // Records of creates, in their order: those that wait, and how many went before them.
+  std::deque<std::vector<std::byte>> names_ LK_GUARDED_BY(mutex_);
+  u64 names_taken_ LK_GUARDED_BY(mutex_) = 0;
+  bool in_order_ LK_GUARDED_BY(mutex_) = true;  // L5: creates from now on may be logged
+  bool creates_allowed_ LK_GUARDED_BY(mutex_) = false;
   bool broken_ LK_GUARDED_BY(mutex_) = false;
 };
 

@@ -19,6 +19,8 @@ constexpr std::size_t kReadyMin = 3;
 // The log leaves this part of the store free, and what is promised.
 constexpr u64 kPartLeftFree = 32;
 constexpr u64 kRunBlocksMin = 4, kRunBlocksMax = 64;
+// That the replay of a record changes.
+constexpr u64 kLeavesAnInsert = 2, kLeavesACreate = 8;
 
 }  // namespace
 
@@ -95,7 +97,9 @@ void StoreState::log_block_written() {
 // One block, one flush; the data that it tells of was written before and is flushed along. Where
 // the block cannot be written a commit may do.
 Result<void> StoreState::write_log(ObjectId id) {
-  const u64 place = make_log_block(log_changes.take(id));
+  const LogChanges::Body body = log_changes.take(id);
+  if (body.records == 0) return {};  // it was changed this moment: who asks again is told
+  const u64 place = make_log_block(body);
   if (!write_sync(*commit_io, place * kBlockBytes, log.buffer.bytes())) {
     log_changes.log_broken();
     return {};
@@ -250,7 +254,10 @@ Result<void> Store::replay_log(const std::function<Result<void>(Transaction&)>& 
       return claimed;
     }
     // As before the transactions that these records come from. Not enough: it will say so.
-    const u64 shared = state.shared_copies(2 * records) + state.shared_growth(2 * records);
+    u64 leaves = 0;
+    for (const LogRecord& record : state.log_found.records)
+      leaves += record.kind == LogKind::create ? kLeavesACreate : kLeavesAnInsert;
+    const u64 shared = state.shared_copies(leaves) + state.shared_growth(leaves);
     if (!state.read_only && records != 0)
       (void)state.pool->fill(fixed + std::max(shared, state.shared_floor()), 0);
   }

@@ -114,6 +114,7 @@ void build(StoreState& state, const Superblock& superblock) {
   state.log.blocks_max =
       state.options.fsync_log ? std::min(kLogBlocksMax, blocks / kLogPartOfStore) : 0;
   state.dirty_nodes_max = std::clamp<u64>(blocks / (16 * 2 * node_blocks), 32, kDirtyNodesMax);
+  state.log_changes.allow_creates((superblock.features_incompat & kFeatureLoggedCreates) != 0);
   Lock lock(state.commit_mutex);
   state.superblock = superblock;
 }

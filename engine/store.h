@@ -54,10 +54,14 @@ struct FormatOptions {
 // the two and of nothing else, and call nothing of the store. Absent: no record refers to any.
 using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 
+// Whether a record of a subvolume's tree, by its key, gives an object a name. Names change in one
+// order, which the fsync log keeps. As RunsOf. Absent: each may.
+using IsName = std::function<bool(const Key&)>;
+
 class Transaction;
 struct LogRecord;
-// Enters one record of the fsync log again, as its insert did: the note says how. Errors: malformed
-// for a note that no insert would have made.
+// Enters one record of the fsync log again, as its insert or create did: the note says how. Errors:
+// malformed for a note that none would have made.
 using Replay = std::function<Result<void>(Transaction&, const LogRecord&)>;
 
 struct OpenOptions {
@@ -70,6 +74,7 @@ struct OpenOptions {
   u64 read_ring_buffer_bytes = 1 * kMiB;
   bool register_buffers = true;  // of those rings
   RunsOf runs_of = {};
+  IsName is_name = {};
   // For what was synced after the last commit. A store that has such records is not opened for
   // writing without it (unsupported). Read-only they are entered in memory; without it the store
   // is that of the last commit, and logged() has them.
@@ -205,12 +210,14 @@ struct ExtentRecord {
   std::vector<u32> checksums;      // crc32c of each block's bytes on the device
 };
 
-// One insert into an object, as the fsync log carries it.
+// One insert into an object, or how it was made, as the fsync log carries it.
+enum class LogKind : u8 { insert = 0, create = 1 };
 struct LogRecord {
   TreeId tree = 0;
   u64 object = 0;
-  std::vector<ExtentRecord> extents;  // one reference each
+  std::vector<ExtentRecord> extents;  // one reference each; of a create none
   std::vector<std::byte> note;        // the caller's
+  LogKind kind = LogKind::insert;
 };
 
 // A consistent picture of the running transaction. Holds the forest shared.
@@ -298,6 +305,17 @@ class Transaction : public View {
   // changes nothing of any other; OpenOptions::replay can do it again from the note. What is not
   // declared in this way makes sync_object() of the objects concerned a commit.
   void declare_insert(TreeId tree, u64 object, std::vector<std::byte> note, u64 blocks);
+  // This transaction makes `object` of the subvolume's `tree` with a name in `directory`, by that
+  // many changes of records of these two, and changes nothing else but records of `counts`, which
+  // any number of creates may change in any order. As declare_insert().
+  struct Create {
+    TreeId tree = 0;
+    u64 object = 0;
+    u64 directory = 0;
+    u64 counts = 0;
+    u32 changes = 0;
+  };
+  void declare_create(const Create& create, std::vector<std::byte> note);
   // What was declared is in the log of that generation (LogTurn); does not matter any more if
   // another one runs.
   void already_logged(u64 generation) { logged_ = generation; }
@@ -307,20 +325,25 @@ class Transaction : public View {
   struct Touched {
     TreeId tree = 0;
     u64 object = 0;
-    bool operator==(const Touched&) const = default;
+    u32 changes = 0;
+    bool is(TreeId of, u64 number) const { return tree == of && object == number; }
   };
   Transaction(Store& store, Reservation&& tree_space);
   StoreState& change();  // of the store, from here on
   Result<void> free_blocks(const std::vector<BlockRun>& freed);
-  void touch(TreeId tree, u64 object);
+  void touch(TreeId tree, const Key& key);
   void touch_tree(TreeId tree);
+  bool is_create() const;
   void note_changes();
   Reservation tree_space_;
   std::vector<Touched> touched_;  // objects of subvolumes' trees, neighbours once
   LogRecord inserted_;            // as declared
+  std::optional<Create> create_;  // as declared, with
+  std::vector<std::byte> create_note_;
   u64 blocks_declared_ = 0;
   u64 logged_ = 0;           // the generation whose log has it
   bool undeclared_ = false;  // it changed what no declaration covers
+  bool named_ = false;       // it changed a name
   bool changed_ = false;
   int exceptions_ = 0;  // under way when it began
 };

@@ -116,14 +116,19 @@ Result<T> sticky(StoreState& state, Result<T> result) {
 }  // namespace
 
 // Where all changes of records pass: nobody has to remember to say so (fsync_log.h, L1).
-void Transaction::touch(TreeId tree, u64 object) {
+void Transaction::touch(TreeId tree, const Key& key) {
   if (!is_subvolume(tree)) return;
-  const Touched touched{tree, object};
-  if (touched_.empty() || touched_.back() != touched) touched_.push_back(touched);
+  const IsName& is_name = store_->state_->options.is_name;
+  named_ = named_ || !is_name || is_name(key);
+  if (touched_.empty() || !touched_.back().is(tree, key.object))
+    touched_.push_back({tree, key.object});
+  ++touched_.back().changes;
 }
 
 void Transaction::touch_tree(TreeId tree) {
-  if (is_subvolume(tree)) store_->state_->log_changes.changed_tree(tree);
+  if (!is_subvolume(tree)) return;
+  undeclared_ = true;
+  store_->state_->log_changes.changed_tree(tree);
 }
 
 void Transaction::declare_insert(TreeId tree, u64 object, std::vector<std::byte> note, u64 blocks) {
@@ -131,26 +136,50 @@ void Transaction::declare_insert(TreeId tree, u64 object, std::vector<std::byte>
   blocks_declared_ = blocks;
 }
 
+void Transaction::declare_create(const Create& create, std::vector<std::byte> note) {
+  create_ = create;
+  create_note_ = std::move(note);
+}
+
+// It did what it has declared and nothing else.
+bool Transaction::is_create() const {
+  if (!create_ || undeclared_ || blocks_declared_ != 0 || !inserted_.extents.empty()) return false;
+  u32 changes = 0;
+  for (const Touched& touched : touched_) {
+    if (touched.is(create_->tree, create_->counts)) continue;
+    const bool covered =
+        touched.is(create_->tree, create_->object) || touched.is(create_->tree, create_->directory);
+    if (!covered) return false;
+    changes += touched.changes;
+  }
+  return changes == create_->changes;
+}
+
 void Transaction::note_changes() {
   LogChanges& changes = store_->state_->log_changes;
+  if (is_create()) {
+    const LogRecord record{create_->tree, create_->object, {}, create_note_, LogKind::create};
+    return changes.created(record, create_->directory);
+  }
+  if (named_) changes.names_changed();
   u64 blocks = 0;
   for (const ExtentRecord& extent : inserted_.extents) blocks += extent.run.count;
-  const Touched declared{inserted_.tree, inserted_.object};
   const bool whole = !undeclared_ && blocks_declared_ != 0 && blocks == blocks_declared_;
   for (const Touched& touched : touched_)
-    if (!whole || touched != declared) changes.changed({touched.tree, touched.object});
+    if (!whole || !touched.is(inserted_.tree, inserted_.object))
+      changes.changed({touched.tree, touched.object});
   if (whole) changes.inserted(inserted_, logged_ == id());
 }
 
 Result<void> Transaction::put(TreeId tree, Key key, Bytes value) {
   StoreState& state = change();
-  touch(tree, key.object);
+  touch(tree, key);
   return sticky(state, state.forest->put(tree, key, value));
 }
 
 Result<bool> Transaction::erase(TreeId tree, Key key) {
   StoreState& state = change();
-  touch(tree, key.object);
+  touch(tree, key);
   return sticky(state, state.forest->erase(tree, key));
 }
 

@@ -83,7 +83,7 @@ class NoStore(CliTest):
         self.run_refused(FORMAT, "put", source, self.at("/g"), says="only be read")
         self.assertEqual(self.get_bytes("/f"), b"data")
         self.assertEqual(self.run_json("info", "info", self.image)["store"]["features"],
-                         {"compatible": 0, "read_only_compatible": 1 << 31, "incompatible": 0})
+                         {"compatible": 0, "read_only_compatible": 1 << 31, "incompatible": 2})
         self.assert_clean()
         self.image.write_bytes(good)
         self.change_superblocks(64, 1 << 31)  # features_compat

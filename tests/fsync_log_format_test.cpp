@@ -240,5 +240,24 @@ TEST(FsyncLogFormat, records_are_decoded_as_they_were_encoded_and_no_part_of_the
   EXPECT_FALSE(decode_log_records({}, 0));
 }
 
+TEST(FsyncLogFormat, create_has_no_extents_and_an_insert_has) {
+  std::vector<std::byte> bytes;
+  const LogRecord create = {256, 300, {}, seeded_bytes(2, 150), LogKind::create};
+  encode_log_record(create, bytes);
+  const auto records = decode_log_records(bytes, 1);
+  ASSERT_TRUE(records);
+  EXPECT_EQ(records->at(0).kind, LogKind::create);
+  EXPECT_EQ(records->at(0).note, create.note);
+  const auto spoiled = [&](std::size_t at, u8 value) {
+    std::vector<std::byte> other = bytes;
+    other.at(at) = std::byte{value};
+    return decode_log_records(other, 1).has_value();
+  };
+  EXPECT_FALSE(spoiled(offsetof(LogRecordDisk, kind), 0));
+  EXPECT_FALSE(spoiled(offsetof(LogRecordDisk, kind), 2));
+  EXPECT_FALSE(spoiled(offsetof(LogRecordDisk, extents), 1));
+  EXPECT_FALSE(spoiled(offsetof(LogRecordDisk, reserved), 1));
+}
+
 }  // namespace
 }  // namespace latchkey::tests

@@ -2,11 +2,13 @@
 // instant, and what was not is old or new; the structure is clean before and after the replay, a
 // replay that is cut begins again, and no key and tweak ever stand over two plaintexts. Method: one
 // seeded life of few files that are written and synced again and again, changed otherwise now and
-// then, is cut at each of its writes and flushes; the device drops, keeps and tears what was not
-// flushed. The model without a disk says what may be there.
+// then, or of ever new ones that are synced, whose names are changed otherwise now and then, is cut
+// at each of its writes and flushes; the device drops, keeps and tears what was not flushed. The
+// model without a disk says what may be there.
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -31,6 +33,7 @@ struct Cuts {
   u64 device_bytes = 16 * kMiB;
   int crashes_a_cut = 2;
   u64 pages_free = 0;  // of a store that is nearly full
+  bool new_files = false;
 };
 
 class LogLife {
@@ -65,7 +68,9 @@ class LogLife {
     if (auto volume = open(device)) {
       (void)volume->add_key(kUser, master_key(42));
       for (int i = 0; i < cuts_.steps; ++i)
-        if (!step(*volume, model, random)) break;
+        if (!(cuts_.new_files ? step_of_names(*volume, model, random)
+                              : step(*volume, model, random)))
+          break;
       logged += volume->facts().log_blocks;
     }
     const bool died = device.power_off();
@@ -81,7 +86,7 @@ class LogLife {
     return died;
   }
 
-  u64 logged = 0, replayed = 0, recoveries_cut = 0;
+  u64 logged = 0, replayed = 0, recoveries_cut = 0, creates = 0;
 
  private:
   static std::string name(u64 i) { return "f" + std::to_string(i); }
@@ -148,6 +153,53 @@ class LogLife {
     return done;
   }
 
+  // Of 16 names in two directories, one of which comes and goes; most calls make a file and sync
+  // it.
+  bool step_of_names(Volume& volume, Model& model, std::mt19937_64& random) {
+    const auto draw = [&random] {
+      return (random() % 3 == 0 ? "d/" : "") + std::string("n") + std::to_string(random() % 8);
+    };
+    std::string file = draw();
+    const bool below = model.is_directory("d");
+    if (!below && file.starts_with("d/")) file = file.substr(2);
+    const auto parent = resolve_parent(volume, path(file));
+    if (!parent) return false;
+    const u64 dice = random() % 40;
+    if (dice == 0) {
+      if (!volume.sync()) return false;
+      model.sync();
+      return true;
+    }
+    if (dice == 1 && (!below || model.is_empty("d"))) {
+      const auto above = resolve(volume, "/vault");
+      if (!above) return false;
+      below ? model.rmdir("d") : model.mkdir("d");
+      if (below) return volume.rmdir(*above, "d").has_value();
+      return volume.mkdir(kUser, *above, "d", 0755).has_value();
+    }
+    if (model.exists(file) && dice < 24) {
+      std::string to = draw();
+      if (!below && to.starts_with("d/")) to = to.substr(2);
+      if (dice < 6 && to != file) {
+        const auto into = resolve_parent(volume, path(to));
+        model.rename(file, to);
+        return into && volume.rename(parent->directory, parent->name, into->directory, into->name);
+      }
+      model.unlink(file);
+      return volume.unlink(parent->directory, parent->name).has_value();
+    }
+    if (!model.exists(file)) model.create(file);
+    const auto handle = open_path(volume, kUser, path(file), {.write = true, .create = true});
+    if (!handle) return false;
+    bool done = dice % 5 == 0 || write(volume, *handle, model, file, random);
+    if (done && dice % 4 != 0) {
+      done = volume.fsync(*handle).has_value();
+      if (done) model.fsync(file);
+    }
+    (void)volume.close_handle(*handle);
+    return done;
+  }
+
   static bool write(Volume& volume, HandleId handle, Model& model, const std::string& file,
                     std::mt19937_64& random) {
     const u64 size = model.size(file);
@@ -165,11 +217,12 @@ class LogLife {
 
   static ModelReader reader_of(Volume& volume) {
     ModelReader reader;
-    reader.list = [&volume](const std::string&) -> Result<std::vector<ModelReader::Entry>> {
-      LK_TRY(const auto directory, resolve(volume, "/vault"));
+    reader.list = [&volume](const std::string& in) -> Result<std::vector<ModelReader::Entry>> {
+      LK_TRY(const auto directory, resolve(volume, path(in)));
       LK_TRY(const auto entries, volume.read_directory(directory));
       std::vector<ModelReader::Entry> out;
-      for (const auto& entry : entries) out.push_back({entry.name, false});
+      for (const auto& entry : entries)
+        out.push_back({entry.name, entry.kind == FileKind::directory});
       return out;
     };
     reader.read = [&volume](const std::string& file) -> Result<std::vector<std::byte>> {
@@ -198,6 +251,7 @@ class LogLife {
     SimDevice device({.size_bytes = cuts_.device_bytes, .seed = seed});
     device.restore(image);
     expect_clean(device, false);
+    creates += creates_in_log(device);
     const auto observed = observe_device(ledger_, device);
     ASSERT_TRUE(observed && observed->empty());
     auto volume = open(device);
@@ -212,6 +266,15 @@ class LogLife {
     expect_clean(device, cuts_.pages_free == 0);
     const auto after = observe_device(ledger_, device);
     ASSERT_TRUE(after && after->empty());
+  }
+
+  static u64 creates_in_log(SimDevice& device) {
+    engine::OpenOptions options;
+    options.read_only = true;
+    const auto store = engine::Store::open(device, options, system_env());
+    if (!store) return 0;
+    return static_cast<u64>(
+        std::ranges::count((*store)->logged(), engine::LogKind::create, &engine::LogRecord::kind));
   }
 
   void cut_the_recovery(const SimImage& image, const Model& model, u64 seed) {
@@ -242,11 +305,21 @@ void cut_everywhere(const Cuts& cuts) {
   EXPECT_GT(life.logged, cut);
   EXPECT_GT(life.replayed, cut / 2);
   EXPECT_GT(life.recoveries_cut, cut / 7);
+  if (cuts.new_files) {
+    EXPECT_GT(life.creates, cut);
+  }
 }
 
 TEST(VolumeLogCrash, every_cut_recovers_what_was_synced) {
   for (const u64 seed : seeds(4)) {
     cut_everywhere({seed, 60});
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(VolumeLogCrash, every_cut_recovers_new_files_that_were_synced) {
+  for (const u64 seed : seeds(3)) {
+    cut_everywhere({.seed = seed + 100, .steps = 60, .new_files = true});
     if (HasFatalFailure()) return;
   }
 }

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "engine/fsync_log.h"
-#include "tests/support/volume_fixture.h"
+#include "tests/support/volume_log_fixture.h"
 #include "volume/log_replay.h"
 #include "volume/map_records.h"
 
@@ -17,31 +17,6 @@ namespace {
 using namespace volume;  // NOLINT: the whole file is about it
 
 constexpr u64 kPageBytes = engine::kBlockBytes;
-
-class VolumeLog : public VolumeTest {
- protected:
-  using VolumeTest::VolumeTest;
-  void SetUp() override {
-    options_.inline_writeback = true;
-    options_.commit_interval_ms = 0;
-    VolumeTest::SetUp();
-    key_ = vault();
-    put("/vault/file", "before");
-    put("/vault/other", "other");
-    ASSERT_TRUE(volume_->sync());
-  }
-  enum class By : u8 { log, commit, nothing };
-  By sync(HandleId handle) {
-    const VolumeFacts before = volume_->facts();
-    EXPECT_TRUE(volume_->fsync(handle));
-    const VolumeFacts after = volume_->facts();
-    if (after.commits != before.commits) return By::commit;
-    return after.log_blocks != before.log_blocks ? By::log : By::nothing;
-  }
-  InodeId directory() { return *resolve(*volume_, "/vault"); }
-
-  crypto::KeyId key_;
-};
 
 TEST_F(VolumeLog, fsync_of_written_data_is_one_block_of_the_log_and_one_flush) {
   const HandleId handle = open("/vault/file");
@@ -153,7 +128,7 @@ TEST_F(VolumeLog, what_happens_to_others_does_not) {
   ASSERT_TRUE(volume_->rename(directory(), "other", directory(), "elsewhere"));
   EXPECT_EQ(sync(handle), By::log);
   const HandleId third = open("/vault/third");
-  EXPECT_EQ(sync(third), By::commit);
+  EXPECT_EQ(sync(third), By::log);
   close(third);
   close(handle);
 }
@@ -282,11 +257,11 @@ TEST_F(VolumeLog, record_of_another_file_under_its_number_is_refused) {
   const auto logged = (*store)->logged();
   ASSERT_EQ(logged.size(), 1U);
   const engine::View view = (*store)->view();
-  EXPECT_TRUE(check_record(view, logged[0]));
+  EXPECT_TRUE(LogCheck(view).check(logged[0]));
   const auto spoiled = [&](const std::function<void(engine::LogRecord&)>& spoil) {
     engine::LogRecord record = logged[0];
     spoil(record);
-    return code_of(check_record(view, record));
+    return code_of(LogCheck(view).check(record));
   };
   using Record = engine::LogRecord;
   const auto byte = [](Record& record, std::size_t at) -> std::byte& { return record.note.at(at); };

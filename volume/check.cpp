@@ -129,8 +129,9 @@ class VolumeChecker {
   }
   // What an open for writing would enter. Later records may change what earlier ones made.
   void check_log(const engine::View& view) {
+    LogCheck log(view);
     for (const engine::LogRecord& record : store_.logged())
-      if (const auto right = check_record(view, record); !right)
+      if (const auto right = log.check(record); !right)
         found(right.error().what,
               fmt::format("fsync log, tree {}, inode {}", record.tree, record.object));
   }

@@ -6,6 +6,7 @@
 #include "crypto/names.h"
 #include "engine/format.h"
 #include "volume/back_items.h"
+#include "volume/log_replay.h"
 #include "volume/state.h"
 #include "volume/xattr_records.h"
 
@@ -25,10 +26,7 @@ Result<u64> Volume::State::free_place(const engine::View& view, InodeId director
 }
 
 Result<void> Volume::State::read_counter(const engine::View& view, engine::TreeId subvolume) {
-  LK_TRY(const auto record, view.get(subvolume, {kCounterObject, kCounterType, 0}));
-  if (!record || record->value.size() != sizeof(Le64))
-    return fail(Errc::malformed, "a subvolume has no counter of inode numbers");
-  const u64 limit = load_disk<Le64>(record->value);
+  LK_TRY(const u64 limit, number_limit(view, subvolume));
   counters[subvolume] = {limit, limit};
   return {};
 }
@@ -39,9 +37,7 @@ Result<InodeId> Volume::State::new_number(engine::Transaction& transaction,
   if (!counters.contains(subvolume)) LK_TRYV(read_counter(transaction, subvolume));
   Counter& counter = counters[subvolume];
   if (counter.next == counter.limit) {
-    const Le64 value(counter.limit + kInodeChunk);
-    LK_TRYV(transaction.put(subvolume, {kCounterObject, kCounterType, 0},
-                            std::as_bytes(std::span(&value, 1))));
+    LK_TRYV(put_number_limit(transaction, subvolume, counter.limit + kInodeChunk));
     counter.limit += kInodeChunk;
   }
   return InodeId{subvolume, counter.next++};
@@ -155,6 +151,10 @@ Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::strin
   LK_TRYV(count_inodes(transaction, directory.subvolume, +1));
   LK_TRYV(put_target(transaction, made, target));
   LK_TRYV(touch_directory(transaction, *parent, fresh.mtime_ns));
+  if (what.kind == FileKind::regular)
+    transaction.declare_create(
+        {made.subvolume, made.number, directory.number, kCounterObject, kChangesOfACreate},
+        create_note(fresh, {place.entry, made, what.kind, place.name.stored}));
   return made;
 }
 

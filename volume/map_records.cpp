@@ -41,6 +41,26 @@ Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume) {
   return u64{load_disk<Le64>(record->value)};
 }
 
+Result<void> count_inodes(engine::Transaction& transaction, engine::TreeId subvolume, i64 change) {
+  LK_TRY(const u64 before, inode_count(transaction, subvolume));
+  const Le64 after(before + static_cast<u64>(change));
+  return transaction.put(subvolume, inode_count_key(), std::as_bytes(std::span(&after, 1)));
+}
+
+Result<u64> number_limit(const engine::View& view, engine::TreeId subvolume) {
+  LK_TRY(const auto record, view.get(subvolume, {kCounterObject, kCounterType, 0}));
+  if (!record || record->value.size() != sizeof(Le64))
+    return fail(Errc::malformed, "a subvolume has no counter of inode numbers");
+  return u64{load_disk<Le64>(record->value)};
+}
+
+Result<void> put_number_limit(engine::Transaction& transaction, engine::TreeId subvolume,
+                              u64 limit) {
+  const Le64 value(limit);
+  return transaction.put(subvolume, {kCounterObject, kCounterType, 0},
+                         std::as_bytes(std::span(&value, 1)));
+}
+
 Result<std::vector<extent::MapEntry>> map_entries(const engine::View& view, InodeId inode,
                                                   extent::FileRange range, std::size_t count_max) {
   std::vector<extent::MapEntry> entries;

@@ -23,6 +23,12 @@ Result<void> put_inode(engine::Transaction& transaction, InodeId inode,
                        const Attributes& attributes);
 // How many inodes the subvolume has, the root directory included; 1 where nobody counted yet.
 Result<u64> inode_count(const engine::View& view, engine::TreeId subvolume);
+// In the transaction that makes or reaps an inode. A subvolume without a record has its root alone.
+Result<void> count_inodes(engine::Transaction& transaction, engine::TreeId subvolume, i64 change);
+// From which number on the subvolume has no inode.
+Result<u64> number_limit(const engine::View& view, engine::TreeId subvolume);
+Result<void> put_number_limit(engine::Transaction& transaction, engine::TreeId subvolume,
+                              u64 limit);
 // not_found: there is no such inode.
 Result<Attributes> get_inode(const engine::View& view, InodeId inode);
 

@@ -117,6 +117,7 @@ Result<void> Volume::State::start() {
   open_options.read_ring_buffer_bytes = kReadRingBytes;
   open_options.register_buffers = pipeline_options.register_buffers = sizes.register_buffers;
   open_options.runs_of = runs_of;
+  open_options.is_name = is_name;
   open_options.replay = replay_record;
   open_options.fsync_log = options.fsync_log;
   LK_TRY(store, engine::Store::open(device, open_options, env));

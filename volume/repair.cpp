@@ -120,6 +120,7 @@ Result<RepairFindings> repair_volume(engine::Device& device, Env& env,
   engine::OpenOptions open_options;
   open_options.repair = true;
   open_options.runs_of = runs_of;
+  open_options.is_name = is_name;
   open_options.replay = replay_record;
   LK_TRY(auto store, engine::Store::open(device, open_options, env));
   LK_TRY(engine::RepairResult repaired, engine::repair_store(*store));

@@ -4,14 +4,6 @@
 
 namespace latchkey::volume {
 
-// In the transaction that makes or reaps an inode. A subvolume without a record has its root alone.
-Result<void> Volume::State::count_inodes(engine::Transaction& transaction, engine::TreeId subvolume,
-                                         i64 change) {
-  LK_TRY(const u64 before, inode_count(transaction, subvolume));
-  const Le64 after(before + static_cast<u64>(change));
-  return transaction.put(subvolume, inode_count_key(), std::as_bytes(std::span(&after, 1)));
-}
-
 Result<VolumeSpace> Volume::space() {
   State& state = *state_;
   const engine::SpaceFacts facts = state.store->space();

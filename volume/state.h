@@ -421,9 +421,6 @@ struct Volume::State {
   Result<std::vector<std::byte>> get_xattr(Inode& inode, Access access, std::string_view name);
   Result<void> remove_xattr(Inode& inode, std::string_view name);
 
-  // --- space.cpp
-  Result<void> count_inodes(engine::Transaction& transaction, engine::TreeId subvolume, i64 change);
-
   // --- links.cpp
   Result<void> must_hold_key(Inode& inode);
   Result<void> may_link(const Inode& inode, const Attributes& into);
