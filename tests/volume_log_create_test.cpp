@@ -121,6 +121,45 @@ TEST_F(VolumeLogCreate, replay_needs_no_key_and_a_reader_sees_the_name) {
   EXPECT_EQ(content("/vault/new"), "data");
 }
 
+// A directory that has changed by new files alone is in the log with them.
+TEST_F(VolumeLogCreate, fsync_of_a_directory_makes_the_names_in_it_durable) {
+  const InodeId inside = directory();
+  const HandleId handle = *volume_->open_directory(kUser, inside, "/vault");
+  EXPECT_EQ(sync(handle), By::nothing);
+  expect_log("/vault/a");
+  EXPECT_EQ(sync(handle), By::nothing);
+  close(open("/plain"));
+  EXPECT_EQ(sync(handle), By::nothing);
+  close(open("/vault/b"));
+  close(open("/vault/c"));
+  EXPECT_EQ(sync(handle), By::log);
+  EXPECT_EQ(sync(handle), By::nothing);
+  const auto ok = [](const auto& result) { return result.has_value(); };
+  const std::vector<std::pair<const char*, std::function<bool()>>> things = {
+      {"unlink", [&] { return ok(volume_->unlink(inside, "a")); }},
+      {"mkdir", [&] { return ok(volume_->mkdir(kUser, inside, "d", 0755)); }},
+      {"rename", [&] { return ok(volume_->rename(inside, "b", inside, "e")); }},
+      {"symlink", [&] { return ok(volume_->symlink(kUser, inside, "s", "e")); }},
+      {"link", [&] { return ok(volume_->link(*resolve(*volume_, "/vault/e"), inside, "l")); }},
+      {"mode", [&] { return ok(volume_->set_mode(inside, 0700)); }},
+      {"rename of itself",
+       [&] { return ok(volume_->rename(kRootInode, "vault", kRootInode, "moved")); }},
+  };
+  for (const auto& [name, happens] : things) {
+    SCOPED_TRACE(name);
+    ASSERT_TRUE(happens());
+    EXPECT_EQ(sync(handle), By::commit);
+    EXPECT_EQ(sync(handle), By::nothing);
+  }
+  close(open("/moved/last"));
+  EXPECT_EQ(sync(handle), By::log);
+  close(handle);
+  crash_and_check(15);
+  for (const char* name : {"c", "d", "e", "l", "last"})
+    EXPECT_TRUE(is_there(std::string("/moved/") + name)) << name;
+  EXPECT_FALSE(is_there("/moved/a"));
+}
+
 // Names keep their order: whoever is synced brings along what was made before.
 TEST_F(VolumeLogCreate, what_was_made_before_it_is_there_too_and_what_came_later_is_not) {
   close(open("/vault/a"));

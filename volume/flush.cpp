@@ -187,8 +187,7 @@ Result<void> Volume::fsync(HandleId id) {
   LK_TRYV(state.tell_errors(*handle));
   LK_TRYV(flushed);
   const InodeId inode = handle->inode->id();
-  auto synced = handle->directory ? state.store->commit()
-                                  : state.store->sync_object(inode.subvolume, inode.number);
+  auto synced = state.store->sync_object(inode.subvolume, inode.number);
   if (!synced) handle->stop_told = true;
   return synced;
 }
