@@ -31,8 +31,10 @@ std::string text_of(u64 size, u64 seed) {
 
 class VolumeFault : public VolumeTest {
  protected:
+  // A fault meets the op that the test means: of an fsync the data, before the block of the log.
+  VolumeFault() : VolumeTest({.size_bytes = 128 * kMiB, .shuffle = false}) {}
   void SetUp() override {
-    options_.inline_writeback = true;  // a fault meets the op that the test means
+    options_.inline_writeback = true;
     options_.commit_interval_ms = 0;
     VolumeTest::SetUp();
     vault();

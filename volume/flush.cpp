@@ -180,15 +180,20 @@ void Volume::State::work_once(u64 seen, u64& last_commit) {
   }
 }
 
+Result<void> Volume::State::fsync(Handle& handle) {
+  const auto flushed = handle.directory ? Result<void>{} : flush(handle.inode, true);
+  LK_TRYV(tell_errors(handle));
+  LK_TRYV(flushed);
+  const InodeId inode = handle.inode->id();
+  return store->sync_object(inode.subvolume, inode.number);
+}
+
+// The store may have stopped in the flush already, where the log's block was beside the data.
 Result<void> Volume::fsync(HandleId id) {
   State& state = *state_;
   LK_TRY(const auto handle, state.find(id));
-  const auto flushed = handle->directory ? Result<void>{} : state.flush(handle->inode, true);
-  LK_TRYV(state.tell_errors(*handle));
-  LK_TRYV(flushed);
-  const InodeId inode = handle->inode->id();
-  auto synced = state.store->sync_object(inode.subvolume, inode.number);
-  if (!synced) handle->stop_told = true;
+  auto synced = state.fsync(*handle);
+  if (!synced && state.store->failure()) handle->stop_told = true;
   return synced;
 }
 

@@ -265,6 +265,7 @@ struct Volume::State {
   // --- flush.cpp
   // `synced`: its fsync comes next.
   Result<void> flush(const InodePtr& inode, bool synced = false);
+  Result<void> fsync(Handle& handle);
   bool may_pass(const Error& error);  // of a flush: the next one may find memory again
   // Flushes each, many files in one write. `wait`: also those that somebody else flushes just now.
   // Returns those that failed, and the first error.
