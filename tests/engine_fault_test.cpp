@@ -255,18 +255,19 @@ TEST_F(FaultTest, a_superblock_has_its_bytes_where_the_document_says) {
   // Generation 1 is in set 1: places 1 and 3.
   device_->peek(kMiB + 64 * kKiB, block);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(block.data()), 8), "latchkey");
-  EXPECT_EQ(le(8, 4), 2U);          // format version
-  EXPECT_EQ(le(12, 1), 1U);         // place
-  EXPECT_EQ(le(16, 8), 1U);         // generation
-  EXPECT_EQ(le(40, 8), 16 * kMiB);  // size
-  EXPECT_EQ(le(48, 4), 4096U);      // block
-  EXPECT_EQ(le(52, 4), 4096U);      // node
-  EXPECT_EQ(le(56, 4), 32U);        // blocks of the longest extent
-  EXPECT_EQ(le(64, 8) + le(72, 8) + le(80, 8), 0U);
-  EXPECT_NE(le(88, 8), 0U);   // root: first place
-  EXPECT_NE(le(96, 8), 0U);   // root: second place
-  EXPECT_EQ(le(104, 8), 1U);  // root: generation
-  EXPECT_EQ(le(160, 8), 4U);  // nodes
+  EXPECT_EQ(le(8, 4), 2U);               // format version
+  EXPECT_EQ(le(12, 1), 1U);              // place
+  EXPECT_EQ(le(16, 8), 1U);              // generation
+  EXPECT_EQ(le(40, 8), 16 * kMiB);       // size
+  EXPECT_EQ(le(48, 4), 4096U);           // block
+  EXPECT_EQ(le(52, 4), 4096U);           // node
+  EXPECT_EQ(le(56, 4), 32U);             // blocks of the longest extent
+  EXPECT_EQ(le(64, 8) + le(72, 8), 0U);  // features: compat, ro_compat
+  EXPECT_EQ(le(80, 8), 2U);              // incompat: the log may have new files
+  EXPECT_NE(le(88, 8), 0U);              // root: first place
+  EXPECT_NE(le(96, 8), 0U);              // root: second place
+  EXPECT_EQ(le(104, 8), 1U);             // root: generation
+  EXPECT_EQ(le(160, 8), 4U);             // nodes
   std::vector<std::byte> map(4096);
   device_->peek(21 * 4096, map);  // of generation 1
   const Checksum of_map = checksum128(Bytes(map).subspan(32, 32));
