@@ -60,12 +60,11 @@ void make_ordinary(pid_t thread) {
   if (get_default(processors)) (void)set_processors(thread, processors);
 }
 
-// Off the companion's processor: there it would have the caller moved to another one.
-void keep_away(pid_t guardian, int processor) {
+void keep_away_from(int processor) {
   cpu_set_t others;
   if (!get_default(others)) return;
   CPU_CLR(static_cast<std::size_t>(processor), &others);
-  (void)set_processors(guardian, others);
+  (void)set_processors(0, others);
 }
 
 // Field `number` of a stat file of proc(5), from the third on: behind the command, which may hold
@@ -149,23 +148,6 @@ bool Companion::Turn::slept() {
   return false;
 }
 
-// To where the caller runs. False: it has gone, or runs where this process may not.
-bool Companion::Turn::follow(pid_t caller, pid_t guardian) {
-  const std::string field = stat_field(caller, caller, 39);
-  int processor = -1;
-  std::from_chars(field.data(), field.data() + field.size(), processor);
-  if (processor < 0 || processor >= CPU_SETSIZE) return false;
-  glance_every_ = processor == processor_ ? std::min(2 * glance_every_, kGlanceMax) : kGlanceMin;
-  if (processor == processor_) return true;
-  cpu_set_t only;
-  CPU_ZERO(&only);
-  CPU_SET(static_cast<std::size_t>(processor), &only);
-  if (!set_processors(0, only)) return false;
-  processor_ = processor;
-  keep_away(guardian, processor);
-  return true;
-}
-
 Companion::~Companion() {
   close();
   if (guardian_) guardian_->join();
@@ -238,12 +220,30 @@ bool Companion::may_begin(const Turn& turn, pid_t caller, bool alone) {
   return true;
 }
 
+// To where the caller runs. False: it has gone, or runs where this process may not.
+bool Companion::follow(Turn& turn, pid_t caller) {
+  const std::string field = stat_field(caller, caller, 39);
+  int processor = -1;
+  std::from_chars(field.data(), field.data() + field.size(), processor);
+  if (processor < 0 || processor >= CPU_SETSIZE) return false;
+  const bool stayed = processor == turn.processor_;
+  turn.glance_every_ = stayed ? std::min(2 * turn.glance_every_, kGlanceMax) : kGlanceMin;
+  if (stayed) return true;
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(static_cast<std::size_t>(processor), &only);
+  if (!set_processors(0, only)) return false;
+  turn.processor_ = processor;
+  processor_.store(processor, std::memory_order_relaxed);
+  return true;
+}
+
 void Companion::begin(Turn& turn, pid_t caller) {
   turn.caller_ = caller;
   turn.processor_ = -1;
   turn.glance_every_ = kGlanceMin;
   turn.taken_ = turn.strangers_ = turn.sampled_ = turn.queued_ = 0;
-  if (turn.follow(caller, guardian_number_) && set_class(0, SCHED_IDLE)) {
+  if (follow(turn, caller) && set_class(0, SCHED_IDLE)) {
     if (!is_companion(turn)) make_ordinary(0);
     return;
   }
@@ -255,7 +255,7 @@ void Companion::begin(Turn& turn, pid_t caller) {
 // It may have been ended meanwhile: end() says so first, and makes it ordinary then.
 void Companion::go_on(Turn& turn) {
   const bool others = turn.taken_ >= kWindow && turn.has_others();
-  if (!others && (!turn.slept() || turn.follow(turn.caller_, guardian_number_))) {
+  if (!others && (!turn.slept() || follow(turn, turn.caller_))) {
     if (!is_companion(turn)) make_ordinary(0);
     return;
   }
@@ -268,7 +268,6 @@ void Companion::end(bool contended) {
   const pid_t thread = thread_.exchange(0);
   make_ordinary(thread);
   (void)or_no_memory([thread] { make_workers_ordinary(thread); });
-  make_ordinary(guardian_number_);
   in_a_row_ = 0;
   ended_.notify_all();
   if (!contended) return;
@@ -280,14 +279,13 @@ void Companion::end(bool contended) {
 
 void Companion::guard() {
   if (!set_class(0, SCHED_IDLE) || !set_class(0, SCHED_OTHER)) return;
-  guardian_number_ = thread_number();
   enabled_ = true;
   Look at;
   Lock lock(mutex_);
   while (!closed_) {
     if (thread_ == 0) {
+      if (std::exchange(at, {}).away_from >= 0) make_ordinary(0);
       changed_.wait(mutex_);
-      at = {};
       continue;
     }
     changed_.wait_for(mutex_, kLookNs);
@@ -296,6 +294,8 @@ void Companion::guard() {
 }
 
 void Companion::look(Look& at) {
+  const int processor = processor_.load(std::memory_order_relaxed);
+  if (processor != at.away_from) keep_away_from(at.away_from = processor);
   const u64 taken = taken_;
   at.still = taken == at.taken ? at.still + 1 : 0;
   at.taken = taken;

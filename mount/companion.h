@@ -47,7 +47,6 @@ class Companion {
 
    private:
     friend class Companion;
-    bool follow(pid_t caller, pid_t guardian);
     bool has_others();
     bool slept();
 
@@ -77,11 +76,13 @@ class Companion {
   // What the guardian remembers of its last look.
   struct Look {
     u64 taken = 0;
-    u32 still = 0;  // looks in a row since when no request was taken
+    u32 still = 0;       // looks in a row since when no request was taken
+    int away_from = -1;  // the companion's processor: there it would have the caller move
   };
 
   bool is_companion(const Turn& turn) const { return thread_.load() == turn.self_; }
   bool may_begin(const Turn& turn, pid_t caller, bool alone) LK_EXCLUDES(mutex_);
+  bool follow(Turn& turn, pid_t caller);
   void begin(Turn& turn, pid_t caller) LK_EXCLUDES(mutex_);
   void go_on(Turn& turn) LK_EXCLUDES(mutex_);
   void end(bool contended) LK_REQUIRES(mutex_);
@@ -89,8 +90,9 @@ class Companion {
   void look(Look& at) LK_REQUIRES(mutex_);
 
   int fuse_fd_ = -1;
-  std::atomic<bool> enabled_{false};  // guardian_number_ is set
+  std::atomic<bool> enabled_{false};  // there is a guardian
   std::atomic<pid_t> thread_{0};      // the companion; 0: there is none. Changed under mutex_
+  std::atomic<int> processor_{-1};    // the companion's
   std::atomic<u64> taken_{0};         // by the companion
   std::atomic<bool> busy_{false};
 
@@ -104,7 +106,6 @@ class Companion {
   u64 not_before_ns_ LK_GUARDED_BY(mutex_) = 0;
   u64 pause_ns_ LK_GUARDED_BY(mutex_) = 0;
   std::unique_ptr<Thread> guardian_;
-  std::atomic<pid_t> guardian_number_{0};
 };
 
 // First of all in a thread that one of the session's starts: it inherits a class and a processor

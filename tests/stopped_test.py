@@ -120,15 +120,16 @@ class Full(Stopped):
         self.make_store("16M")
         self.first = self.host_file("first", b"first")
         self.put(self.first, "/vault/first")
-        tree = self.make_tree(2500, 3000)
+        tree = self.make_tree(4000, 3000)
         self.run_refused(NO_SPACE, "put", "-qr", "--key-file", self.key, tree, self.at("/vault"),
                          says="the store is full")
+        names = self.names("/vault/tree")
+        self.assertGreater(4096 * len(names), 9 * MIB, "what was held for dirty files is used")
         big = self.host_file("big", self.random.randbytes(16 * MIB))
         for i in range(4):  # each finds a little of what was only promised to the one before
             self.run_refused(NO_SPACE, "put", "-q", big, self.at(f"/big{i}"))
         self.run_refused(NO_SPACE, "torture", "-q", "--seconds", "20", self.image, says="room")
         self.assert_first_is_there()
-        names = self.names("/vault/tree")
         for name in self.random.sample(names[:-1], 8):
             self.assertEqual(self.get_bytes(f"/vault/tree/{name}"), (tree / name).read_bytes())
         self.run_ok("rm", "-r", "--key-file", self.key, self.at("/vault/tree"))

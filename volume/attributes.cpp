@@ -29,7 +29,7 @@ Result<void> Volume::State::change_attributes(Inode& inode,
                                               const std::function<void(Attributes&)>& fn,
                                               u64 feature) {
   LK_TRYV(must_be_writable(inode.id()));
-  LK_TRY(auto space, store->reserve({0, 2, 256}));
+  LK_TRY(auto space, reserve({0, 2, 256}));
   const i64 now = static_cast<i64>(env.realtime_ns());
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   if (feature != 0) transaction.need_feature(feature);

@@ -108,13 +108,16 @@ Result<void> Volume::State::clone(const Clone& clone) {
   LK_TRYV(settle(clone.from));
   LK_TRYV(settle(clone.to));
   LK_TRYV(nothing_lost(clone));
+  LK_TRY(auto space, reserve(kStepNeed));  // here others may still be flushed for it
   Lock flush_lock(clone.to->flush_mutex);
   // Its own keys are those of what it had: a block of another file would be under none of them.
   if (clone.from != clone.to && clone.to->own_keys() != nullptr)
     return fail(Errc::no_key, "the key is sealed, and the files have no key in common");
   extent::FileRange left{clone.from_offset / kPageBytes, (length + kPageBytes - 1) / kPageBytes};
   for (u64 to_block = clone.to_offset / kPageBytes; left.blocks != 0;) {
-    LK_TRY(auto space, store->reserve(kStepNeed));
+    if (to_block != clone.to_offset / kPageBytes) {
+      LK_TRY(space, store->reserve(kStepNeed));
+    }
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
     LK_TRY(const u64 blocks,
            clone_step(transaction, clone.from->id(), left, clone.to->id(), to_block));

@@ -140,7 +140,7 @@ Result<InodeId> Volume::State::make(Caller caller, InodeId directory, std::strin
     fresh.size = target.size();
   }
   const u32 pieces = static_cast<u32>(target.size() / kTargetPieceBytes + 1);
-  LK_TRY(auto space, store->reserve({0, kNameOpRecords + pieces, kNameOpBytes + target.size()}));
+  LK_TRY(auto space, reserve({0, kNameOpRecords + pieces, kNameOpBytes + target.size()}));
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRYV(find_room(transaction, directory, place));
   LK_TRY(const InodeId made, new_number(transaction, directory.subvolume));

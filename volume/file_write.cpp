@@ -124,7 +124,7 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
           .leaves = leaves_of_neighbours(wanted),
           .promised_blocks = drawn,
       };
-      LK_TRY(space, reserve_for_write(need, piece.use_reserve));
+      LK_TRY(space, reserve(need, piece.use_reserve));
     }
     LK_TRY(const CopySection section, CopySection::enter(inode, piece.flags));
     if (inode.losses != piece.losses) return data_lost();
@@ -139,16 +139,6 @@ Result<void> Volume::State::write_piece(Inode& inode, const WritePiece& piece) {
     }
   }
   return {};
-}
-
-// What dirty pages have reserved is the most that they may need, above all where trees share nodes.
-// Flushed they have what they do need, and what is left over may be enough.
-Result<engine::Reservation> Volume::State::reserve_for_write(const engine::SpaceNeed& need,
-                                                             bool use_reserve) {
-  auto space = store->reserve(need, use_reserve);
-  if (space || space.error().code != Errc::no_space) return space;
-  if (flush_many(dirty_inodes(), true).pages == 0) return space;
-  return store->reserve(need, use_reserve);
 }
 
 // Which pages may take their space out of a promise, to nobody else's loss. Pages first, then the

@@ -187,14 +187,20 @@ Result<void> Volume::State::allocate(const InodePtr& inode, u64 offset, u64 end,
   Lock writer(inode->write_mutex);
   LK_TRYV(unlock_inode(*inode));
   LK_TRYV(settle(inode));
-  Lock flush_lock(inode->flush_mutex);
+  const auto promised = promise_range(*inode, offset, end, keep_size);
+  if (promised || !made_room(promised.error())) return promised;
+  return promise_range(*inode, offset, end, keep_size);
+}
+
+Result<void> Volume::State::promise_range(Inode& inode, u64 offset, u64 end, bool keep_size) {
+  Lock flush_lock(inode.flush_mutex);
   const u64 first = offset / kPageBytes;
   const extent::FileRange range{first, blocks_up(end) - first};
   u64 missing = 0;
   for (extent::FileRange left = range; left.blocks != 0;) {
-    LK_TRY(const auto entries, map_entries(store->view(), inode->id(), left, kEntriesLooked));
+    LK_TRY(const auto entries, map_entries(store->view(), inode.id(), left, kEntriesLooked));
     const extent::FileRange seen = seen_of(left, entries, kEntriesLooked);
-    each_gap(entries, inode->id().subvolume, seen,
+    each_gap(entries, inode.id().subvolume, seen,
              [&](extent::FileRange gap) { missing += gap.blocks; });
     left = behind(left, seen);
   }
@@ -204,11 +210,11 @@ Result<void> Volume::State::allocate(const InodePtr& inode, u64 offset, u64 end,
   for (extent::FileRange left = range; left.blocks != 0;) {
     LK_TRY(auto space, store->reserve(kEditNeed));
     LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(const extent::FileRange seen, promise_gaps(transaction, *inode, left, promised));
+    LK_TRY(const extent::FileRange seen, promise_gaps(transaction, inode, left, promised));
     left = behind(left, seen);
-    const u64 size = inode->size();
+    const u64 size = inode.size();
     const u64 there = std::min(end, seen.end() * kPageBytes);
-    LK_TRYV(put_changed(transaction, *inode, keep_size ? size : std::max(size, there)));
+    LK_TRYV(put_changed(transaction, inode, keep_size ? size : std::max(size, there)));
   }
   return {};
 }

@@ -52,7 +52,7 @@ Result<void> Volume::State::link(Inode& inode, InodeId directory, std::string_vi
   const DirectoryLocks locks(directories, {directory});
   LK_TRY(auto place, place_for_name(*parent, name));
   LK_TRYV(must_hold_key(inode));
-  LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
+  LK_TRY(auto space, reserve({0, kNameOpRecords, kNameOpBytes}));
   const i64 now = static_cast<i64>(env.realtime_ns());
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRYV(find_room(transaction, directory, place));
@@ -182,7 +182,7 @@ Result<Volume::State::Use> Volume::State::make_unnamed(Caller caller, InodeId di
   if (above.kind != FileKind::directory) return fail(Errc::not_dir, "not a directory");
   LK_TRY(Attributes fresh, inherit(caller, above, {.mode = mode}));
   fresh.links = 0;
-  LK_TRY(auto space, store->reserve({0, kNameOpRecords, kNameOpBytes}));
+  LK_TRY(auto space, reserve({0, kNameOpRecords, kNameOpBytes}));
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRY(const InodeId id, new_number(transaction, directory.subvolume));
   LK_TRYV(transaction.put(id.subvolume, orphan_key(id), {}));

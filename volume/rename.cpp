@@ -166,7 +166,7 @@ Result<void> Volume::State::Rename::may_replace() {
 
 Result<void> Volume::State::Rename::apply() {
   const bool replaces = to.entry && !flags.exchange;
-  LK_TRY(auto space, state.store->reserve({0, kRenameRecords, kRenameBytes}, replaces));
+  LK_TRY(auto space, state.reserve({0, kRenameRecords, kRenameBytes}, replaces));
   const i64 now = static_cast<i64>(state.env.realtime_ns());
   LK_TRY(engine::Transaction transaction, state.store->begin(std::move(space)));
   LK_TRY(const Places places, find_places(transaction));

@@ -4,6 +4,19 @@
 
 namespace latchkey::volume {
 
+Result<engine::Reservation> Volume::State::reserve(const engine::SpaceNeed& need,
+                                                   bool use_reserve) {
+  auto space = store->reserve(need, use_reserve);
+  if (space || !made_room(space.error())) return space;
+  return store->reserve(need, use_reserve);
+}
+
+// What dirty pages have reserved is the most that they may need, above all where trees share nodes.
+// Flushed they have what they do need, and what is left over may be enough.
+bool Volume::State::made_room(const Error& error) {
+  return error.code == Errc::no_space && flush_many(dirty_inodes(), true).pages != 0;
+}
+
 Result<VolumeSpace> Volume::space() {
   State& state = *state_;
   const engine::SpaceFacts facts = state.store->space();

@@ -298,7 +298,6 @@ struct Volume::State {
     IoFlags flags = {};
   };
   Result<void> write_piece(Inode& inode, const WritePiece& piece) LK_REQUIRES(inode.write_mutex);
-  Result<engine::Reservation> reserve_for_write(const engine::SpaceNeed& need, bool use_reserve);
   Result<std::vector<bool>> promised_pages(const Inode& inode, u64 first, u64 count)
       LK_REQUIRES(inode.write_mutex);
 
@@ -321,8 +320,16 @@ struct Volume::State {
       LK_REQUIRES(inode.write_mutex);
   Result<void> put_changed(engine::Transaction& transaction, Inode& inode, u64 size);
   Result<void> allocate(const InodePtr& inode, u64 offset, u64 end, bool keep_size);
+  Result<void> promise_range(Inode& inode, u64 offset, u64 end, bool keep_size)
+      LK_REQUIRES(inode.write_mutex);
   Result<extent::FileRange> promise_gaps(engine::Transaction& transaction, const Inode& inode,
                                          extent::FileRange range, engine::Reservation& space);
+
+  // --- space.cpp
+  // As Store::reserve, after a flush of everything if that was not enough. With no flush_mutex.
+  Result<engine::Reservation> reserve(const engine::SpaceNeed& need, bool use_reserve = false);
+  // Whether it was that the store is full, and what has been flushed now may have made room.
+  bool made_room(const Error& error);
 
   // --- clone.cpp
   struct Clone {

@@ -150,8 +150,7 @@ Result<InodeId> Volume::create_subvolume(Caller caller, InodeId directory, std::
   LK_TRY(auto place, state.place_for_name(*parent, name));
   LK_TRY(const Attributes root,
          state.inherit(caller, place.above, {.kind = FileKind::directory, .mode = mode}));
-  LK_TRY(auto space,
-         state.store->reserve({0, kRecords, kRecordBytes + state.store->facts().node_bytes}));
+  LK_TRY(auto space, state.reserve({0, kRecords, kRecordBytes + state.store->facts().node_bytes}));
   LK_TRY(engine::Transaction transaction, state.store->begin(std::move(space)));
   LK_TRYV(state.find_room(transaction, directory, place));
   LK_TRY(const engine::TreeId id, take_subvolume_id(transaction));
@@ -202,7 +201,7 @@ Result<InodeId> Volume::State::clone_subvolume(const Inode& source, InodeId dire
     return fail(Errc::cross_key, "the directory has another encryption policy");
   engine::SpaceNeed need{0, kRecords, kRecordBytes};
   need.clone = true;
-  LK_TRY(auto space, store->reserve(need));
+  LK_TRY(auto space, reserve(need));
   Subvolume fresh = named(directory, place.name.stored, static_cast<i64>(env.realtime_ns()));
   fresh.read_only = read_only;
   fresh.origin = source.id().subvolume;

@@ -77,7 +77,7 @@ Result<void> Volume::State::set_xattr(Inode& inode, Access access, std::string_v
   const auto pieces = encode_xattr(fresh, engine::record_bytes_max(store->facts().node_bytes));
   u64 bytes = kItemBytes;
   for (const auto& piece : pieces) bytes += piece.size();
-  LK_TRY(auto space, store->reserve({0, static_cast<u32>(pieces.size() + 1), bytes}));
+  LK_TRY(auto space, reserve({0, static_cast<u32>(pieces.size() + 1), bytes}));
   const i64 now = static_cast<i64>(env.realtime_ns());
   LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
   LK_TRY(const auto old, find_xattr(transaction, id, name));
