@@ -17,6 +17,8 @@ namespace {
 constexpr u32 kCommitQueueDepth = 64;
 constexpr u64 kDirtyNodesMax = 1024;
 constexpr u32 kNodeRings = 4;
+constexpr u32 kSmallRingsMax = 32;
+constexpr u64 kSmallRingBytes = 64 * kKiB;
 constexpr u64 kLogBlocksMax = 1024, kLogPartOfStore = 64;
 
 // The first 64 KiB stay zero: where others look for boot code, partition tables and file systems,
@@ -70,6 +72,13 @@ Result<void> StoreState::read_blocks(u64 block, MutableBytes into) {
 
 namespace {
 
+IoOptions small_ring() {
+  IoOptions options;
+  options.buffer_bytes = kSmallRingBytes;
+  options.register_buffer = false;
+  return options;
+}
+
 Result<void> make_rings(StoreState& state) {
   IoOptions options;
   options.buffer_bytes = state.options.read_ring_buffer_bytes;
@@ -78,6 +87,8 @@ Result<void> make_rings(StoreState& state) {
     LK_TRY(auto io, state.device.make_io(options));
     state.rings.add(std::move(io));
   }
+  LK_TRY(auto small, state.device.make_io(small_ring()));
+  state.small_rings.add(std::move(small));
   for (u32 i = 0; i < kNodeRings; ++i) {
     LK_TRY(auto io, state.device.make_io({}));
     state.node_rings.add(std::move(io));
@@ -230,18 +241,22 @@ bool Store::has_feature(u64 bits) const { return (state_->features_incompat & bi
 
 Device& Store::device() const { return state_->device; }
 
-BorrowedIo Store::borrow_io() const {
+BorrowedIo Store::borrow_io(u64 bytes) const {
   BorrowedIo borrowed;
-  borrowed.store_ = const_cast<Store*>(this);
-  borrowed.io_ = state_->rings.take();
+  const bool is_small = bytes <= kSmallRingBytes;
+  borrowed.pool_ = is_small ? &state_->small_rings : &state_->rings;
+  borrowed.io_ = is_small
+                     ? state_->small_rings.take_or_make(
+                           kSmallRingsMax, [&] { return state_->device.make_io(small_ring()); })
+                     : state_->rings.take();
   return borrowed;
 }
 
 BorrowedIo::BorrowedIo(BorrowedIo&& other) noexcept
-    : store_(std::exchange(other.store_, nullptr)), io_(std::exchange(other.io_, nullptr)) {}
+    : pool_(other.pool_), io_(std::exchange(other.io_, nullptr)) {}
 
 BorrowedIo::~BorrowedIo() {
-  if (io_ != nullptr) store_->state_->rings.give_back(io_);
+  if (io_ != nullptr) pool_->give_back(io_);
 }
 
 }  // namespace latchkey::engine

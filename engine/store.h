@@ -58,6 +58,7 @@ using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 // order, which the fsync log keeps. As RunsOf. Absent: each may.
 using IsName = std::function<bool(const Key&)>;
 
+class RingPool;
 class Transaction;
 struct LogRecord;
 // Enters one record of the fsync log again, as its insert or create did: the note says how. Errors:
@@ -348,7 +349,8 @@ class Transaction : public View {
   int exceptions_ = 0;  // under way when it began
 };
 
-// A ring borrowed from the readers' pool; returned by the destructor. Waits when all are out.
+// A ring borrowed from one of the readers' pools; returned by the destructor. Waits when all are
+// out.
 class BorrowedIo {
  public:
   BorrowedIo(BorrowedIo&& other) noexcept;
@@ -360,7 +362,7 @@ class BorrowedIo {
  private:
   friend class Store;
   BorrowedIo() = default;
-  Store* store_ = nullptr;
+  RingPool* pool_ = nullptr;
   Io* io_ = nullptr;
 };
 
@@ -388,7 +390,9 @@ class Store {
 
   View view() const;
   ReadPin pin() const;  // take it before the View whose blocks it shall protect is dropped
-  BorrowedIo borrow_io() const;
+  // With a buffer for so many bytes, or else one of read_ring_buffer_bytes. Of those for little
+  // there are more, so that many can read beside each other; they are made when they are needed.
+  BorrowedIo borrow_io(u64 bytes = ~u64{0}) const;
 
   // no_space after a commit (two, if blocks are pinned) has been tried; waits for those, so call it
   // with no View, Transaction or key gate held. `use_reserve`: delete, truncate, removal, commit;

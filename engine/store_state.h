@@ -35,6 +35,7 @@ struct StoreState {
   bool read_only = false;
 
   RingPool rings;                 // lent to readers and writers of data
+  RingPool small_rings;           // to readers of little
   RingPool node_rings;            // for one read at a time, so never waited for by their holders
   std::unique_ptr<Io> commit_io;  // of the thread that commits
 

@@ -22,7 +22,7 @@
 
 #include "base/env.h"
 #include "base/no_memory.h"
-#include "mount/unique_fd.h"
+#include "mount/callers.h"
 
 namespace latchkey::mount {
 namespace {
@@ -65,26 +65,6 @@ void keep_away_from(int processor) {
   if (!get_default(others)) return;
   CPU_CLR(static_cast<std::size_t>(processor), &others);
   (void)set_processors(0, others);
-}
-
-// Field `number` of a stat file of proc(5), from the third on: behind the command, which may hold
-// anything. Empty: the thread has gone.
-std::string stat_field(pid_t process, pid_t thread, u32 number) {
-  std::array<char, 64> path{};
-  fmt::format_to_n(path.data(), path.size() - 1, "/proc/{}/task/{}/stat", process, thread);
-  const UniqueFd file(::open(path.data(), O_RDONLY | O_CLOEXEC));
-  std::array<char, 1024> text;
-  const ssize_t got = file ? ::read(file.get(), text.data(), text.size()) : 0;
-  std::string_view rest(text.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
-  const std::size_t command_end = rest.rfind(") ");
-  if (command_end == std::string_view::npos) return {};
-  rest.remove_prefix(command_end + 2);
-  for (; number > 3; --number) {
-    const std::size_t space = rest.find(' ');
-    if (space == std::string_view::npos) return {};
-    rest.remove_prefix(space + 1);
-  }
-  return std::string(rest.substr(0, rest.find(' ')));
 }
 
 bool wants_to_run(pid_t thread) { return stat_field(::getpid(), thread, 3) == "R"; }

@@ -131,10 +131,12 @@ class FileSystem {
   Result<volume::HandleId> open_directory_node(const volume::Caller& caller, fuse_ino_t node);
   OpenFile& keep_handle(volume::InodeId inode, volume::HandleId handle,
                         const std::optional<crypto::KeyId>& key);
-  OpenFile& add_open(u64 node, volume::HandleId handle);
+  OpenFile& add_open(u64 node, volume::HandleId handle, int flags);
   Result<void> close(OpenFile& file);
   Result<void> end(OpenFile& file);  // its node has been told that it is closed
+  double attributes_kept_s(const volume::Stat& stat);
   void refuse(const Io& io, const Error& error);
+  void finish(const Io& io, MutableBytes read, u64 size);
   volume::FscryptAnswer perform(Ioctl& ioctl);
   void remove(const std::shared_ptr<Ioctl>& ioctl);
   void look(const std::shared_ptr<Ioctl>& ioctl);

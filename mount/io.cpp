@@ -31,6 +31,7 @@ void FileSystem::read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset
   io.direct = is_direct(*info);
   io.offset = static_cast<u64>(offset);
   io.size = size;
+  if (!io.direct) io.file->shared->has_pages = true;
   perform(std::move(io));
 }
 
@@ -43,8 +44,10 @@ void FileSystem::write(fuse_req_t req, fuse_ino_t node, const char* data, size_t
   io.write = true;
   io.written_back = info->writepage != 0;
   io.direct = is_direct(*info);
+  io.synced = io.direct && (info->flags & O_DSYNC) != 0;
   io.offset = static_cast<u64>(offset);
   io.size = size;
+  (io.direct ? io.file->shared->written_directly : io.file->shared->has_pages) = true;
   io.data = std::as_bytes(std::span(data, size));
   perform(std::move(io));
 }
@@ -79,21 +82,33 @@ Result<u64> attempt(volume::Volume& volume, const Io& io, MutableBytes reply, bo
                   : read_all(volume, io, reply, flags);
 }
 
-void answer(const Io& io, MutableBytes reply, u64 size) {
-  if (io.write)
-    fuse_reply_write(io.req, size);
-  else
-    fuse_reply_buf(io.req, reinterpret_cast<const char*>(reply.data()), size);
-}
-
 }  // namespace
+
+// Behind a direct write that it does not wait for the kernel neither asks for the fsync of O_DSYNC
+// nor drops what was read meanwhile. Whether it waits it does not tell. Who read before the write
+// has said so before (has_pages), and holds its pages locked until it has its answer.
+void FileSystem::finish(const Io& io, MutableBytes read, u64 size) {
+  if (!io.write) {
+    fuse_reply_buf(io.req, reinterpret_cast<const char*>(read.data()), size);
+    return;
+  }
+  if (io.synced) {
+    if (const auto synced = volume_.fsync(io.file->handle); !synced)
+      return reply_error(io.req, synced.error());
+  }
+  if (!io.direct || !io.file->shared->has_pages) {
+    fuse_reply_write(io.req, size);
+    return;
+  }
+  pages_.drop_then(io.node, io.touched(), [req = io.req, size] { fuse_reply_write(req, size); });
+}
 
 void FileSystem::perform(Io&& io) try {
   const ReplyBuffer buffer(io.write ? 0 : io.size);
   for (bool serve = false;;) {
     const u64 seen = pages_.parked().tries();
     const auto done = attempt(volume_, io, buffer.bytes(), serve);
-    if (done) return answer(io, buffer.bytes(), *done);
+    if (done) return finish(io, buffer.bytes(), *done);
     if (done.error().code != Errc::would_wait) return refuse(io, done.error());
     switch (pages_.parked().park(io, seen)) {
       case Parked::Place::parked:

@@ -48,7 +48,7 @@ void KernelPages::drop_everything() {
 // Not by the notifier: the last close of a key flushes, and a removal that it meets may be waiting
 // for the notifier.
 void KernelPages::drop_then_close(u64 node, std::function<void()> close) {
-  notifier_.drop_then(node, [this, close = std::move(close)]() mutable {
+  notifier_.drop_then(node, {}, [this, close = std::move(close)]() mutable {
     Lock lock(mutex_);
     closes_.push_back(std::move(close));
     changed_.notify_all();

@@ -42,6 +42,10 @@ class KernelPages final : public volume::Front {
       close();
   }
   void drop_soon(u64 node) { notifier_.drop_soon(node); }
+  // `then` is called behind it, by a thread that takes further pages back: it waits for nothing.
+  void drop_then(u64 node, PageRange range, std::function<void()> then) {
+    notifier_.drop_then(node, range, std::move(then));
+  }
 
   Nodes& nodes() { return nodes_; }
   OpenFiles& open_files() { return open_files_; }

@@ -43,11 +43,11 @@ u64 Notifier::drop(std::span<const u64> nodes) {
   return batch.given_up;
 }
 
-void Notifier::drop_then(u64 node, std::function<void()> then) {
+void Notifier::drop_then(u64 node, PageRange range, std::function<void()> then) {
   {
     Lock lock(mutex_);
     if (running_) {
-      jobs_.push_back({.node = node, .then = std::move(then)});
+      jobs_.push_back({.node = node, .range = range, .then = std::move(then)});
       changed_.notify_all();
       return;
     }
@@ -76,7 +76,7 @@ std::optional<Notifier::Job> Notifier::next() {
 
 void Notifier::run() {
   while (const auto job = next()) {
-    const bool gone = take_back(job->node);
+    const bool gone = take_back(job->node, job->range);
     finish(*job, gone);
   }
 }
@@ -93,8 +93,8 @@ void Notifier::finish(const Job& job, bool gone) {
   changed_.notify_all();
 }
 
-bool Notifier::take_back(u64 node) {
-  std::vector<PageRange> wanted{PageRange{}};
+bool Notifier::take_back(u64 node, PageRange whole) {
+  std::vector<PageRange> wanted{whole};
   for (int pass = 0; pass < kPassesMax && !wanted.empty(); ++pass) {
     std::vector<PageRange> again;
     for (PageRange range : wanted) {

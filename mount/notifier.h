@@ -31,7 +31,7 @@ class Notifier {
   // up, because pages came back as fast as they went: those are tried once more before long.
   u64 drop(std::span<const u64> nodes);
   // Before long; then `then` is called, by this thread.
-  void drop_then(u64 node, std::function<void()> then);
+  void drop_then(u64 node, PageRange range, std::function<void()> then);
   void drop_soon(u64 node);
 
  private:
@@ -41,13 +41,14 @@ class Notifier {
   };
   struct Job {
     u64 node = 0;
+    PageRange range = {};
     std::function<void()> then = {};
     Batch* batch = nullptr;
   };
   void run();
   std::optional<Job> next();
   void finish(const Job& job, bool gone);
-  bool take_back(u64 node);  // false: given up
+  bool take_back(u64 node, PageRange whole);  // false: given up
 
   Parked& parked_;
   fuse_session* session_ = nullptr;

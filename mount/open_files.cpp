@@ -1,5 +1,7 @@
 #include "mount/open_files.h"
 
+#include <new>
+
 namespace latchkey::mount {
 
 OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle,
@@ -9,26 +11,37 @@ OpenFile& OpenFiles::add(volume::InodeId inode, volume::HandleId handle,
   file->handle = handle;
   file->key = key;
   OpenFile& added = *file;
-  std::vector<std::unique_ptr<OpenFile>> one;
-  one.push_back(std::move(file));
   Lock lock(mutex_);
-  const auto [of_inode, is_first] = files_.try_emplace(inode, std::move(one));
-  if (!is_first) of_inode->second.push_back(std::move(one.front()));
+  Opens& opens = files_[inode];
+  added.shared = &opens;
+  try {
+    opens.files.push_back(std::move(file));
+  } catch (const std::bad_alloc&) {
+    if (opens.files.empty()) files_.erase(inode);
+    throw;
+  }
   return added;
 }
 
 void OpenFiles::remove(OpenFile& file) {
   Lock lock(mutex_);
   const auto of_inode = files_.find(file.inode);
-  std::erase_if(of_inode->second, [&](const auto& one) { return one.get() == &file; });
-  if (of_inode->second.empty()) files_.erase(of_inode);
+  auto& files = of_inode->second.files;
+  std::erase_if(files, [&](const auto& one) { return one.get() == &file; });
+  if (files.empty()) files_.erase(of_inode);
 }
 
 std::optional<volume::HandleId> OpenFiles::any_handle_of(volume::InodeId inode) {
   Lock lock(mutex_);
   const auto of_inode = files_.find(inode);
   if (of_inode == files_.end()) return std::nullopt;
-  return of_inode->second.front()->handle;
+  return of_inode->second.files.front()->handle;
+}
+
+bool OpenFiles::is_written_directly(volume::InodeId inode) {
+  Lock lock(mutex_);
+  const auto of_inode = files_.find(inode);
+  return of_inode != files_.end() && of_inode->second.written_directly;
 }
 
 std::vector<volume::InodeId> OpenFiles::inodes() {

@@ -72,13 +72,12 @@ const fuse_lowlevel_ops& FileSystem::operations() {
 // The writeback cache would acknowledge writes that the volume never saw. The library takes
 // set-user-id bits away, the kernel capabilities: that is what version 2 of HANDLE_KILLPRIV says,
 // not the first (device_io.h). Nobody changes a file behind the kernel, so a new mtime or size is
-// no reason to drop its pages. Behind direct I/O that it does not wait for (ASYNC_DIO) the kernel
-// neither drops the pages that were read meanwhile nor asks for the fsync of O_DSYNC.
+// no reason to drop its pages. What the kernel leaves undone behind direct I/O that it does not
+// wait for (ASYNC_DIO) is done here: io.cpp, parked.h.
 void FileSystem::init(fuse_conn_info* connection) const {
-  connection->want &=
-      ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_CACHE_SYMLINKS |
-                             FUSE_CAP_READDIRPLUS | FUSE_CAP_AUTO_INVAL_DATA |
-                             FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ | FUSE_CAP_ASYNC_DIO);
+  connection->want &= ~static_cast<unsigned>(FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_CACHE_SYMLINKS |
+                                             FUSE_CAP_READDIRPLUS | FUSE_CAP_AUTO_INVAL_DATA |
+                                             FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ);
   if ((connection->capable & FUSE_CAP_EXPLICIT_INVAL_DATA) != 0)
     connection->want |= FUSE_CAP_EXPLICIT_INVAL_DATA;
   expect_init_answer();

@@ -46,6 +46,11 @@ bool is_acl(std::string_view name) { return name.starts_with("system.posix_acl_"
 
 }  // namespace
 
+double FileSystem::attributes_kept_s(const volume::Stat& stat) {
+  if (pages_.open_files().is_written_directly(stat.inode)) return 0;
+  return mount::attributes_kept_s(stat);
+}
+
 void FileSystem::getattr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
   const auto stat = volume_.stat(inode_of(node));
   if (!stat) return reply_error(req, stat.error());

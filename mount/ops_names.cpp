@@ -17,8 +17,9 @@ void FileSystem::reply_entry(fuse_req_t req, const Result<volume::InodeId>& inod
   if (!inode) return reply_error(req, inode.error());
   const auto stat = volume_.stat(*inode);
   if (!stat) return reply_error(req, stat.error());
-  const auto entry = to_entry(*stat);
+  auto entry = to_entry(*stat);
   if (!entry) return reply_error(req, entry.error());
+  entry->attr_timeout = attributes_kept_s(*stat);
   pages_.nodes().looked_up(entry->ino, *stat);
   if (fuse_reply_entry(req, &*entry) != 0) pages_.nodes().forgotten(entry->ino, 1);
 }

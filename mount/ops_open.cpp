@@ -20,6 +20,14 @@ volume::OpenFlags to_flags(int flags) {
           .truncate = (flags & O_TRUNC) != 0 && access != O_RDONLY};
 }
 
+// What an open with O_DIRECT finds of earlier ones in the kernel goes, so that its writes need take
+// nothing back while nobody uses the file otherwise.
+void note_open(OpenFile& file, int flags) {
+  const bool direct = (flags & O_DIRECT) != 0;
+  if (!direct) file.shared->has_pages = true;
+  if (direct && (flags & O_ACCMODE) != O_RDONLY) file.shared->written_directly = true;
+}
+
 }  // namespace
 
 // Without memory for it the handle is closed: nobody else would, and it keeps its key.
@@ -33,8 +41,9 @@ OpenFile& FileSystem::keep_handle(volume::InodeId inode, volume::HandleId handle
   }
 }
 
-OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle) {
+OpenFile& FileSystem::add_open(u64 node, volume::HandleId handle, int flags) {
   OpenFile& file = keep_handle(inode_of(node), handle, pages_.nodes().key_of(node));
+  note_open(file, flags);
   pages_.nodes().opened(node);
   return file;
 }
@@ -65,9 +74,10 @@ Result<volume::HandleId> FileSystem::open_node(const volume::Caller& caller, fus
 void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   const auto handle = open_node(caller_of(req), node, to_flags(info->flags));
   if (!handle) return reply_error(req, handle.error());
-  OpenFile& file = add_open(node, *handle);
+  OpenFile& file = add_open(node, *handle, info->flags);
   info->fh = OpenFiles::word(file);
-  info->keep_cache = options_.keeps_pages;  // nobody changes a file but through this kernel
+  // Nobody changes a file but through this kernel.
+  info->keep_cache = options_.keeps_pages && file.shared->has_pages;
   info->noflush = (info->flags & O_ACCMODE) == O_RDONLY;  // it has nothing to be told of by close
   // Interrupted: there will be no release.
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
@@ -91,9 +101,9 @@ void FileSystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mod
     (void)volume_.close_handle(*handle);
     return reply_error(req, entry.error());
   }
-  OpenFile& file = add_open(entry->ino, *handle);
+  OpenFile& file = add_open(entry->ino, *handle, info->flags);
   info->fh = OpenFiles::word(file);
-  info->keep_cache = options_.keeps_pages;
+  info->keep_cache = options_.keeps_pages && file.shared->has_pages;
   if (fuse_reply_create(req, &*entry, info) != -ENOENT) return;
   (void)close(file);
   pages_.nodes().forgotten(entry->ino, 1);
@@ -110,7 +120,7 @@ Result<FileSystem::Unnamed> FileSystem::make_unnamed(const volume::Caller& calle
     LK_TRY(const volume::Stat stat, volume_.stat(handle));
     LK_TRY(made.entry, to_entry(stat));
     pages_.nodes().looked_up(made.entry.ino, stat);
-    made.file = OpenFiles::word(add_open(made.entry.ino, handle));
+    made.file = OpenFiles::word(add_open(made.entry.ino, handle, flags));
     return {};
   }();
   if (!described) {

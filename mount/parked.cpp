@@ -4,13 +4,16 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/no_memory.h"
 #include "base/secret.h"
+#include "mount/callers.h"
 #include "mount/file_system.h"
 
 namespace latchkey::mount {
 namespace {
 
 constexpr u64 kPage = 4096;
+constexpr u64 kLookNs = 100'000'000;  // between two looks whether callers are ending
 
 bool overlap(const PageRange& a, const PageRange& b) { return a.begin < b.end && b.begin < a.end; }
 
@@ -27,8 +30,9 @@ PrivateBytes& PrivateBytes::operator=(PrivateBytes&& other) noexcept {
 
 PrivateBytes::~PrivateBytes() { wipe(bytes_); }
 
-PageRange Io::pages() const {
-  if (direct) return {0, 0};
+PageRange Io::pages() const { return direct ? PageRange{0, 0} : touched(); }
+
+PageRange Io::touched() const {
   return {offset / kPage * kPage, (offset + std::max<u64>(size, 1) + kPage - 1) / kPage * kPage};
 }
 
@@ -58,6 +62,7 @@ Parked::Place Parked::park(Io& io, u64 seen) {
     io.data = io.kept.bytes();
   }
   const fuse_req_t req = io.req;
+  if (io.direct) io.caller = process_of(fuse_req_ctx(req)->pid);
   u64 id = 0;
   {
     Lock lock(mutex_);
@@ -71,6 +76,7 @@ Parked::Place Parked::park(Io& io, u64 seen) {
     Entry& entry = entries_[id];
     if (io.write) bytes_ += io.size;
     entry.io = std::move(io);
+    if (entry.io.caller != 0) ready_changed_.notify_all();  // next() looks from now on
   }
   fuse_req_interrupt_func(req, on_interrupt, reinterpret_cast<void*>(id));
   Lock lock(mutex_);
@@ -107,12 +113,38 @@ void Parked::try_again(const crypto::KeyId& key) {
 }
 
 std::optional<Io> Parked::next() {
-  Lock lock(mutex_);
-  while (ready_.empty() && !stopped_) ready_changed_.wait(mutex_);
-  if (ready_.empty()) return std::nullopt;
-  Io io = std::move(ready_.front());
-  ready_.pop_front();
-  return io;
+  for (;;) {
+    {
+      Lock lock(mutex_);
+      if (!ready_.empty()) {
+        Io io = std::move(ready_.front());
+        ready_.pop_front();
+        return io;
+      }
+      if (stopped_) return std::nullopt;
+      const bool watch = std::ranges::any_of(entries_, is_watched);
+      if (!watch)
+        ready_changed_.wait(mutex_);
+      else
+        ready_changed_.wait_for(mutex_, kLookNs);
+    }
+    (void)or_no_memory([this] { leave_with_callers(); });
+  }
+}
+
+bool Parked::is_watched(const std::pair<const u64, Entry>& entry) {
+  return entry.second.io.caller != 0;
+}
+
+void Parked::leave_with_callers() {
+  std::map<pid_t, std::vector<u64>> of_callers;
+  {
+    Lock lock(mutex_);
+    for (const auto& entry : entries_)
+      if (is_watched(entry)) of_callers[entry.second.io.caller].push_back(entry.first);
+  }
+  for (const auto& [caller, entries] : of_callers)
+    if (is_ending(caller)) std::ranges::for_each(entries, [this](u64 id) { interrupt(id); });
 }
 
 void Parked::stop() {

@@ -2,13 +2,20 @@
 // Reads and writes that the volume would make wait: they hold a place here and no thread, until
 // their key is worth another try, an INTERRUPT, or the end of the mount.
 //
+// Of direct ones there is no INTERRUPT: the kernel sends them as if nobody waited (ASYNC_DIO), and
+// who does sleeps until the answer (fs/fuse/file.c, fuse_direct_IO). So while there are such ones
+// next() looks whether their processes are being killed, and answers those.
+//
 // The kernel has the pages of a parked request locked, and whoever takes pages back would wait for
 // them. So invalidation goes around them, piece by piece, and what arrives inside of the piece that
 // is being taken back just then is not parked but served, and that range is taken back again.
 
+#include <sys/types.h>
+
 #include <deque>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -47,12 +54,15 @@ struct Io {
   bool write = false;
   bool written_back = false;
   bool direct = false;  // past the kernel's pages (O_DIRECT): it has none locked
+  bool synced = false;  // a write that is durable before its answer
+  pid_t caller = 0;     // of a direct one that was parked: its process; 0: not known
   u64 offset = 0;
   u64 size = 0;
   Bytes data;         // of a write: the request's, or `kept`
   PrivateBytes kept;  // once it was parked
 
-  PageRange pages() const;  // that the kernel has locked for it
+  PageRange touched() const;  // in whole pages
+  PageRange pages() const;    // that the kernel has locked for it
 };
 
 class Parked {
@@ -76,7 +86,8 @@ class Parked {
   void interrupt(u64 id);  // by libfuse; answers EINTR
 
   void try_again(const crypto::KeyId& key);
-  // Waits for one that is to be tried again; none: stop() was called.
+  // Waits for one that is to be tried again; none: stop() was called. Answers EINTR to those whose
+  // callers are ending.
   std::optional<Io> next();
   // All that are parked come through next(), and nothing is parked any more.
   void stop();
@@ -98,6 +109,8 @@ class Parked {
     PageRange range;
   };
   bool has_room(const Io& io) LK_REQUIRES(mutex_);
+  static bool is_watched(const std::pair<const u64, Entry>& entry);
+  void leave_with_callers() LK_EXCLUDES(mutex_);
   Io take(std::map<u64, Entry>::iterator entry) LK_REQUIRES(mutex_);
 
   const Limits limits_;

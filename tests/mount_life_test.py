@@ -12,7 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-from aio import DirectWriter  # noqa: E402
+from aio import DirectFile  # noqa: E402
 from mounted import *  # noqa: E402,F403
 
 
@@ -224,9 +224,9 @@ class Life(MountTest):
     def test_an_asynchronous_write_is_synced_if_it_says_so(self):
         for folder in self.areas:
             (folder / "file").write_bytes(b"o" * 262_144)
-            writer = DirectWriter(os.open(folder / "file", os.O_WRONLY | os.O_DIRECT | os.O_DSYNC),
-                                  65_536)
-            writer.write(b"n", 65_536)
+            writer = DirectFile(os.open(folder / "file", os.O_WRONLY | os.O_DIRECT | os.O_DSYNC),
+                                65_536)
+            writer.write(65_536, b"n" * 65_536)
             writer.close()
         self.kill()
         self.run_ok("umount", self.root)

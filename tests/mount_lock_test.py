@@ -18,7 +18,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-from mounted import *  # noqa: E402,F403
+from mounted_keys import *  # noqa: E402,F403
 
 LIBC = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
 SYS_CACHESTAT = 451
@@ -36,18 +36,10 @@ def cached_pages(fd):
     return counts[0]
 
 
-class Lock(MountTest):
+class Lock(Children, MountTest):
     def setUp(self):
         super().setUp()
         self.vault = self.root / "vault"
-        self.children = []
-        self.addCleanup(self.end_children)
-
-    def end_children(self):
-        """Before the server, and without a wait for one who cannot be killed."""
-        for pid in self.children[:]:
-            os.kill(pid, signal.SIGKILL)
-            self.ended(pid, 5)
 
     def remove(self, mode, *words, code=OK):
         done = self.run_raw("key", "remove", "--key-file", self.key, "--mode", mode, "--json",
@@ -81,29 +73,6 @@ class Lock(MountTest):
         path = self.vault / name
         path.write_bytes(b"".join(bytes([1 + i % 250]) * PAGE for i in range(pages)))
         return path
-
-    def child(self, work):
-        """A process that runs work() and exits with what it returns."""
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                code = work() or 0
-            finally:
-                os._exit(code)
-        self.children.append(pid)
-        return pid
-
-    def ended(self, pid, timeout=20):
-        """The exit code, or minus the signal; None while it runs."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            got, status = os.waitpid(pid, os.WNOHANG)
-            if got:
-                self.children.remove(pid)
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        return None
 
     # --- what the kernel has ----------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
   std::vector<Piece> pieces;
   LK_TRYV(look_up(store->view(), inode.id(), {first_block, blocks}, pieces));
   if (pieces.empty()) return blocks;
-  const engine::BorrowedIo io = store->borrow_io();
+  const engine::BorrowedIo io = store->borrow_io(into.size());
   LK_TRY(const auto bad, PieceReader(*io, first_block, cached).read(pieces));
   if (bad && bad->block == first_block) return std::unexpected(bad->error);
   const u64 good_end = bad ? bad->block : first_block + blocks;

@@ -82,6 +82,44 @@ class Keys(MountTest):
         self.fail(self.status())
 
 
+class Children:
+    """Beside a test with a mount: processes that may come to wait for a key."""
+
+    def setUp(self):
+        super().setUp()
+        self.children = []
+        self.addCleanup(self.end_children)
+
+    def end_children(self):
+        """Before the server, and without a wait for one who cannot be killed."""
+        for pid in self.children[:]:
+            os.kill(pid, signal.SIGKILL)
+            self.ended(pid, 5)
+
+    def child(self, work):
+        """A process that runs work() and exits with what it returns."""
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                code = work() or 0
+            finally:
+                os._exit(code)
+        self.children.append(pid)
+        return pid
+
+    def ended(self, pid, timeout=20):
+        """The exit code, or minus the signal; None while it runs."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            got, status = os.waitpid(pid, os.WNOHANG)
+            if got:
+                self.children.remove(pid)
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        return None
+
+
 # --- processes of several users -------------------------------------------------------------------
 
 class Process:
