@@ -14,7 +14,11 @@ Result<engine::Reservation> Volume::State::reserve(const engine::SpaceNeed& need
 // What dirty pages have reserved is the most that they may need, above all where trees share nodes.
 // Flushed they have what they do need, and what is left over may be enough.
 bool Volume::State::made_room(const Error& error) {
-  return error.code == Errc::no_space && flush_many(dirty_inodes(), true).pages != 0;
+  if (error.code != Errc::no_space) return false;
+  const std::vector<InodePtr> dirty = dirty_inodes();
+  const Flushed flushed = flush_many(dirty, true);
+  for (const InodePtr& inode : dirty) forget_if_idle(inode);
+  return flushed.pages != 0;
 }
 
 Result<VolumeSpace> Volume::space() {
