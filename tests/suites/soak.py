@@ -244,6 +244,9 @@ def soak(options, totals, save):
         except (subprocess.SubprocessError, OSError, RuntimeError) as error:
             why = f"{type(error).__name__}: {error} {getattr(error, 'stderr', '')}"
             totals.findings.append(f"{why}; {here.last_words()}")
+        if totals.findings:
+            here.keep(kept := options.state.with_suffix(".img"))
+            totals.findings.append(f"the image is kept: {kept}")
 
 
 def load_totals(path, program):
