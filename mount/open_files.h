@@ -15,7 +15,7 @@ namespace latchkey::mount {
 
 // Of an inode that is open: what the kernel may do with it just now.
 struct OpenInode {
-  // It may have pages of it: those are taken back behind a direct write (io.cpp). Once and for all.
+  // It may come to have pages of it: those are taken back behind a direct write (io.cpp).
   std::atomic<bool> has_pages{false};
   // It may be written directly, and for that the kernel does not wait: what it is told of times
   // and blocks meanwhile it is not to remember.

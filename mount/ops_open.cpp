@@ -20,8 +20,7 @@ volume::OpenFlags to_flags(int flags) {
           .truncate = (flags & O_TRUNC) != 0 && access != O_RDONLY};
 }
 
-// What an open with O_DIRECT finds of earlier ones in the kernel goes, so that its writes need take
-// nothing back while nobody uses the file otherwise.
+// Pages that are left of earlier opens the kernel drops itself before each direct write.
 void note_open(OpenFile& file, int flags) {
   const bool direct = (flags & O_DIRECT) != 0;
   if (!direct) file.shared->has_pages = true;
@@ -76,8 +75,7 @@ void FileSystem::open(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   if (!handle) return reply_error(req, handle.error());
   OpenFile& file = add_open(node, *handle, info->flags);
   info->fh = OpenFiles::word(file);
-  // Nobody changes a file but through this kernel.
-  info->keep_cache = options_.keeps_pages && file.shared->has_pages;
+  info->keep_cache = options_.keeps_pages;  // nobody changes a file but through this kernel
   info->noflush = (info->flags & O_ACCMODE) == O_RDONLY;  // it has nothing to be told of by close
   // Interrupted: there will be no release.
   if (fuse_reply_open(req, info) == -ENOENT) (void)close(file);
@@ -103,7 +101,7 @@ void FileSystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mod
   }
   OpenFile& file = add_open(entry->ino, *handle, info->flags);
   info->fh = OpenFiles::word(file);
-  info->keep_cache = options_.keeps_pages && file.shared->has_pages;
+  info->keep_cache = options_.keeps_pages;
   if (fuse_reply_create(req, &*entry, info) != -ENOENT) return;
   (void)close(file);
   pages_.nodes().forgotten(entry->ino, 1);
