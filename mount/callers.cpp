@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <filesystem>
@@ -27,10 +29,16 @@ T to_number(std::string_view text) {
   return number;
 }
 
+// Of one that merely cannot be looked at (no descriptor, no permission) this is not so.
+bool is_gone(pid_t process, pid_t thread) {
+  return ::syscall(SYS_tgkill, process, thread, 0) != 0 && errno == ESRCH;
+}
+
 // A fatal signal is made a SIGKILL of each thread (kernel/signal.c, complete_signal).
 bool thread_is_ending(pid_t process, pid_t thread) {
   const std::string flags = stat_field(process, thread, kFlags);
-  if (flags.empty() || (to_number<u64>(flags) & kExiting) != 0) return true;
+  if (flags.empty()) return is_gone(process, thread);
+  if ((to_number<u64>(flags) & kExiting) != 0) return true;
   const auto pending = to_number<u64>(stat_field(process, thread, kPending));
   return (pending & u64{1} << (SIGKILL - 1)) != 0;
 }
@@ -70,7 +78,7 @@ bool is_ending(pid_t process) {
     const auto thread = to_number<pid_t>(at->path().filename().string());
     if (!thread_is_ending(process, thread)) return false;
   }
-  return true;
+  return !error || is_gone(process, process);
 }
 
 }  // namespace latchkey::mount

@@ -182,7 +182,6 @@ Result<void> Volume::allocate(HandleId id, u64 offset, u64 length, bool keep_siz
   return state_->allocate(handle->inode, offset, offset + length, keep_size);
 }
 
-// The space of all of it is there before the first promise is made.
 Result<void> Volume::State::allocate(const InodePtr& inode, u64 offset, u64 end, bool keep_size) {
   Lock writer(inode->write_mutex);
   LK_TRYV(unlock_inode(*inode));
@@ -192,6 +191,7 @@ Result<void> Volume::State::allocate(const InodePtr& inode, u64 offset, u64 end,
   return promise_range(*inode, offset, end, keep_size);
 }
 
+// The space of all of it is there before the first promise is made.
 Result<void> Volume::State::promise_range(Inode& inode, u64 offset, u64 end, bool keep_size) {
   Lock flush_lock(inode.flush_mutex);
   const u64 first = offset / kPageBytes;

@@ -246,7 +246,7 @@ def soak(options, totals, save):
             totals.findings.append(f"{why}; {here.last_words()}")
         if totals.findings:
             here.keep(kept := options.state.with_suffix(".img"))
-            totals.findings.append(f"the image is kept: {kept}")
+            print(f"soak: the image is kept: {kept}", flush=True)
 
 
 def load_totals(path, program):

@@ -56,10 +56,6 @@ class DirectFile:
         self.submit(PWRITE, offset, data)
         self.done()
 
-    def read(self, offset):
-        self.submit(PREAD, offset)
-        return self.buffers[self.done()][:]
-
     def close(self):
         call(IO_DESTROY, self.context)
         os.close(self.fd)
