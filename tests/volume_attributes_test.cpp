@@ -2,7 +2,9 @@
 // cost no transaction each; what is said of space is true to the block. Method: a volume on a
 // SimDevice, its clock the test's own; whatever a test does ends with a check of the whole store.
 
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "tests/support/volume_fixture.h"
 
@@ -187,6 +189,36 @@ TEST_F(AttributesTest, reads_of_an_open_file_are_no_transactions) {
   close(handle);
   ASSERT_TRUE(volume_->sync());
   EXPECT_EQ(volume_->facts().commits, commits + 1);
+}
+
+TEST_F(AttributesTest, of_users_that_go_at_once_one_puts_atime) {
+  constexpr int kRounds = 20'000;
+  put("/file", "text");
+  ASSERT_TRUE(volume_->sync());  // a clean inode is forgotten with its last user
+  HandleId other{};
+  std::atomic<int> opened = 0, closed = 0;
+  std::thread beside([&] {  // spins: who has to be woken is never there at the same moment
+    for (int round = 1; round <= kRounds; ++round) {
+      while (opened.load() < round) {
+      }
+      close(other);
+      closed.store(round);
+    }
+  });
+  int lost = 0;
+  for (int round = 1; round <= kRounds; ++round) {
+    clock_.now += kDay;
+    const HandleId one = open("/file", {});
+    other = open("/file", {});
+    read_some(one);
+    opened.store(round);
+    close(one);
+    while (closed.load() < round) {
+    }
+    lost += stat("/file").atime_ns != static_cast<i64>(clock_.now);
+  }
+  beside.join();
+  EXPECT_EQ(lost, 0);
 }
 
 TEST_F(AttributesTest, neither_a_read_only_volume_nor_a_locked_one_moves_atime) {

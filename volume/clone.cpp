@@ -114,19 +114,19 @@ Result<void> Volume::State::clone(const Clone& clone) {
   if (clone.from != clone.to && clone.to->own_keys() != nullptr)
     return fail(Errc::no_key, "the key is sealed, and the files have no key in common");
   extent::FileRange left{clone.from_offset / kPageBytes, (length + kPageBytes - 1) / kPageBytes};
-  for (u64 to_block = clone.to_offset / kPageBytes; left.blocks != 0;) {
-    if (to_block != clone.to_offset / kPageBytes) {
-      LK_TRY(space, store->reserve(kStepNeed));
+  for (u64 to_block = clone.to_offset / kPageBytes;;) {
+    {
+      LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
+      LK_TRY(const u64 blocks,
+             clone_step(transaction, clone.from->id(), left, clone.to->id(), to_block));
+      to_block += blocks;
+      left = {left.first_block + blocks, left.blocks - blocks};
+      const u64 there = std::min(to_block * kPageBytes, clone.to_offset + length);
+      LK_TRYV(put_changed(transaction, *clone.to, std::max(clone.to->size(), there)));
     }
-    LK_TRY(engine::Transaction transaction, store->begin(std::move(space)));
-    LK_TRY(const u64 blocks,
-           clone_step(transaction, clone.from->id(), left, clone.to->id(), to_block));
-    to_block += blocks;
-    left = {left.first_block + blocks, left.blocks - blocks};
-    const u64 there = std::min(to_block * kPageBytes, clone.to_offset + length);
-    LK_TRYV(put_changed(transaction, *clone.to, std::max(clone.to->size(), there)));
+    if (left.blocks == 0) return {};
+    LK_TRY(space, store->reserve(kStepNeed));  // outside of the transaction: it may wait for others
   }
-  return {};
 }
 
 // As many blocks of the range as one transaction takes. References come before others go: the two

@@ -71,23 +71,28 @@ InodePtr Volume::State::add_to_table(InodeId id, const Attributes& attributes) {
   return inode;
 }
 
-// The last user of an inode that was read: nobody can forget it meanwhile, or change it elsewhere.
+// Whether it is the last user who goes, of an inode that was read. Under the lock that counts
+// users: of two who go at once one would not see itself as the last.
 bool Volume::State::owes_atime(const Inode& inode) {
-  Lock lock(table_mutex);
   return inode.users == 1 && !inode.unlinked && inode.atime_pending();
 }
 
 Result<void> Volume::State::end_use(const InodePtr& inode) {
-  // Without memory it is lost, as in a crash.
-  if (owes_atime(*inode)) (void)or_no_memory([&] { put_atime(*inode); });
   bool reaps = false;
-  {
-    Lock lock(table_mutex);
-    LK_CHECK(inode->users != 0);
-    // The last user of an unlinked inode keeps it in the table until it is reaped: use() refuses
-    // it. Decided here: one that is unlinked from now on has a user who reaps it.
-    reaps = inode->users == 1 && inode->unlinked;
-    if (!reaps && --inode->users != 0) return {};
+  for (bool can_put = true;;) {
+    {
+      Lock lock(table_mutex);
+      LK_CHECK(inode->users != 0);
+      if (!can_put || !owes_atime(*inode)) {
+        // The last user of an unlinked inode keeps it in the table until it is reaped: use()
+        // refuses it. Decided here: one that is unlinked from now on has a user who reaps it.
+        reaps = inode->users == 1 && inode->unlinked;
+        if (!reaps && --inode->users != 0) return {};
+        break;
+      }
+    }
+    // Without memory it is lost, as in a crash.
+    can_put = or_no_memory([&] { put_atime(*inode); }).has_value();
   }
   if (reaps) {
     // An orphan that cannot be reaped now is so at the next open.

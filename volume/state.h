@@ -216,7 +216,7 @@ struct Volume::State {
   // removed flushes and lets the lease go. Reports what that met.
   Result<void> end_use(const InodePtr& inode);
   void leave_table(const Inode& inode) LK_REQUIRES(table_mutex);
-  bool owes_atime(const Inode& inode);
+  bool owes_atime(const Inode& inode) LK_REQUIRES(table_mutex);
   void forget_if_idle(const InodePtr& inode);  // no user, clean: out of the table, lease returned
   std::vector<InodePtr> dirty_inodes();        // by id
   Result<void> unlock_inode(Inode& inode);     // takes its lease if it needs one and has none
