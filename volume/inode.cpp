@@ -266,11 +266,14 @@ Attributes Inode::item_with(std::span<const extent::MapEntry> fresh) const {
 }
 
 // A map that cannot be read is met before anything is logged. A promise that the insert ends is
-// counted elsewhere than in this file (Transaction::end_promise).
+// counted elsewhere than in this file (Transaction::end_promise). The view keeps out transactions
+// that have changed the attributes in memory and not yet told the log that they did: a name that
+// only such a one gives would be in the record, and not in the tree that the record is entered in.
 std::optional<engine::LogRecord> Inode::log_record(const engine::Store& store,
                                                    std::span<const extent::MapEntry> fresh) const {
   const u64 first = fresh.front().file_block;
-  const auto there = map_entries(store.view(), id_, {first, fresh.back().file_end() - first});
+  const engine::View view = store.view();
+  const auto there = map_entries(view, id_, {first, fresh.back().file_end() - first});
   if (!there || std::ranges::any_of(*there, &extent::MapEntry::promised)) return {};
   Lock lock(mutex);
   return engine::LogRecord{id_.subvolume, id_.number, {}, insert_note(item_with(fresh), fresh)};

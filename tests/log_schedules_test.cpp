@@ -1,0 +1,237 @@
+// Goal: whatever else happens to a file, its directory and its neighbours at the moment at which an
+// fsync tells the log of it, the log that a crash leaves can be entered: check finds nothing before
+// and behind it, and what was acknowledged is there. Method: fibers of the simulator, by seed, that
+// do all of it to the same few names; the power goes at the end of each; a failure names its seed.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <functional>
+
+#include "base/thread.h"
+#include "tests/sim/env.h"
+#include "tests/sim/scheduler.h"
+#include "tests/support/keys.h"
+#include "tests/support/random.h"
+#include "tests/support/seed.h"
+#include "tests/support/sim_device.h"
+#include "volume/paths.h"
+
+namespace latchkey::tests {
+namespace {
+
+using namespace volume;  // NOLINT: the whole file is about it
+
+constexpr u64 kDeviceBytes = 16 * kMiB;
+constexpr Caller kUser{1000};
+constexpr u64 kNames = 3, kActors = 3;
+constexpr char kRounds = 10;
+constexpr u64 kSlots = 6;  // blocks of a file
+
+SecretBytes the_key() { return in_arena(Heap(64, std::byte{7})); }
+
+template <class T>
+T must(Result<T>&& result) {
+  LK_CHECK_MSG(result, "a call that cannot fail has failed");
+  return std::move(*result);
+}
+
+// /dir under the key, with a file or two.
+SimImage make_image() {
+  SimEnv env(7);
+  SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
+  MkfsOptions mkfs;
+  mkfs.node_bytes = 4096;
+  LK_CHECK(Volume::mkfs(device, mkfs, env));
+  const auto volume = must(Volume::open(device, {.inline_writeback = true}, env));
+  const crypto::KeyId id = must(volume->add_key(kUser, the_key()));
+  const InodeId dir = must(make_directory(*volume, kUser, "/dir"));
+  LK_CHECK(volume->set_policy(kUser, dir, id));
+  for (const char* name : {"0", "1", "kept"})
+    must(volume->make_node(kUser, dir, name, {.kind = FileKind::regular, .mode = 0600}));
+  LK_CHECK(volume->close());
+  return device.snapshot();
+}
+
+class Machine {
+ public:
+  explicit Machine(u64 seed)
+      : seed_(seed),
+        scheduler_({.seed = seed,
+                    .preempt_in_1024 = static_cast<u32>(20 + seed % 4 * 20),
+                    .by_priority = seed % 30 == 0}),
+        env_(seed),
+        device_({.size_bytes = kDeviceBytes,
+                 .seed = seed + 1,
+                 .clock = &scheduler_,
+                 .latency = {.most_ns = seed % 2 == 0 ? 100'000U : 2'000'000U}}) {
+    static const SimImage image = make_image();
+    env_.set_clock(&scheduler_);
+    device_.restore(image);
+  }
+
+  // Runs them side by side until they end or the power goes, which it does at one of so many
+  // writes. Answers how many blocks of the log were written.
+  u64 live(const std::vector<std::function<void()>>& bodies, u64 writes) {
+    u64 blocks = 0;
+    scheduler_.run([&] {
+      open();
+      device_.cut_after(4 + seed_ / 60 % writes);
+      std::vector<Thread> threads;
+      threads.reserve(bodies.size());
+      for (const auto& body : bodies) threads.emplace_back([&body] { body(); });
+      for (Thread& thread : threads) thread.join();
+      blocks = volume_->facts().log_blocks;
+      volume_.reset();
+    });
+    device_.crash(seed_ + 2);
+    return blocks;
+  }
+  // One more letter in a file whose content one actor alone changes.
+  void keep(char letter) {
+    const auto handle = volume_->open_file(kUser, dir_, "kept", {.write = true}, 0, "kept");
+    if (!told(handle)) return;
+    const Bytes text = std::as_bytes(std::span(&letter, 1));
+    if (told(volume_->write(*handle, kept_.size(), text)) && told(volume_->fsync(*handle)))
+      kept_ += letter;
+    (void)volume_->close_handle(*handle);
+  }
+  void link_kept() {
+    if (const auto kept = volume_->lookup(dir_, "kept"); told(kept))
+      told(volume_->link(*kept, dir_, "linked"));
+  }
+  // Whatever can be done to a few files of whom all actors know.
+  void act(u64 actor) {
+    SplitMix64 random(seed_ * kActors + actor);
+    for (char round = 0; round < kRounds && !device_.power_off(); ++round) {
+      if (actor == 0 && round % 2 == 0) keep(static_cast<char>('a' + round));
+      const std::string name(1, static_cast<char>('0' + random() % kNames));
+      const std::string other(1, static_cast<char>('0' + random() % kNames));
+      if (random() % 2 == 0)
+        act_on_names(random, name, other);
+      else
+        act_on_file(random, name);
+    }
+  }
+  void expect_whole() {
+    expect_clean("before the log is entered");
+    scheduler_.run([&] {
+      open();
+      if (!volume_) return;
+      expect_kept();
+      EXPECT_TRUE(volume_->close());
+      volume_.reset();
+    });
+    expect_clean("behind it");
+  }
+
+ private:
+  void open() {
+    VolumeOptions options;
+    options.inline_writeback = seed_ % 4 == 0;
+    options.writeback_workers = 1;
+    options.commit_interval_ms = seed_ % 3 == 0 ? 1 : 0;
+    options.dirty_bytes_max = kMiB;
+    options.key_slots = 16;
+    auto opened = Volume::open(device_, options, env_);
+    ASSERT_TRUE(opened) << opened.error().what;
+    volume_ = std::move(*opened);
+    must(volume_->add_key(kUser, the_key()));
+    dir_ = must(resolve(*volume_, "/dir"));
+  }
+  void act_on_names(SplitMix64& random, const std::string& name, const std::string& other) {
+    const u64 what = random() % 4;
+    if (what == 0) return (void)volume_->unlink(dir_, name);
+    if (what == 1) return (void)volume_->rename(dir_, name, dir_, other);
+    const auto inode = volume_->lookup(dir_, name);
+    if (!inode) return;
+    if (what == 2) return (void)volume_->link(*inode, dir_, other);
+    (void)volume_->set_attributes(*inode, {.mode = static_cast<u32>(random() % 0777)});
+  }
+  void act_on_file(SplitMix64& random, const std::string& name) {
+    const OpenFlags flags{.write = true, .create = random() % 2 == 0};
+    const auto handle = volume_->open_file(kUser, dir_, name, flags, 0600, name);
+    if (!handle) return;
+    for (u64 left = 1 + random() % 4; left != 0; --left) {
+      const std::array<std::byte, 5000> bytes{std::byte(random())};
+      const u64 offset = random() % kSlots * 4096, to = random() % kSlots * 4096;
+      const u64 what = random() % 12;
+      if (what < 4) (void)volume_->write(*handle, offset, bytes);
+      if (what == 4) (void)volume_->truncate(*handle, offset + random() % 4096);
+      if (what == 5) (void)volume_->punch(*handle, offset, 8192);
+      if (what == 6) (void)volume_->allocate(*handle, offset, 8192, random() % 2 == 0);
+      if (what == 7) (void)volume_->clone_range(*handle, offset, *handle, to, 4096);
+      if (what >= 8) told(volume_->fsync(*handle));
+    }
+    (void)volume_->close_handle(*handle);
+  }
+  // Whether it worked; it must while the power is on.
+  template <class T>
+  bool told(const Result<T>& result) {
+    if (!device_.power_off()) {
+      EXPECT_TRUE(result) << result.error().what;
+    }
+    return result.has_value();
+  }
+  void expect_kept() {
+    const HandleId handle = must(volume_->open_file(kUser, dir_, "kept", {}, 0, "kept"));
+    std::string text(must(volume_->stat(handle)).size, '?');
+    must(volume_->read(handle, 0, std::as_writable_bytes(std::span(text))));
+    EXPECT_TRUE(text.starts_with(kept_)) << text << " instead of " << kept_;
+    EXPECT_TRUE(volume_->close_handle(handle));
+  }
+  void expect_clean(const char* when) {
+    SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
+    device.restore(device_.snapshot());
+    SimEnv env(1);
+    engine::CheckOptions options;
+    options.data = true;
+    const auto check = check_volume(device, options, env);
+    ASSERT_TRUE(check) << when << ": " << check.error().what;
+    for (const engine::Finding& finding : check->findings)
+      ADD_FAILURE() << when << ": " << finding.where << ": " << finding.what;
+  }
+
+  const u64 seed_;
+  FiberScheduler scheduler_;
+  SimEnv env_;
+  SimDevice device_;
+  std::unique_ptr<Volume> volume_;
+  InodeId dir_;
+  std::string kept_;  // acknowledged
+};
+
+using Bodies = std::vector<std::function<void()>>;
+
+// `bodies` are what runs beside each other.
+void expect_whole_logs(u64 count, u64 writes, const std::function<Bodies(Machine&)>& bodies) {
+  u64 blocks = 0;
+  for (const u64 seed : seeds(count)) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Machine machine(seed);
+    blocks += machine.live(bodies(machine), writes);
+    machine.expect_whole();
+    if (testing::Test::HasFailure()) break;
+  }
+  EXPECT_GT(blocks, count / 20);
+}
+
+// The link must be half done when the log is told, and the power go before the commit that the
+// fsync needs then: one seed of a thousand.
+TEST(LogSchedules, of_a_file_that_gets_a_name_while_it_is_told_of) {
+  expect_whole_logs(cases(4000), 6, [](Machine& machine) -> Bodies {
+    return {[&] { machine.link_kept(); }, [&] { machine.keep('k'); }};
+  });
+}
+
+TEST(LogSchedules, of_files_to_which_everything_happens) {
+  expect_whole_logs(cases(1500), 24, [](Machine& machine) {
+    Bodies bodies;
+    for (u64 actor = 0; actor < kActors; ++actor)
+      bodies.emplace_back([&machine, actor] { machine.act(actor); });
+    return bodies;
+  });
+}
+
+}  // namespace
+}  // namespace latchkey::tests
