@@ -64,7 +64,7 @@ class Machine {
         device_({.size_bytes = kDeviceBytes,
                  .seed = seed + 1,
                  .clock = &scheduler_,
-                 .latency = {.most_ns = seed % 2 == 0 ? 100'000U : 2'000'000U}}) {
+                 .latency = {.most_ns = seed % 5 < 2 ? 100'000U : 2'000'000U}}) {
     static const SimImage image = make_image();
     env_.set_clock(&scheduler_);
     device_.restore(image);
@@ -110,7 +110,7 @@ class Machine {
       if (random() % 2 == 0)
         act_on_names(random, name, other);
       else
-        act_on_file(random, name);
+        act_on_file(random, name, other);
     }
   }
   void expect_whole() {
@@ -140,30 +140,45 @@ class Machine {
     dir_ = must(resolve(*volume_, "/dir"));
   }
   void act_on_names(SplitMix64& random, const std::string& name, const std::string& other) {
-    const u64 what = random() % 4;
+    const u64 what = random() % 8;
     if (what == 0) return (void)volume_->unlink(dir_, name);
     if (what == 1) return (void)volume_->rename(dir_, name, dir_, other);
+    if (what == 2) return (void)volume_->rename(dir_, name, dir_, other, {.exchange = true});
+    if (what == 3) return sync_directory();
+    if (what == 4) return (void)told(volume_->sync());
     const auto inode = volume_->lookup(dir_, name);
     if (!inode) return;
-    if (what == 2) return (void)volume_->link(*inode, dir_, other);
-    (void)volume_->set_attributes(*inode, {.mode = static_cast<u32>(random() % 0777)});
+    if (what == 5) return (void)volume_->set_attributes(*inode, {.mode = 0640});
+    (void)volume_->link(*inode, dir_, other);
   }
-  void act_on_file(SplitMix64& random, const std::string& name) {
+  void sync_directory() {
+    const auto handle = volume_->open_directory(kUser, dir_, "dir");
+    if (!told(handle)) return;
+    told(volume_->fsync(*handle));
+    (void)volume_->close_handle(*handle);
+  }
+  void act_on_file(SplitMix64& random, const std::string& name, const std::string& other) {
     const OpenFlags flags{.write = true, .create = random() % 2 == 0};
     const auto handle = volume_->open_file(kUser, dir_, name, flags, 0600, name);
     if (!handle) return;
-    for (u64 left = 1 + random() % 4; left != 0; --left) {
-      const std::array<std::byte, 5000> bytes{std::byte(random())};
-      const u64 offset = random() % kSlots * 4096, to = random() % kSlots * 4096;
-      const u64 what = random() % 12;
-      if (what < 4) (void)volume_->write(*handle, offset, bytes);
-      if (what == 4) (void)volume_->truncate(*handle, offset + random() % 4096);
-      if (what == 5) (void)volume_->punch(*handle, offset, 8192);
-      if (what == 6) (void)volume_->allocate(*handle, offset, 8192, random() % 2 == 0);
-      if (what == 7) (void)volume_->clone_range(*handle, offset, *handle, to, 4096);
-      if (what >= 8) told(volume_->fsync(*handle));
-    }
+    const auto second = volume_->open_file(kUser, dir_, other, {.write = true}, 0, other);
+    for (u64 left = 1 + random() % 6; left != 0; --left) change(random, *handle, second);
+    if (second) (void)volume_->close_handle(*second);
     (void)volume_->close_handle(*handle);
+  }
+  void change(SplitMix64& random, HandleId handle, const Result<HandleId>& second) {
+    std::array<std::byte, 5000> bytes{std::byte(random())};
+    const u64 offset = random() % kSlots * 4096, to = random() % kSlots * 4096;
+    const u64 what = random() % 16;
+    if (what < 5) (void)volume_->write(handle, offset, bytes);
+    if (what == 5) (void)volume_->truncate(handle, offset + random() % 4096);
+    if (what == 6) (void)volume_->punch(handle, offset, 8192);
+    if (what == 7) (void)volume_->allocate(handle, offset, 8192, random() % 2 == 0);
+    if (what == 8) (void)volume_->clone_range(handle, offset, handle, to, 4096);
+    if (what == 9 && second) (void)volume_->clone_range(handle, offset, *second, to, 8192);
+    if (what == 10) (void)volume_->read(handle, offset, bytes);
+    if (what == 11) (void)volume_->set_xattr(handle, "user.a", Bytes(bytes).first(random() % 99));
+    if (what >= 12) told(volume_->fsync(handle));
   }
   // Whether it worked; it must while the power is on.
   template <class T>

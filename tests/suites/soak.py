@@ -200,8 +200,11 @@ class Life:
         self.reopen()
 
     def reopen(self):
+        """What a kill leaves is a committed tree and a log, and check looks at each by itself: what
+        the next mount makes of the two is looked at behind it."""
         self.here.check()
         self.here.mount()
+        self.here.again()
         self.verify(settled=True)
         self.clean()
 
