@@ -37,6 +37,7 @@ EXCLUDED = {
     "a store has one mount": "409 410 411 732",
     "no policies of fscrypt's first version": "395 580 581 593 613",
     "of a file's names one keeps its directory": "440",
+    "a handle is stale once the kernel has forgotten its file": "426 467 477 756 777",
     "root may not raise its limits here": "394 530 531 564",
 }
 EXCLUDED = {f"generic/{number}": why for why, of in EXCLUDED.items() for number in of.split()}
@@ -265,7 +266,7 @@ def main():
     parser.add_argument("-g", "--group", action="append")
     parser.add_argument("--results", type=pathlib.Path, required=True)
     parser.add_argument("--minutes", type=float, default=1e6)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     fstests = options.folder.resolve()
     if not (fstests / "ltp/fsx").exists():
         sys.exit(f"{fstests} has no program ltp/fsx: make")
