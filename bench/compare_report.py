@@ -6,6 +6,7 @@
 Rates are medians of the rounds; behind each the least and the largest as parts of it."""
 import json
 import pathlib
+import re
 import statistics
 import sys
 
@@ -84,7 +85,8 @@ def remarks(told):
     for row, found in told["rows"].items():
         for name, rounds in found.items():
             if not isinstance(rounds, list):
-                yield f"- {name}, {row}: did not run ({rounds['error'].strip().splitlines()[-1]})."
+                why = re.sub(r"[^ ]*/(?=bench/)", "", rounds["error"].strip().splitlines()[-1])
+                yield f"- {name}, {row}: did not run ({why})."
 
 
 def chart(told, path):

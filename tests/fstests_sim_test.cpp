@@ -12,7 +12,7 @@
 #include "base/thread.h"
 #include "tests/sim/env.h"
 #include "tests/sim/scheduler.h"
-#include "tests/support/keys.h"
+#include "tests/sim/small_volume.h"
 #include "tests/support/seed.h"
 #include "tests/support/sim_device.h"
 #include "volume/paths.h"
@@ -21,38 +21,11 @@ namespace latchkey::tests {
 namespace {
 
 using namespace volume;  // NOLINT: the whole file is about it
+using namespace small;   // NOLINT: and of it
 using keymgr::KeyState;
 using keymgr::RemovalMode;
 
-constexpr u64 kDeviceBytes = 16 * kMiB;
-constexpr Caller kUser{1000};
-
-SecretBytes the_key() { return in_arena(Heap(64, std::byte{7})); }
-
 Bytes bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
-
-template <class T>
-T must(Result<T>&& result) {
-  LK_CHECK_MSG(result, "a call that cannot fail has failed");
-  return std::move(*result);
-}
-
-// /dir under the key, with the files 0 to 9.
-SimImage make_image() {
-  SimEnv env(7);
-  SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
-  MkfsOptions mkfs;
-  mkfs.node_bytes = 4096;
-  LK_CHECK(Volume::mkfs(device, mkfs, env));
-  const auto volume = must(Volume::open(device, {.inline_writeback = true}, env));
-  const crypto::KeyId id = must(volume->add_key(kUser, the_key()));
-  const InodeId dir = must(make_directory(*volume, kUser, "/dir"));
-  LK_CHECK(volume->set_policy(kUser, dir, id));
-  for (char name = '0'; name <= '9'; ++name)
-    must(volume->make_node(kUser, dir, {&name, 1}, {.kind = FileKind::regular, .mode = 0600}));
-  LK_CHECK(volume->close());
-  return device.snapshot();
-}
 
 // A machine of one seed, whose volume lives within run().
 class Machine {
@@ -67,7 +40,7 @@ class Machine {
                  .clock = &scheduler_,
                  .latency = {.most_ns = seed % 2 == 0 ? 100'000U : 2'000'000U}}),
         seed_(seed) {
-    static const SimImage image = make_image();
+    static const SimImage image = image_of({"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"});
     env_.set_clock(&scheduler_);
     device_.restore(image);
   }
@@ -89,7 +62,7 @@ class Machine {
       EXPECT_TRUE(volume_->close());
       volume_.reset();
     });
-    expect_clean();
+    expect_clean(device_, "at the end");
   }
   // Fibers that run body(0), body(1), ... side by side.
   static void together(int count, const std::function<void(int)>& body) {
@@ -107,18 +80,6 @@ class Machine {
   void pause() { scheduler_.sleep_until(scheduler_.now_ns() + 20'000); }
 
  private:
-  void expect_clean() {
-    SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
-    device.restore(device_.snapshot());
-    SimEnv env(1);
-    engine::CheckOptions options;
-    options.data = true;
-    const auto check = check_volume(device, options, env);
-    ASSERT_TRUE(check) << check.error().what;
-    for (const engine::Finding& finding : check->findings)
-      ADD_FAILURE() << finding.where << ": " << finding.what;
-  }
-
   FiberScheduler scheduler_;
   SimEnv env_;
   SimDevice device_;

@@ -11,7 +11,7 @@
 #include "base/thread.h"
 #include "tests/sim/env.h"
 #include "tests/sim/scheduler.h"
-#include "tests/support/keys.h"
+#include "tests/sim/small_volume.h"
 #include "tests/support/random.h"
 #include "tests/support/seed.h"
 #include "tests/support/sim_device.h"
@@ -21,37 +21,11 @@ namespace latchkey::tests {
 namespace {
 
 using namespace volume;  // NOLINT: the whole file is about it
+using namespace small;   // NOLINT: and of it
 
-constexpr u64 kDeviceBytes = 16 * kMiB;
-constexpr Caller kUser{1000};
 constexpr u64 kNames = 3, kActors = 3;
 constexpr char kRounds = 10;
 constexpr u64 kSlots = 6;  // blocks of a file
-
-SecretBytes the_key() { return in_arena(Heap(64, std::byte{7})); }
-
-template <class T>
-T must(Result<T>&& result) {
-  LK_CHECK_MSG(result, "a call that cannot fail has failed");
-  return std::move(*result);
-}
-
-// /dir under the key, with a file or two.
-SimImage make_image() {
-  SimEnv env(7);
-  SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
-  MkfsOptions mkfs;
-  mkfs.node_bytes = 4096;
-  LK_CHECK(Volume::mkfs(device, mkfs, env));
-  const auto volume = must(Volume::open(device, {.inline_writeback = true}, env));
-  const crypto::KeyId id = must(volume->add_key(kUser, the_key()));
-  const InodeId dir = must(make_directory(*volume, kUser, "/dir"));
-  LK_CHECK(volume->set_policy(kUser, dir, id));
-  for (const char* name : {"0", "1", "kept"})
-    must(volume->make_node(kUser, dir, name, {.kind = FileKind::regular, .mode = 0600}));
-  LK_CHECK(volume->close());
-  return device.snapshot();
-}
 
 class Machine {
  public:
@@ -65,7 +39,7 @@ class Machine {
                  .seed = seed + 1,
                  .clock = &scheduler_,
                  .latency = {.most_ns = seed % 5 < 2 ? 100'000U : 2'000'000U}}) {
-    static const SimImage image = make_image();
+    static const SimImage image = image_of({"0", "1", "kept"});
     env_.set_clock(&scheduler_);
     device_.restore(image);
   }
@@ -114,7 +88,7 @@ class Machine {
     }
   }
   void expect_whole() {
-    expect_clean("before the log is entered");
+    expect_clean(device_, "before the log is entered");
     scheduler_.run([&] {
       open();
       if (!volume_) return;
@@ -122,7 +96,7 @@ class Machine {
       EXPECT_TRUE(volume_->close());
       volume_.reset();
     });
-    expect_clean("behind it");
+    expect_clean(device_, "behind it");
   }
 
  private:
@@ -195,18 +169,6 @@ class Machine {
     EXPECT_TRUE(text.starts_with(kept_)) << text << " instead of " << kept_;
     EXPECT_TRUE(volume_->close_handle(handle));
   }
-  void expect_clean(const char* when) {
-    SimDevice device({.size_bytes = kDeviceBytes, .shuffle = false});
-    device.restore(device_.snapshot());
-    SimEnv env(1);
-    engine::CheckOptions options;
-    options.data = true;
-    const auto check = check_volume(device, options, env);
-    ASSERT_TRUE(check) << when << ": " << check.error().what;
-    for (const engine::Finding& finding : check->findings)
-      ADD_FAILURE() << when << ": " << finding.where << ": " << finding.what;
-  }
-
   const u64 seed_;
   FiberScheduler scheduler_;
   SimEnv env_;
