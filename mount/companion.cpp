@@ -32,6 +32,7 @@ constexpr u32 kWindow = 128;      // requests between two looks at who calls
 constexpr u32 kStrangersMax = 8;  // of others, in a window
 constexpr u32 kSampledMin = 8;    // requests of a window behind which another is sought
 constexpr u32 kGlanceMin = 4, kGlanceMax = 64;  // requests between two looks at where the caller is
+constexpr u32 kLongRead = 256 * kKiB;           // is worth a thread beside its reader
 constexpr u64 kLookNs = 2'000'000;              // between two looks of the guardian
 // Its looks in a row: nobody takes what waits, or the companion is kept from running; the companion
 // waits for something else; nobody asks.
@@ -60,30 +61,46 @@ void make_ordinary(pid_t thread) {
   if (get_default(processors)) (void)set_processors(thread, processors);
 }
 
-void keep_away_from(int processor) {
-  cpu_set_t others;
-  if (!get_default(others)) return;
-  CPU_CLR(static_cast<std::size_t>(processor), &others);
-  (void)set_processors(0, others);
-}
-
 bool wants_to_run(pid_t thread) { return stat_field(::getpid(), thread, 3) == "R"; }
 
-// The kernel's threads that work for a thread's rings were started by it.
-void make_workers_ordinary(pid_t thread) {
-  const std::string name = "iou-wrk-" + std::to_string(thread);
+// Of this process, the kernel's threads that work for its rings among them.
+template <class Visit>
+void for_each_thread(const Visit& visit) {
   std::error_code error;
   const std::filesystem::directory_iterator end;
   for (std::filesystem::directory_iterator at("/proc/self/task", error); !error && at != end;
        at.increment(error)) {
-    std::ifstream file(at->path() / "comm");
-    std::string command;
-    if (!std::getline(file, command) || command != name) continue;
     const std::string number = at->path().filename().string();
-    pid_t worker = 0;
-    std::from_chars(number.data(), number.data() + number.size(), worker);
-    if (worker != 0) (void)set_class(worker, SCHED_OTHER);
+    pid_t thread = 0;
+    std::from_chars(number.data(), number.data() + number.size(), thread);
+    if (thread != 0) visit(thread, at->path());
   }
+}
+
+// All threads but the first and the companion, and -1 lets them run where they may. To the
+// scheduler a processor of SCHED_IDLE is a good place for whoever wakes up, those who write out
+// above all. The kernel's threads stay where they are: it does not let them be moved.
+void keep_away_from(int processor, pid_t companion) {
+  cpu_set_t others;
+  if (!get_default(others)) return;
+  if (processor >= 0) CPU_CLR(static_cast<std::size_t>(processor), &others);
+  (void)or_no_memory([&] {
+    for_each_thread([&](pid_t thread, const auto&) {
+      if (thread != companion && thread != ::getpid()) (void)set_processors(thread, others);
+    });
+  });
+}
+
+// The kernel's threads that work for a thread's rings were started by it.
+void make_workers_ordinary(pid_t thread) {
+  const std::string name = "iou-wrk-" + std::to_string(thread);
+  (void)or_no_memory([&] {
+    for_each_thread([&](pid_t worker, const std::filesystem::path& folder) {
+      std::ifstream file(folder / "comm");
+      std::string command;
+      if (std::getline(file, command) && command == name) (void)set_class(worker, SCHED_OTHER);
+    });
+  });
 }
 
 bool waits(int fuse_fd) {
@@ -93,6 +110,16 @@ bool waits(int fuse_fd) {
 
 // About one number of eight, and not in step with anything.
 bool is_sampled(u32 number) { return number * 2654435769U >> 29 == 0; }
+
+bool is_long_read(Bytes request) {
+  struct {
+    fuse_in_header header;
+    fuse_read_in read;
+  } words;
+  if (request.size() < sizeof words) return false;
+  std::memcpy(&words, request.data(), sizeof words);
+  return words.header.opcode == FUSE_READ && words.read.size >= kLongRead;
+}
 
 pid_t caller_of(Bytes request) {
   fuse_in_header header;
@@ -104,7 +131,9 @@ pid_t caller_of(Bytes request) {
 }  // namespace
 
 void be_ordinary() {
-  if (::sched_getscheduler(0) == SCHED_IDLE) make_ordinary(0);
+  if (::sched_getscheduler(0) == SCHED_IDLE) return make_ordinary(0);
+  cpu_set_t processors;
+  if (get_default(processors)) (void)set_processors(0, processors);
 }
 
 Companion::Turn::Turn() : self_(thread_number()) {}
@@ -164,11 +193,13 @@ void Companion::wait_turn(const Turn& turn) {
 void Companion::taken(Turn& turn, Bytes request, bool alone) {
   if (!enabled_.load(std::memory_order_relaxed)) return;
   const pid_t caller = caller_of(request);
+  const bool long_read = is_long_read(request);
   if (thread_.load() == 0) {
-    if (caller != 0 && may_begin(turn, caller, alone)) begin(turn, caller);
+    if (caller != 0 && may_begin(turn, caller, alone && !long_read)) begin(turn, caller);
     return;
   }
   if (!is_companion(turn)) return;  // it was waiting for a request when that one began
+  if (long_read) return give_up(turn, false);
   busy_.store(true, std::memory_order_relaxed);
   taken_.fetch_add(1, std::memory_order_relaxed);
   if (caller != turn.caller_ && caller != 0) ++turn.strangers_;
@@ -227,9 +258,13 @@ void Companion::begin(Turn& turn, pid_t caller) {
     if (!is_companion(turn)) make_ordinary(0);
     return;
   }
+  give_up(turn, true);
+}
+
+void Companion::give_up(const Turn& turn, bool contended) {
   make_ordinary(0);
   Lock lock(mutex_);
-  if (is_companion(turn)) end(true);
+  if (is_companion(turn)) end(contended);
 }
 
 // It may have been ended meanwhile: end() says so first, and makes it ordinary then.
@@ -239,15 +274,13 @@ void Companion::go_on(Turn& turn) {
     if (!is_companion(turn)) make_ordinary(0);
     return;
   }
-  make_ordinary(0);
-  Lock lock(mutex_);
-  if (is_companion(turn)) end(others);
+  give_up(turn, others);
 }
 
 void Companion::end(bool contended) {
   const pid_t thread = thread_.exchange(0);
   make_ordinary(thread);
-  (void)or_no_memory([thread] { make_workers_ordinary(thread); });
+  make_workers_ordinary(thread);
   in_a_row_ = 0;
   ended_.notify_all();
   if (!contended) return;
@@ -264,22 +297,28 @@ void Companion::guard() {
   Lock lock(mutex_);
   while (!closed_) {
     if (thread_ == 0) {
-      if (std::exchange(at, {}).away_from >= 0) make_ordinary(0);
+      if (std::exchange(at, {}).away_from >= 0) keep_away_from(-1, 0);
       changed_.wait(mutex_);
       continue;
     }
     changed_.wait_for(mutex_, kLookNs);
     if (thread_ != 0) look(at);
   }
+  keep_away_from(-1, 0);
 }
 
 void Companion::look(Look& at) {
+  if (const pid_t thread = thread_; thread != at.thread) at = {.thread = thread};
   const int processor = processor_.load(std::memory_order_relaxed);
-  if (processor != at.away_from) keep_away_from(at.away_from = processor);
+  if (processor != at.away_from) keep_away_from(at.away_from = processor, at.thread);
   const u64 taken = taken_;
   at.still = taken == at.taken ? at.still + 1 : 0;
   at.taken = taken;
-  if (at.still >= kStuck && (waits(fuse_fd_) || (busy_ && wants_to_run(thread_)))) {
+  const bool kept_from_running = at.still > 0 && wants_to_run(at.thread);
+  if (kept_from_running != at.hurried &&
+      set_class(at.thread, kept_from_running ? SCHED_OTHER : SCHED_IDLE))
+    at.hurried = kept_from_running;
+  if (at.still >= kStuck && (waits(fuse_fd_) || (busy_ && kept_from_running))) {
     end(true);
   } else if (at.still >= (busy_ ? kSlow : kQuiet)) {
     end(false);

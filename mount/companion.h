@@ -10,11 +10,13 @@
 // sched_idle_cpu). The other threads of the session wait meanwhile.
 //
 // Such a thread comes last on a busy machine, and alone it cannot answer those who wait for each
-// other. So a guardian of the ordinary class looks each other millisecond. Within a few looks it
-// makes the companion a thread as the others, and all take requests again, if a request waits that
-// nobody takes, or if the companion could run and does not come to it; and also once nobody has
-// asked for anything for a while. The companion itself sees that others ask, or that requests queue
-// up.
+// other. So a guardian of the ordinary class looks each other millisecond. It has all other threads
+// of the process keep away from the companion's processor, which is a good place to them for the
+// same reason, and lends the companion the ordinary class while it could run and does not. Within a
+// few looks it makes the companion a thread as the others, and all take requests again, if a
+// request waits that nobody takes, or if the companion could run and does not come to it; and also
+// once nobody has asked for anything for a while. The companion itself sees that others ask, that
+// requests queue up, or that somebody reads so far ahead that a thread beside him is of use.
 //
 // None is made where a thread may not leave SCHED_IDLE (it needs CAP_SYS_NICE, or an RLIMIT_NICE of
 // 20), nor on one processor.
@@ -75,9 +77,11 @@ class Companion {
  private:
   // What the guardian remembers of its last look.
   struct Look {
+    pid_t thread = 0;
     u64 taken = 0;
-    u32 still = 0;       // looks in a row since when no request was taken
-    int away_from = -1;  // the companion's processor: there it would have the caller move
+    u32 still = 0;         // looks in a row since when no request was taken
+    bool hurried = false;  // of the ordinary class, to run at all
+    int away_from = -1;    // the companion's processor
   };
 
   bool is_companion(const Turn& turn) const { return thread_.load() == turn.self_; }
@@ -85,6 +89,7 @@ class Companion {
   bool follow(Turn& turn, pid_t caller);
   void begin(Turn& turn, pid_t caller) LK_EXCLUDES(mutex_);
   void go_on(Turn& turn) LK_EXCLUDES(mutex_);
+  void give_up(const Turn& turn, bool contended) LK_EXCLUDES(mutex_);
   void end(bool contended) LK_REQUIRES(mutex_);
   void guard() LK_EXCLUDES(mutex_);
   void look(Look& at) LK_REQUIRES(mutex_);

@@ -88,6 +88,36 @@ class Companion(Keys):
         caller.wait()
         self.see(self.all_ordinary)
 
+    def others_keep_away(self):
+        """There is a companion, and no other thread but the first may run where it does."""
+        threads = self.threads()
+        found = [number for number, (kind, _) in threads.items() if kind == os.SCHED_IDLE]
+        others = set().union(*(processors for number, (_, processors) in threads.items()
+                               if number not in (*found, self.server)))
+        return found and threads[found[0]][1].isdisjoint(others)
+
+    def test_the_others_keep_away_from_its_processor(self):
+        caller = self.caller("alone")
+        self.see(self.others_keep_away)
+        caller.kill()
+        caller.wait()
+        self.see(self.all_ordinary)
+
+    def test_who_reads_far_ahead_has_none(self):
+        path = self.root / "plain" / "long"
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(64):
+                file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(4):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                file.seek(0)
+                self.see(lambda: os.path.exists(path.with_name("none")) or self.companions())
+                for _ in range(8):
+                    file.read(1 << 20)
+                self.assertEqual(self.companions(), {})
+
     def test_it_goes_where_its_caller_goes(self):
         caller = self.caller("mover", "told")
         beside = elsewhere = 0
