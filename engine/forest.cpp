@@ -248,6 +248,8 @@ Result<std::optional<Forest::Split>> Forest::put_leaf(Node& leaf, TreeId tree, c
 
 Result<std::optional<Forest::Split>> Forest::add_child(Node& node, TreeId tree, u32 index,
                                                        const Split& child) {
+  if (!node.is_place_of_child(index, child.key))
+    return fail(Errc::malformed, "a tree node has keys that do not belong there");
   if (node.has_room_for_child()) {
     node.insert_child(index, child.key, child.pointer);
     return std::optional<Split>{};
@@ -328,11 +330,10 @@ Result<void> Forest::try_merge(Node& node, TreeId tree, u32 left) {
   if (left_shared || right_shared) return {};
   if ((*left_node)->free_bytes() < (*right_node)->used_bytes() + options_.node_bytes / 8) return {};
   LK_TRY(NodePtr target, make_writable(left_pointer, tree));
-  const u32 joined = target->count();
-  target->append(**right_node);
-  // What lies below the right node's first entry may be smaller than that entry's key, but not than
-  // the key by which the parent led there.
-  if (target->level() != 0) target->set_key(joined, node.key(left + 1));
+  if (!target->append(**right_node, node.key(left + 1))) {
+    node.set_child(left, left_pointer);
+    return fail(Errc::malformed, "a tree node has keys that do not belong there");
+  }
   LK_TRYV(free_node(right_pointer, tree));
   node.set_child(left, left_pointer);
   node.erase(left + 1);

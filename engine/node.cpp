@@ -60,9 +60,16 @@ u32 Node::lower_bound(const Key& wanted) const {
 }
 
 u32 Node::child_index(const Key& wanted) const {
-  const u32 index = lower_bound(wanted);
-  if (index < count() && key(index) == wanted) return index;
-  return index == 0 ? 0 : index - 1;
+  u32 low = 1;
+  u32 high = count();
+  while (low < high) {
+    const u32 middle = (low + high) / 2;
+    if (wanted < key(middle))
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low - 1;
 }
 
 Bytes Node::value(u32 index) const {
@@ -82,6 +89,8 @@ u32 Node::used_bytes() const {
 
 void Node::insert(u32 index, const Key& key, Bytes value) {
   LK_CHECK(level() == 0 && index <= count() && has_room(static_cast<u32>(value.size())));
+  LK_CHECK(index == 0 || this->key(index - 1) < key);
+  LK_CHECK(index == count() || key < this->key(index));
   std::memmove(&slot(index + 1), &slot(index), (count() - index) * sizeof(LeafSlot));
   set_count(count() + 1);
   data_start_ -= static_cast<u32>(value.size());
@@ -114,13 +123,16 @@ void Node::erase(u32 index) {
 
 Pointer Node::child(u32 index) const { return from_disk(entry(index).child); }
 void Node::set_child(u32 index, const Pointer& pointer) { entry(index).child = to_disk(pointer); }
-void Node::set_key(u32 index, const Key& key) {
-  (level() == 0 ? slot(index).key : entry(index).key) = to_disk(key);
-}
 bool Node::has_room_for_child() const { return free_bytes() >= sizeof(InteriorEntry); }
+
+bool Node::is_place_of_child(u32 index, const Key& key) const {
+  return (index <= 1 || this->key(index - 1) < key) &&
+         (index == 0 || index == count() || key < this->key(index));
+}
 
 void Node::insert_child(u32 index, const Key& key, const Pointer& pointer) {
   LK_CHECK(level() != 0 && index <= count() && has_room_for_child());
+  LK_CHECK(is_place_of_child(index, key));
   std::memmove(&entry(index + 1), &entry(index), (count() - index) * sizeof(InteriorEntry));
   set_count(count() + 1);
   entry(index) = {to_disk(key), to_disk(pointer)};
@@ -149,13 +161,18 @@ void Node::split_into(Node& right, u32 hint) {
   while (count() > keep) erase(count() - 1);
 }
 
-void Node::append(const Node& right) {
+bool Node::append(const Node& right, const Key& lower) {
+  const bool leaf = level() == 0;
+  if (count() > (leaf ? 0 : 1) && !(key(count() - 1) < lower)) return false;
+  if (leaf && right.count() > 0 && right.key(0) < lower) return false;
+  if (!leaf && right.count() > 1 && !(lower < right.key(1))) return false;
   for (u32 i = 0; i < right.count(); ++i) {
     if (level() == 0)
       insert(count(), right.key(i), right.value(i));
     else
-      insert_child(count(), right.key(i), right.child(i));
+      insert_child(count(), i == 0 ? lower : right.key(i), right.child(i));
   }
+  return true;
 }
 
 const char* Node::validate(const Expected& expected) {
@@ -168,7 +185,7 @@ const char* Node::validate(const Expected& expected) {
   if (head.place != expected.place) return "a tree node is not in its place";
   const char* wrong = head.level == 0 ? validate_leaf() : validate_interior();
   if (wrong != nullptr) return wrong;
-  for (u32 i = 1; i < count(); ++i)
+  for (u32 i = head.level == 0 ? 1 : 2; i < count(); ++i)
     if (!(key(i - 1) < key(i))) return "a tree node's keys are out of order";
   return nullptr;
 }

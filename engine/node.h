@@ -1,9 +1,11 @@
 #pragma once
 // One node of a tree, as raw as on disk and changed in place. A leaf has slots from the front and
-// values packed against the end; an interior node has entries of key and child pointer.
+// values packed against the end; an interior node has entries of key and child pointer. An interior
+// node's first key says nothing: whatever is less than the second one is below the first entry. (If
+// what was before it has gone, a second entry becomes the first, and smaller keys may follow.)
 //
-// Invariants: keys ascend; values are contiguous from data_start() to the end, in any order. A Node
-// that came through validate() cannot make these functions read outside of it.
+// Invariants: keys ascend, but for that one; values are contiguous from data_start() to the end, in
+// any order. A Node that came through validate() cannot make these functions read outside of it.
 //
 // Not thread-safe: dirty nodes change under the forest lock held exclusively, others never change.
 
@@ -55,16 +57,18 @@ class Node {
 
   Pointer child(u32 index) const;
   void set_child(u32 index, const Pointer& pointer);
-  void set_key(u32 index, const Key& key);
   bool has_room_for_child() const;
-  void insert_child(u32 index, const Key& key, const Pointer& pointer);
+  // Whether keys ascend with `key` there. What is not so came from a device: no change breaks it.
+  bool is_place_of_child(u32 index, const Key& key) const;
+  void insert_child(u32 index, const Key& key, const Pointer& pointer);  // it is; there is room
 
   // Moves the upper half, by bytes, to the empty `right`; both keep at least one item. `hint` is
   // where an insert will follow: at the very end nearly nothing is moved, so that ascending keys
   // fill nodes.
   void split_into(Node& right, u32 hint);
-  // Appends everything of `right`; it fits.
-  void append(const Node& right);
+  // Appends everything of `right`; it fits, and follows (else nothing is done and false returned,
+  // as above). `lower`: the key by which the parent led to it.
+  bool append(const Node& right, const Key& lower);
 
   // What must hold of bytes read from a device before they are believed; nullptr if it does.
   struct Expected {
