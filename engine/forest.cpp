@@ -225,7 +225,10 @@ Result<std::optional<Forest::Split>> Forest::put_into(Pointer& pointer, TreeId t
 Result<std::optional<Forest::Split>> Forest::put_leaf(Node& leaf, TreeId tree, const Key& key,
                                                       Bytes value) {
   u32 index = leaf.lower_bound(key);
-  if (index < leaf.count() && leaf.key(index) == key) leaf.erase(index);
+  if (index < leaf.count() && leaf.key(index) == key) {
+    if (leaf.replace(index, value)) return std::optional<Split>{};
+    leaf.erase(index);
+  }
   if (leaf.has_room(static_cast<u32>(value.size()))) {
     leaf.insert(index, key, value);
     return std::optional<Split>{};

@@ -1,12 +1,20 @@
 #include "engine/node.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "base/check.h"
 
 namespace latchkey::engine {
+namespace {
+
+constexpr u32 kSlotsMax = kNodeBytesMax / sizeof(LeafSlot);
+
+}  // namespace
 
 NodePtr Node::create(u32 node_bytes) {
   auto buffer = IoBuffer::create(node_bytes);
@@ -101,6 +109,14 @@ void Node::insert(u32 index, const Key& key, Bytes value) {
   if (!value.empty()) std::memcpy(bytes().data() + data_start_, value.data(), value.size());
 }
 
+bool Node::replace(u32 index, Bytes value) {
+  LK_CHECK(level() == 0 && index < count());
+  if (slot(index).size != value.size()) return false;
+  if (!value.empty())
+    std::memcpy(bytes().data() + slot(index).data_offset, value.data(), value.size());
+  return true;
+}
+
 void Node::erase(u32 index) {
   LK_CHECK(index < count());
   if (level() != 0) {
@@ -138,6 +154,26 @@ void Node::insert_child(u32 index, const Key& key, const Pointer& pointer) {
   entry(index) = {to_disk(key), to_disk(pointer)};
 }
 
+// What stays is packed against the end again, from the last value on: each moves up, over what has
+// been moved or has gone.
+void Node::keep_first(u32 keep) {
+  set_count(keep);
+  if (level() != 0) return;
+  std::array<u16, kSlotsMax> order{};
+  u32 values = 0;
+  for (u32 i = 0; i < keep; ++i)
+    if (slot(i).size != 0) order[values++] = static_cast<u16>(i);
+  std::ranges::sort(std::span(order).first(values), std::greater{},
+                    [this](u16 i) { return u16{slot(i).data_offset}; });
+  data_start_ = size();
+  for (const u16 i : std::span(order).first(values)) {
+    LeafSlot& at = slot(i);
+    data_start_ -= at.size;
+    std::memmove(bytes().data() + data_start_, bytes().data() + at.data_offset, at.size);
+    at.data_offset = static_cast<u16>(data_start_);
+  }
+}
+
 void Node::split_into(Node& right, u32 hint) {
   LK_CHECK(count() >= 2);
   u32 keep = count() - 1;
@@ -158,7 +194,7 @@ void Node::split_into(Node& right, u32 hint) {
     else
       right.insert_child(right.count(), key(i), child(i));
   }
-  while (count() > keep) erase(count() - 1);
+  keep_first(keep);
 }
 
 bool Node::append(const Node& right, const Key& lower) {

@@ -53,6 +53,7 @@ class Node {
   u32 used_bytes() const;  // slots, entries and values
   bool has_room(u32 value_bytes) const { return free_bytes() >= sizeof(LeafSlot) + value_bytes; }
   void insert(u32 index, const Key& key, Bytes value);  // there is room
+  bool replace(u32 index, Bytes value);                 // in its place; false: of another size
   void erase(u32 index);                                // leaf or interior
 
   Pointer child(u32 index) const;
@@ -85,6 +86,7 @@ class Node {
   InteriorEntry& entry(u32 index) const;
   u32 size() const { return static_cast<u32>(bytes().size()); }
   void set_count(u32 count) { header().count = static_cast<u16>(count); }
+  void keep_first(u32 keep);
   const char* validate_leaf();
   const char* validate_interior() const;
 

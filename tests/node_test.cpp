@@ -1,5 +1,5 @@
 // Goal: a leaf holds what was put into it and a device's checks take it, whatever was inserted,
-// erased and split before; an interior node leads by all keys but its first one.
+// replaced, erased and split before; an interior node leads by all keys but its first one.
 // Method: random operations, beside a map; after each the leaf is compared with it and validated.
 // Interior nodes as they are when the entries before have gone.
 
@@ -61,9 +61,20 @@ class NodeTest : public testing::TestWithParam<u32> {
     if (!model.contains(key)) {
       leaf.insert(index, key, value);
     } else {
-      return;
+      const bool fits = model[key].size() == value.size();
+      ASSERT_EQ(leaf.replace(index, value), fits);
+      if (!fits) return;
     }
     model[key] = std::move(value);
+  }
+
+  // One that is there, by another value as long.
+  void replace_one(Node& leaf, Model& model) {
+    if (model.empty()) return;
+    const u32 index = static_cast<u32>(random_() % model.size());
+    Value& value = std::next(model.begin(), index)->second;
+    for (std::byte& byte : value) byte = ~byte;
+    ASSERT_TRUE(leaf.replace(index, value));
   }
 
   void erase_one(Node& leaf, Model& model) {
@@ -100,6 +111,8 @@ TEST_P(NodeTest, a_leaf_is_what_was_done_to_it) {
     const u64 what = random_() % 100;
     if (what < 70) {
       put(*leaf, model, what < 35 ? 8 : 300);
+    } else if (what < 85) {
+      replace_one(*leaf, model);
     } else if (what < 98) {
       erase_one(*leaf, model);
     } else if (!leaf->has_room(600)) {
