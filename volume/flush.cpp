@@ -128,7 +128,7 @@ void Volume::State::stop_workers() {
   workers.clear();
 }
 
-// Flushes what is dirty once half of the limit is reached, and commits now and then.
+// Flushes what is dirty once an eighth of the limit is reached, and commits now and then.
 void Volume::State::work() {
   u64 last_commit = env.monotonic_ns();
   for (;;) {
@@ -149,7 +149,7 @@ void Volume::State::work_once(u64 seen, u64& last_commit) {
   const u64 interval_ns = u64{options.commit_interval_ms} * 1'000'000;
   const bool due = interval_ns != 0 && env.monotonic_ns() - last_commit >= interval_ns;
   remove_overdue();  // however much there is to write
-  if (!memory.half_used() && !due) {
+  if (!memory.pressing() && !due) {
     if (const auto stepped = drop_step(); stepped && *stepped) return;
     memory.wait_pressure(
         seen, std::min(interval_ns == 0 ? kForever : interval_ns / 4, next_overdue_ns()));

@@ -33,7 +33,7 @@ bool PageMemory::promise(u64 pages) {
   Lock lock(mutex_);
   const bool room = used_ + pages <= pages_max_;
   if (room) used_ += pages;
-  if (!room || used_ * 2 >= pages_max_) pressed();
+  if (!room || is_pressing(used_)) pressed();
   return room;
 }
 

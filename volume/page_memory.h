@@ -36,7 +36,9 @@ class PageMemory {
 
   u64 pages_max() const { return pages_max_; }
   u64 used() const LK_EXCLUDES(mutex_);  // out or promised
-  bool half_used() const { return used() * 2 >= pages_max_; }
+  // So much is dirty that writeback begins, beside the writers: who then calls fsync finds little
+  // left to be written. Much less, and pages that are soon written again would be sealed twice.
+  bool pressing() const { return is_pressing(used()); }
 
   // False: there is no room now; a flush makes some. `pages` <= pages_max().
   bool promise(u64 pages) LK_EXCLUDES(mutex_);
@@ -49,7 +51,7 @@ class PageMemory {
   void give_back_unused(std::span<std::byte* const> pages) LK_EXCLUDES(mutex_);
 
   // For waits without a lost wake-up: read the count, look, wait for another count. Room counts
-  // what was given back; pressure counts promises beyond the half, refused ones, and kicks.
+  // what was given back; pressure counts promises beyond what is pressing, refused ones, and kicks.
   u64 room_changes() const LK_EXCLUDES(mutex_);
   u64 pressure_changes() const LK_EXCLUDES(mutex_);
   // Outside of gates and transactions (T3).
@@ -58,6 +60,7 @@ class PageMemory {
   void kick() LK_EXCLUDES(mutex_);  // wakes both kinds of waiters
 
  private:
+  bool is_pressing(u64 used) const { return used * 8 >= pages_max_; }
   void pressed() LK_REQUIRES(mutex_);
   void grow() LK_REQUIRES(mutex_);
 
