@@ -117,6 +117,7 @@ void build(StoreState& state, const Superblock& superblock) {
       NodeCache::Options{superblock.volume_id, superblock.node_bytes, state.options.cache_bytes},
       read);
   state.space = std::make_unique<FreeSpace>(blocks, places_taken(superblock.size_bytes), read);
+  state.read_around = std::make_unique<ReadAround>(blocks);
   state.pool = std::make_unique<NodePool>(*state.space, state.node_blocks());
   state.forest = std::make_unique<Forest>(
       Forest::Options{superblock.volume_id, superblock.node_bytes, state.options.runs_of},
@@ -251,6 +252,8 @@ BorrowedIo Store::borrow_io(u64 bytes) const {
                      : state_->rings.take();
   return borrowed;
 }
+
+ReadAround& Store::read_around() const { return *state_->read_around; }
 
 BorrowedIo::BorrowedIo(BorrowedIo&& other) noexcept
     : pool_(other.pool_), io_(std::exchange(other.io_, nullptr)) {}

@@ -58,6 +58,7 @@ using RunsOf = std::function<std::optional<BlockRun>(const Key&, Bytes)>;
 // order, which the fsync log keeps. As RunsOf. Absent: each may.
 using IsName = std::function<bool(const Key&)>;
 
+class ReadAround;
 class RingPool;
 class Transaction;
 struct LogRecord;
@@ -393,6 +394,8 @@ class Store {
   // With a buffer for so many bytes, or else one of read_ring_buffer_bytes. Of those for little
   // there are more, so that many can read beside each other; they are made when they are needed.
   BorrowedIo borrow_io(u64 bytes = ~u64{0}) const;
+  // For those who read extents: what the device has around small reads. See there.
+  ReadAround& read_around() const;
 
   // no_space after a commit (two, if blocks are pinned) has been tried; waits for those, so call it
   // with no View, Transaction or key gate held. `use_reserve`: delete, truncate, removal, commit;

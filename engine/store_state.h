@@ -10,6 +10,7 @@
 #include "engine/extent_table.h"
 #include "engine/forest.h"
 #include "engine/fsync_log.h"
+#include "engine/read_around.h"
 #include "engine/ring_pool.h"
 #include "engine/store.h"
 #include "engine/superblock.h"
@@ -38,6 +39,7 @@ struct StoreState {
   RingPool small_rings;           // to readers of little
   RingPool node_rings;            // for one read at a time, so never waited for by their holders
   std::unique_ptr<Io> commit_io;  // of the thread that commits
+  std::unique_ptr<ReadAround> read_around;
 
   mutable SharedMutex forest_lock;
   std::unique_ptr<NodeCache> cache;

@@ -231,6 +231,7 @@ Result<void> Transaction::insert_extent(BlockRun run, u64 first_unit, Bytes cont
     Lock lock(state.space_mutex);
     state.space->mark_used(run);
   }
+  state.read_around->forget(run);
   LK_TRYV(sticky(state, engine::insert_extent(*state.forest, record)));
   inserted_.extents.push_back(std::move(record));
   return {};

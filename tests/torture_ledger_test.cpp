@@ -112,15 +112,14 @@ TEST_F(TortureLedger, damage_is_a_loss_and_a_failing_device_is_an_error) {
   const auto rows = volume_->map(handle_);
   ASSERT_TRUE(rows);
   const u64 at = rows->front().device_offset;
+  device_.bad_range(at, 4096);
+  const auto looked = TortureCount(*volume_, kUser, kGiB).look_for(file_, "/file");
+  device_.clear_faults();
+  EXPECT_EQ(code_of(looked), Errc::io);
   device_.flip_bit(at, 3);
   EXPECT_EQ(count(kGiB), Lost(0, 1));
   device_.flip_bit(at, 3);
   EXPECT_EQ(count(), Lost(0, 0));
-  device_.bad_range(at, 4096);
-  TortureCount count(*volume_, kUser, kGiB);
-  const auto looked = count.look_for(file_, "/file");
-  device_.clear_faults();
-  EXPECT_EQ(code_of(looked), Errc::io);
 }
 
 }  // namespace

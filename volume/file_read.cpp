@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/secret_work.h"
+#include "engine/read_around.h"
 #include "extent/context.h"
 #include "extent/seal.h"
 #include "volume/lock_limit.h"
@@ -24,6 +25,7 @@ struct Piece {
   std::optional<extent::Context> context;
   MutableBytes buffer;
   engine::Op op;
+  Bytes sealed;  // what was read: in the buffer, or in a window around it
 
   u64 device_offset(u64 block) const { return (record.run.block + block) * engine::kBlockBytes; }
 };
@@ -48,6 +50,44 @@ Result<void> look_up(const engine::View& view, InodeId inode, extent::FileRange 
   return {};
 }
 
+// A small read among others near by: out of the window around it, which is read for that if need
+// be. What of it is not as it should be is another's to read.
+class NearReader {
+ public:
+  NearReader(engine::ReadAround& around, std::vector<Piece>& pieces)
+      : piece_(pieces.size() == 1 ? &pieces[0] : nullptr) {
+    if (piece_ == nullptr) return;
+    found_ = around.find(piece_->record.run);
+    if (!found_) load_ = around.load(piece_->record.run);
+  }
+  u64 buffer_bytes() const { return load_ ? engine::ReadAround::kWindowBytes : 0; }
+
+  bool read_found() { return found_ && is_sound(found_->bytes); }
+  bool read_window(engine::Io& io) {
+    if (!load_) return false;
+    const MutableBytes bytes = io.buffer().first(engine::ReadAround::kWindowBytes);
+    const engine::BlockRun window = load_->window();
+    if (!read_sync(io, window.block * kPageBytes, bytes)) {
+      load_->refuse();
+      return false;
+    }
+    load_->keep(bytes);
+    const engine::BlockRun run = piece_->record.run;
+    return is_sound(bytes.subspan((run.block - window.block) * kPageBytes, run.count * kPageBytes));
+  }
+
+ private:
+  bool is_sound(Bytes sealed) {
+    if (extent::first_mismatch(sealed, piece_->record.checksums) >= 0) return false;
+    piece_->sealed = sealed;
+    return true;
+  }
+
+  Piece* piece_;
+  std::optional<engine::ReadAround::Found> found_;
+  std::optional<engine::ReadAround::Load> load_;
+};
+
 // The first block of the file that was wanted and is not what it should be.
 struct BadBlock {
   u64 block = 0;
@@ -64,7 +104,7 @@ class PieceReader {
     u64 at = 0;
     for (Piece& piece : pieces) {
       const u64 size = piece.record.run.count * kPageBytes;
-      piece.buffer = io_.buffer().subspan(at, size);
+      piece.sealed = piece.buffer = io_.buffer().subspan(at, size);
       at += size;
       piece.op.kind = engine::OpKind::read;
       piece.op.offset = piece.device_offset(0);
@@ -162,8 +202,15 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
   std::vector<Piece> pieces;
   LK_TRYV(look_up(store->view(), inode.id(), {first_block, blocks}, pieces));
   if (pieces.empty()) return blocks;
-  const engine::BorrowedIo io = store->borrow_io(into.size());
-  LK_TRY(const auto bad, PieceReader(*io, first_block, cached).read(pieces));
+  std::optional<BadBlock> bad;
+  std::optional<engine::BorrowedIo> io;
+  NearReader near(store->read_around(), pieces);
+  if (!near.read_found()) {
+    io.emplace(store->borrow_io(std::max<u64>(into.size(), near.buffer_bytes())));
+    if (!near.read_window(**io)) {
+      LK_TRY(bad, PieceReader(**io, first_block, cached).read(pieces));
+    }
+  }
   if (bad && bad->block == first_block) return std::unexpected(bad->error);
   const u64 good_end = bad ? bad->block : first_block + blocks;
   std::optional<SecretWork> work;  // however the read ends
@@ -179,7 +226,7 @@ Result<u64> Volume::State::read_blocks(Inode& inode, u64 first_block, MutableByt
     for (u64 unit = 0, end = 0; unit < units; unit = end + 1) {
       for (end = unit; end < units && !cached[index + end];) ++end;
       const u64 bytes = (end - unit) * kPageBytes;
-      const Bytes sealed = Bytes(piece.buffer).subspan(unit * kPageBytes, bytes);
+      const Bytes sealed = piece.sealed.subspan(unit * kPageBytes, bytes);
       const MutableBytes target = into.subspan((index + unit) * kPageBytes, bytes);
       if (key.get() != nullptr)
         extent::open_blocks(*key.get(), piece.record.first_unit + unit, sealed, target);
