@@ -5,7 +5,6 @@
 namespace latchkey::mount {
 namespace {
 
-constexpr double kKeptLong = 86400;
 constexpr double kBlocksKept = 1;  // st_blocks moves when dirty pages go down, unseen by the kernel
 
 timespec to_timespec(i64 ns) {

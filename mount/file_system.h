@@ -121,7 +121,9 @@ class FileSystem {
     return result;
   }
   // The answer to what made or found a name.
-  void reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode);
+  void reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode,
+                   std::optional<fuse_ino_t> found_in = {});
+  bool is_clear(fuse_ino_t directory);
   Result<void> drop_privileges(fuse_req_t req, fuse_ino_t node);
   Result<void> set_size(fuse_req_t req, fuse_ino_t node, u64 size, const fuse_file_info* info);
   Result<u64> copy_range(OpenFile& from, u64 from_offset, OpenFile& to, u64 to_offset, u64 size);

@@ -13,15 +13,23 @@
 
 namespace latchkey::mount {
 
-void FileSystem::reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode) {
+void FileSystem::reply_entry(fuse_req_t req, const Result<volume::InodeId>& inode,
+                             std::optional<fuse_ino_t> found_in) {
   if (!inode) return reply_error(req, inode.error());
   const auto stat = volume_.stat(*inode);
   if (!stat) return reply_error(req, stat.error());
   auto entry = to_entry(*stat);
   if (!entry) return reply_error(req, entry.error());
   entry->attr_timeout = attributes_kept_s(*stat);
+  if (found_in && S_ISDIR(entry->attr.st_mode) && stat->key_id && is_clear(*found_in))
+    entry->entry_timeout = kKeptLong;
   pages_.nodes().looked_up(entry->ino, *stat);
   if (fuse_reply_entry(req, &*entry) != 0) pages_.nodes().forgotten(entry->ino, 1);
+}
+
+bool FileSystem::is_clear(fuse_ino_t directory) {
+  const auto stat = volume_.stat(inode_of(directory));
+  return stat && !stat->key_id;
 }
 
 void FileSystem::forget(fuse_req_t req, fuse_ino_t node, u64 references) {
@@ -36,7 +44,7 @@ void FileSystem::forget_multi(fuse_req_t req, size_t count, fuse_forget_data* fo
 }
 
 void FileSystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  reply_entry(req, volume_.lookup(inode_of(parent), name));
+  reply_entry(req, volume_.lookup(inode_of(parent), name), parent);
 }
 
 void FileSystem::mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,

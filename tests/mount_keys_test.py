@@ -234,6 +234,33 @@ class AttributesCompat(Attributes):
     compat = True
 
 
+class NamesThatAreKept(Keys):
+    def asks(self, path):
+        """Whether a walk to the path asks the daemon, which is stopped and cannot answer."""
+        os.stat(path)
+        os.kill(self.server, signal.SIGSTOP)
+        try:
+            walk = subprocess.Popen(["stat", "--format", "%i", path], stdout=subprocess.DEVNULL)
+            try:
+                return walk.wait(2) != 0
+            except subprocess.TimeoutExpired:
+                return True
+        finally:
+            os.kill(self.server, signal.SIGCONT)
+            self.assertEqual(walk.wait(10), 0)
+
+    def test_an_encrypted_directory_is_found_once_what_it_holds_each_time(self):
+        vault = self.root / "vault"
+        (vault / "deep").mkdir()
+        self.umount()
+        self.mount()
+        self.assertFalse(self.asks(vault))
+        self.assertTrue(self.asks(vault / "deep"))
+        self.run_ok("lock", "-q", self.root)
+        self.assertEqual(error_of(os.stat, vault / "deep"), "ENOKEY")
+        self.assertTrue(vault.is_dir())
+
+
 class Store(Keys):
     def test_status_says_how_the_store_is(self):
         status = self.said(OK, "status", self.root)
