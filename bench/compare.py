@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""latchkey's mount and library beside gocryptfs, securefs, ext4, btrfs and fscrypt on ext4.
+"""latchkey's mount and library beside gocryptfs, securefs, ext4, btrfs and fscrypt on ext4, and
+beside two limits: the bare device, and a FUSE file system without work.
 
     compare.py [--rounds N] [--rows NAME,...] [--systems NAME,...] FOLDER
 
 Each on a loop device of its own (bench/systems.py), row by row (bench/file_rows.h), the systems
 alternating round by round. FOLDER gets compare.json: for each row and system every round's time,
-the bytes that its device was written and the processor time of the whole machine meanwhile; with
---rows the other rows of a compare.json that is there are kept. Images
-lie in LATCHKEY_BENCH_PATH, or in /dev/shm. Needs root; a system whose program is missing is left
-out by name. bench/compare_report.py makes the table and the chart.
+the bytes that its device was written and the processor time of the whole machine meanwhile. It is
+written behind each row; with --rows the other rows of one that is there are kept. Images lie in
+LATCHKEY_BENCH_PATH, or in /dev/shm. Needs root; a system whose program is missing is left out by
+name. bench/compare_report.py makes the table and the chart.
 """
 import argparse
 import contextlib
@@ -61,9 +62,10 @@ def turn(system, row):
     return told
 
 
-def measure(systems, rows, rounds, say):
-    found = {row["name"]: {} for row in rows}
+def measure(systems, rows, rounds, say, save):
+    found = {}
     for row in rows:
+        found[row["name"]] = {}
         left = list(systems)
         for number in range(rounds):
             # Each is the first one once.
@@ -81,7 +83,7 @@ def measure(systems, rows, rounds, say):
                     continue
                 found[row["name"]].setdefault(system.name, []).append(told)
             say(f"{row['name']}: round {number + 1} of {rounds}")
-    return found
+        save(found)
 
 
 def chosen(said, all_names, what):
@@ -131,15 +133,15 @@ def main():
             stack.callback(systems[-1].remove)
         for name, why in missing.items():
             print(f"compare: without {name}: {why}")
-        found = measure(systems, [rows[name] for name in chosen(options.rows, rows, "row")],
-                        options.rounds, lambda line: print(f"compare: {line}", flush=True))
-        told = {"rows": found, "missing": missing,
-                "remarks": {system.name: system.remarks for system in systems}}
-    options.folder.mkdir(parents=True, exist_ok=True)
-    path = options.folder / "compare.json"
-    if options.rows and path.exists():  # the others stay as they were
-        told["rows"] = json.loads(path.read_text())["rows"] | found
-    path.write_text(json.dumps(told, indent=1))
+        options.folder.mkdir(parents=True, exist_ok=True)
+        path = options.folder / "compare.json"
+        known = {}
+        if options.rows and path.exists():  # the others stay as they were
+            known = json.loads(path.read_text())["rows"]
+        told = {"missing": missing, "remarks": {system.name: system.remarks for system in systems}}
+        measure(systems, [rows[name] for name in chosen(options.rows, rows, "row")],
+                options.rounds, lambda line: print(f"compare: {line}", flush=True),
+                lambda found: path.write_text(json.dumps(told | {"rows": known | found}, indent=1)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from performance import PAGE, machine, number, replace, table
 
 MIB = 1 << 20
 PEERS = ("gocryptfs", "securefs")
+NULL, DEVICE = "null FUSE", "device"
+SYNCED = ("synced_write", "synced_create")  # the device is a limit for who syncs each
 WHAT = {"sequential_write": "new file, 1 MiB a write, one fsync, MiB/s",
         "sequential_read": "the same read cold, MiB/s",
         "direct_write": "new file, 1 MiB a write, O_DIRECT, MiB/s",
@@ -55,13 +57,22 @@ def ratio(row, name, others):
     return number(row[name].rate / best) if best and name in row else "-"
 
 
+def limit(name, row):
+    """How many times the better peer any mount could be here, or nothing."""
+    rates = [row[of].rate for of in ((NULL, DEVICE) if name in SYNCED else (NULL,)) if of in row]
+    best = max((row[peer].rate for peer in PEERS if peer in row), default=None)
+    return number(min(rates) / best) if best and rates else "-"
+
+
 def lines(told):
     all_cells = cells(told)
     names = list(dict.fromkeys(name for row in all_cells.values() for name in row))
     rows = [[WHAT[row], *(cell[name].text() if name in cell else "-" for name in names),
-             ratio(cell, "latchkey", PEERS), ratio(cell, "latchkey", ("ext4",))]
+             ratio(cell, "latchkey", PEERS), limit(row, cell),
+             ratio(cell, "latchkey", ("ext4",))]
             for row, cell in all_cells.items()]
-    yield from table(["", *names, "mount to the better of gocryptfs, securefs", "to ext4"], rows)
+    yield from table(["", *names, "mount to the better of gocryptfs, securefs",
+                      "the limit to the same", "mount to ext4"], rows)
     yield ""
     yield ("Bytes that the device was written for each byte, then processor seconds of the whole "
            "machine a GB:")

@@ -9,6 +9,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LATCHKEY = os.environ.get("LATCHKEY_BINARY", str(ROOT / "build/release/latchkey"))
 FILE_ROW = str(ROOT / "build/release/bench/file_row")
+NULL_FUSE = str(ROOT / "build/release/bench/null_fuse")
 SECTOR = 512  # of the kernel's counters
 # The key is not what is measured.
 KEY = bytes(range(1, 65))
@@ -265,5 +266,36 @@ class Library(Device):
         self.format()
 
 
+class Null(Device):
+    """A FUSE file system without work: what can be had by who gets requests from this kernel."""
+    name = "null FUSE"
+
+    def place(self):
+        return ["directory", self.at]
+
+    def mount(self):
+        self.server = subprocess.Popen([NULL_FUSE, self.at])
+        self.mounted.callback(self.server.wait)
+        self.mounted.callback(umount, self.at)
+        for _ in range(200):
+            if os.path.ismount(self.at):
+                break
+            time.sleep(0.05)
+        number = os.stat(self.at).st_dev
+        ahead = f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb"
+        pathlib.Path(ahead).write_text("1024")  # as latchkey's mount does
+
+    def is_mounted(self):
+        return os.path.ismount(self.at)
+
+    def anew(self):
+        """It has nothing but in memory; the kernel forgets what it knows."""
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+    def emptied(self):
+        self.umount()
+        self.mount()
+
+
 SYSTEMS = {kind.name: kind for kind in
-           (Latchkey, Library, Gocryptfs, Securefs, Ext4, Btrfs, Fscrypt, Device)}
+           (Latchkey, Library, Gocryptfs, Securefs, Ext4, Btrfs, Fscrypt, Device, Null)}

@@ -271,7 +271,8 @@ def main():
         return 77
     if options.fstests and not (options.fstests / "ltp/fsstress").exists():
         sys.exit(f"{options.fstests} has no program ltp/fsstress: make")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted goes
+    for one in signal.SIGINT, signal.SIGTERM:  # what is mounted goes, what was seen is kept
+        signal.signal(one, signal.default_int_handler)
     options.state.parent.mkdir(parents=True, exist_ok=True)
     program = hashlib.sha256(pathlib.Path(LATCHKEY).read_bytes()).hexdigest()[:16]
     totals = load_totals(options.state, program)
