@@ -37,7 +37,9 @@ constexpr u64 kLookNs = 2'000'000;              // between two looks of the guar
 // Its looks in a row: nobody takes what waits, or the companion is kept from running; the companion
 // waits for something else; nobody asks.
 constexpr u32 kStuck = 2, kSlow = 10, kQuiet = 10;
-constexpr u64 kPauseMinNs = 100'000'000, kPauseMaxNs = 1'000'000'000;
+// After one that was in somebody's way. One that went well for so long may follow soon.
+constexpr u64 kOfUseNs = 100'000'000;
+constexpr u64 kPauseMinNs = 10'000'000, kPauseMaxNs = 1'000'000'000;
 
 pid_t thread_number() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
 
@@ -285,8 +287,8 @@ void Companion::end(bool contended) {
   ended_.notify_all();
   if (!contended) return;
   const u64 now = system_env().monotonic_ns();
-  const bool at_once = now - begun_ns_ < kPauseMaxNs;
-  pause_ns_ = at_once ? std::clamp(2 * pause_ns_, kPauseMinNs, kPauseMaxNs) : kPauseMinNs;
+  const bool of_use = now - begun_ns_ >= kOfUseNs;
+  pause_ns_ = of_use ? kPauseMinNs : std::clamp(8 * pause_ns_, kPauseMinNs, kPauseMaxNs);
   not_before_ns_ = now + pause_ns_;
 }
 
