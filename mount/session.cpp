@@ -26,6 +26,8 @@
 namespace latchkey::mount {
 namespace {
 
+// Threads that wait for a request; further ones rest until one of these is the last.
+constexpr u32 kIdleMax = 4;
 constexpr int kWakeSignal = SIGURG;  // means nothing to who has no handler
 constexpr u64 kWakePauseNs = 5'000'000;
 
@@ -132,8 +134,12 @@ void Session::start_thread() {
 
 bool Session::begin_request() {
   Lock lock(mutex_);
-  const bool alone = idle_ == threads_.size();
-  if (--idle_ == 0) start_thread();
+  const bool alone = idle_ + resting_ == threads_.size();
+  if (--idle_ != 0) return alone;
+  if (resting_ != 0)
+    wanted_.notify_one();
+  else
+    start_thread();
   return alone;
 }
 
@@ -142,10 +148,30 @@ void Session::end_request() {
   ++idle_;
 }
 
+// To those who wait at the device the kernel gives requests in turn, so that each has slept longest
+// when its comes. Who is not needed there sleeps here.
+void Session::rest() {
+  Lock lock(mutex_);
+  while (idle_ > kIdleMax && !over_) {
+    --idle_;
+    ++resting_;
+    wanted_.wait(mutex_);
+    --resting_;
+    ++idle_;
+  }
+}
+
+void Session::end_rest() {
+  Lock lock(mutex_);
+  over_ = true;
+  wanted_.notify_all();
+}
+
 void Session::receive(fuse_buf& buffer) {
   ReceiveErrors errors;
   Companion::Turn turn;
   while (!cut_ && fuse_session_exited(session_) == 0) {
+    rest();
     companion_.wait_turn(turn);
     const int got = fuse_session_receive_buf(session_, &buffer);
     if (got <= 0) {
@@ -179,6 +205,7 @@ void Session::run() {
   receive(buffer);
   std::free(buffer.mem);
   companion_.close();
+  end_rest();
   const u64 one = 1;
   (void)!::write(ended_fd_, &one, sizeof one);
   Lock lock(mutex_);
@@ -209,6 +236,7 @@ void Session::cut() {
   ::sigaction(kWakeSignal, &nothing, nullptr);
   cut_ = true;
   companion_.close();
+  end_rest();
   for (;;) {
     {
       Lock lock(mutex_);

@@ -6,7 +6,8 @@
 //
 // Threads: a request may wait inside of the volume, for the disk or for a removal that holds
 // truncates back while it needs other requests answered; so whoever takes the last idle thread
-// starts another one. While one caller makes all requests, one thread takes them (companion.h).
+// wakes one that rests, or starts another one. While one caller makes all requests, one thread
+// takes them (companion.h).
 
 #include <sys/types.h>
 
@@ -65,6 +66,8 @@ class Session {
   void receive(fuse_buf& buffer);
   bool begin_request();  // true: no other thread has one
   void end_request();
+  void rest() LK_EXCLUDES(mutex_);
+  void end_rest() LK_EXCLUDES(mutex_);
   void start_thread() LK_REQUIRES(mutex_);
   bool answer_unnamed(Bytes request);
 
@@ -76,7 +79,10 @@ class Session {
   std::atomic<bool> cut_{false};
   Companion companion_;
   Mutex mutex_;
-  u32 idle_ LK_GUARDED_BY(mutex_) = 0;
+  CondVar wanted_;                      // with mutex_: by who takes the last idle thread
+  u32 idle_ LK_GUARDED_BY(mutex_) = 0;  // but for those that rest
+  u32 resting_ LK_GUARDED_BY(mutex_) = 0;
+  bool over_ LK_GUARDED_BY(mutex_) = false;  // nobody rests any more
   std::vector<Thread> threads_ LK_GUARDED_BY(mutex_);
   std::vector<pid_t> receiving_ LK_GUARDED_BY(mutex_);  // those that have not ended
   std::optional<Error> failure_ LK_GUARDED_BY(mutex_);

@@ -67,6 +67,31 @@ class Direct(Children, Keys):
         self.assertEqual(self.path.read_bytes(),
                          b"".join(page_of(page + 7) for page in range(PAGES)))
 
+    def waiting_at_the_device(self):
+        """Threads of the daemon that a request may go to, and all that it has."""
+        device = {name for name in os.listdir(f"/proc/{self.server}/fd")
+                  if os.path.realpath(f"/proc/{self.server}/fd/{name}") == "/dev/fuse"}
+        calls = [(task / "syscall").read_text().split()
+                 for task in pathlib.Path(f"/proc/{self.server}/task").iterdir()]
+        there = [call for call in calls
+                 if call[0] == "0" and str(int(call[1], 16)) in device]  # read; x86-64
+        return len(there), len(calls)
+
+    def test_behind_many_at_once_few_threads_wait_for_more(self):
+        self.path.write_bytes(bytes(16 << 20))
+        file = self.direct(depth=32)
+        for _ in range(100):
+            for _ in range(32):
+                file.submit(PREAD, random.randrange(4096) * PAGE)
+            for _ in range(32):
+                file.done()
+        file.close()
+        time.sleep(0.5)  # a companion has ended by then
+        waiting, threads = self.waiting_at_the_device()
+        self.assertGreater(threads, 12)
+        self.assertLessEqual(waiting, 5)
+        self.assertGreater(waiting, 0)
+
     def test_what_was_read_meanwhile_goes(self):
         file = self.direct()
         reader = os.open(self.path, os.O_RDONLY)
