@@ -205,7 +205,7 @@ void receive(fuse_session* session, mount::Companion& companion, std::atomic<int
   companion.close();
 }
 
-int serve(std::string program, std::string directory) {
+int serve(std::string program, const std::string& directory) {
   std::string flag = "-o", words = "fsname=null,subtype=null,default_permissions";
   std::array<char*, 4> argv{program.data(), flag.data(), words.data(), nullptr};
   fuse_args args = FUSE_ARGS_INIT(3, argv.data());
@@ -221,6 +221,7 @@ int serve(std::string program, std::string directory) {
     std::atomic<int> busy{0};
     companion.start(fuse_session_fd(session));
     std::vector<Thread> threads;
+    threads.reserve(kThreads);
     for (int i = 0; i < kThreads; ++i)
       threads.emplace_back([&] { receive(session, companion, busy); });
     for (Thread& thread : threads) thread.join();

@@ -134,6 +134,7 @@ NodePtr interior(const std::vector<u64>& keys) {
 }
 std::vector<u64> keys_of(const Node& node) {
   std::vector<u64> keys;
+  keys.reserve(node.count());
   for (u32 i = 0; i < node.count(); ++i) {
     keys.push_back(node.key(i).object);
   }

@@ -194,6 +194,7 @@ TEST(ReadAroundThreads, nothing_older_than_an_insert_is_found) {
     }
   };
   std::vector<Thread> threads;
+  threads.reserve(3);
   for (u64 seed = 0; seed < 3; ++seed) threads.emplace_back([&, seed] { reader(seed); });
   std::mt19937_64 random(99);
   for (u32 version = 1; version < 20'000 || found_some < 1000; ++version) {
