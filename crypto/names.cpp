@@ -60,8 +60,9 @@ std::optional<std::size_t> decoded_bytes(std::string_view text) {
 std::string encrypt(const NameKey& key, std::string_view plain, std::size_t stored_bytes_max) {
   LK_CHECK(!plain.empty() && plain.size() <= stored_bytes_max);
   const std::size_t padded = (plain.size() + kPadding - 1) / kPadding * kPadding;
-  std::string stored(plain);
-  stored.resize(std::min(padded, stored_bytes_max), '\0');
+  // In its full length from the start: what a string outgrows is freed with the plaintext in it.
+  std::string stored(std::min(padded, stored_bytes_max), '\0');
+  plain.copy(stored.data(), plain.size());
   const SecretWork work;
   cts_encrypt(key, bytes_of(stored));
   return stored;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/secret.h"
 #include "mount/node_ids.h"
 
 namespace latchkey::mount {
@@ -11,7 +12,10 @@ namespace latchkey::mount {
 void KernelPages::start(fuse_session* session, std::function<void(Io&&)> retry) {
   notifier_.start(session);
   retrying_.emplace([this, retry = std::move(retry)] {
-    while (auto io = parked_.next()) retry(std::move(*io));
+    while (auto io = parked_.next()) {
+      retry(std::move(*io));
+      burn_stack_and_registers();
+    }
   });
   closing_.emplace([this] { close_some(); });
 }

@@ -189,6 +189,7 @@ void Session::receive(fuse_buf& buffer) {
     companion_.taken(turn, request, alone);
     if (!answer_unnamed(request)) fuse_session_process_buf(session_, &buffer);
     wipe(request);
+    burn_stack_and_registers();
     companion_.answered(turn);
     end_request();
   }

@@ -26,9 +26,9 @@ FILES = 3
 PAGE = 4096
 
 
-def unseen():
+def unseen(letters=32):
     """A word that is nowhere else in memory: each half of eight letters has 45 bits."""
-    return "".join(random.SystemRandom().choices(string.ascii_letters, k=32))
+    return "".join(random.SystemRandom().choices(string.ascii_letters, k=letters))
 
 
 class Secrets(MountTest):
@@ -130,20 +130,22 @@ class Secrets(MountTest):
         vault = self.root / "vault"
         data = {name: os.urandom(16 * PAGE) for name in (unseen(), unseen())}
         target, value, asked = unseen(), unseen(), unseen()
+        short = unseen(15)  # lies where its string does: in frames of the stack
         (vault / "link").symlink_to(target)
         fds = {name: self.write_past_the_cache(vault / name, data[name]) for name in data}
         for name in data:
             os.setxattr(vault / name, "user.value", value.encode())
+        (vault / short).mkdir()
         groups = {
             "data": [piece[at:at + 32] for piece in data.values()
                      for at in range(0, len(piece), PAGE)],
             "asked": [asked.encode()],
-            "words": [word.encode() for word in (*data, target, value)],
+            "words": [word.encode() for word in (*data, target, value, short[:8], short[7:])],
         }
         for look in self.looks(groups):
             self.assertGreater(look["found"]["data"], 0, "the scan is blind to dirty pages")
         self.assertTrue(self.is_seen_inside(asked, vault, groups), "the scan is blind to names")
-        self.assertEqual(set(os.listdir(vault)), {*data, "link"})
+        self.assertEqual(set(os.listdir(vault)), {*data, "link", short})
         self.assertEqual(os.readlink(vault / "link"), target)
         for name, fd in fds.items():
             self.assertEqual(os.getxattr(vault / name, "user.value"), value.encode())

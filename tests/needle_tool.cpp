@@ -8,9 +8,9 @@
 //   storm PID         not a search: SIGUSR1 to every thread of PID as fast as it can, until
 //                     standard input ends
 //
-// A search prints {"needles", "found": {group: count}, "where": {group: [places]}, "mappings",
-// "unreadable": [names], "bytes", "notes": {type: count}}. Exit 77: this process may not read that
-// one's memory. Whatever else goes wrong is 2.
+// A search prints {"needles", "found": {group: count}, "where": {group: [places]}, "at": {group:
+// [addresses]}, "mappings", "unreadable": [names], "bytes", "notes": {type: count}}. Exit 77: this
+// process may not read that one's memory. Whatever else goes wrong is 2.
 
 #include <elf.h>
 #include <fcntl.h>
@@ -63,7 +63,8 @@ class Search {
     if (groups_.empty()) stop("no needles");
   }
 
-  void look(const char* data, std::size_t size, const std::string& place) {
+  // `address`: of data[0], in the process that it was read from.
+  void look(const char* data, std::size_t size, const std::string& place, u64 address = 0) {
     bytes_ += size;
     for (std::size_t at = 0; at + 8 <= size; ++at) {
       at += zeros_at(data + at, size - at);
@@ -76,6 +77,7 @@ class Search {
       for (const std::string& group : hit->second) {
         found_[group].insert(word);
         where_[group].insert(place);
+        if (address != 0 && at_[group].size() < kPlacesMax) at_[group].insert(address + at);
       }
     }
   }
@@ -88,11 +90,14 @@ class Search {
     for (const auto& [group, count] : needles_) {
       answer["found"][group] = found_[group].size();
       answer["where"][group] = where_[group];
+      if (!at_[group].empty()) answer["at"][group] = at_[group];
     }
     fmt::print("{}\n", answer.dump());
   }
 
  private:
+  static constexpr std::size_t kPlacesMax = 16;  // that are told, of a group
+
   // How many bytes no needle begins in: most of what is mapped was never touched.
   static std::size_t zeros_at(const char* data, std::size_t size) {
     constexpr std::size_t kPage = 4096;
@@ -110,6 +115,7 @@ class Search {
   std::vector<u64> filter_ = std::vector<u64>(16384);
   std::map<std::string, std::set<u64>> found_;
   std::map<std::string, std::set<std::string>> where_;
+  std::map<std::string, std::set<u64>> at_;
   u64 bytes_ = 0;
 };
 
@@ -161,7 +167,7 @@ void search_process(Search& search, const std::string& pid) {
         if (!may_be_refused(name) && still_mapped(pid, at)) unreadable.insert(name);
         break;
       }
-      search.look(buffer.data(), static_cast<std::size_t>(got), name);
+      search.look(buffer.data(), static_cast<std::size_t>(got), name, at);
       at += static_cast<std::size_t>(got);
       if (at < end && got > static_cast<ssize_t>(kOverlap)) at -= kOverlap;
     }

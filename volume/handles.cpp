@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/no_memory.h"
+#include "base/secret.h"
 #include "extent/context.h"
 #include "volume/back_items.h"
 #include "volume/state.h"
@@ -321,8 +322,9 @@ Result<Stat> Volume::stat(InodeId number) {
   LK_TRY(const Attributes attributes, state.attributes_of(number));
   Stat stat = to_stat(number, attributes);
   if (stat.kind == FileKind::symlink) {
-    LK_TRY(const std::string target, state.target_of(number, attributes));
+    LK_TRY(std::string target, state.target_of(number, attributes));
     stat.size = target.size();
+    wipe(target.data(), target.size());
   }
   if (stat.kind == FileKind::regular) {
     LK_TRY(stat.blocks, state.blocks_of(number));

@@ -47,7 +47,28 @@ def _find(groups, *words):
 
 
 def find_in_process(pid, groups):
-    return _find(groups, "pid", pid)
+    look = _find(groups, "pid", pid)
+    if "at" in look:
+        look["where"]["at"] = places(pid, look["at"])
+    return look
+
+
+def places(pid, found):
+    """Of each address: how far it is from the next stack pointer, and the mapping's length."""
+    pointers = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        words = (task / "syscall").read_text().split()
+        if len(words) > 2:  # else it runs just now
+            pointers.append(int(words[-2], 16))
+    ends = [(end, end - first) for _, first, end in mappings(pid)]
+    told = {}
+    for group, addresses in found.items():
+        for at in addresses:
+            below = min((sp - at for sp in pointers), key=abs, default=0)
+            size = next(size for end, size in ends if at < end)
+            told.setdefault(group, []).append(
+                f"{at:#x}, {below} below a stack pointer, in a mapping of {size}")
+    return told
 
 
 def gdb_missing():
