@@ -39,16 +39,19 @@ int connect_errno(int fd, const sockaddr_un& address) {
   return 0;
 }
 
-// A name that nobody listens on is taken away.
-Result<void> clear_stale(const std::string& path, const sockaddr_un& address) {
+Result<void> must_be_stale(const sockaddr_un& address) {
+  LK_TRY(const UniqueFd probe, new_socket());
+  const int error = connect_errno(probe.get(), address);
+  if (error == ECONNREFUSED) return {};
+  return fail_os(Errc::busy, error, "a daemon listens there already");
+}
+
+Result<void> take_away(const std::string& path) {
   struct stat facts{};
   if (::lstat(path.c_str(), &facts) != 0) return {};
   if (!S_ISSOCK(facts.st_mode)) return fail(Errc::exists, "what is there is no socket");
-  LK_TRY(const UniqueFd probe, new_socket());
-  const int error = connect_errno(probe.get(), address);
-  if (error != ECONNREFUSED) return fail_os(Errc::busy, error, "a daemon listens there already");
-  if (::unlink(path.c_str()) != 0)
-    return fail_os(Errc::permission, errno, "a dead daemon's socket cannot be removed");
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return fail_os(Errc::permission, errno, "another daemon's socket cannot be removed");
   return {};
 }
 
@@ -70,12 +73,18 @@ std::string socket_name(dev_t device) {
 Result<ListeningSocket> ListeningSocket::open(dev_t device) {
   if (const char* path = ::secure_getenv("LATCHKEY_SOCKET"); path != nullptr) return open_at(path);
   LK_TRY(const RunDirectory directory, RunDirectory::open(static_cast<u32>(::geteuid())));
-  return open_at(directory.path() + "/" + socket_name(device));
+  const std::string path = directory.path() + "/" + socket_name(device);
+  LK_TRYV(take_away(path));
+  return open_at(path);
 }
 
 Result<ListeningSocket> ListeningSocket::open_at(const std::string& path) {
   LK_TRY(const sockaddr_un address, address_of(path));
-  LK_TRYV(clear_stale(path, address));
+  struct stat there{};
+  if (::lstat(path.c_str(), &there) == 0) {
+    if (S_ISSOCK(there.st_mode)) LK_TRYV(must_be_stale(address));
+    LK_TRYV(take_away(path));
+  }
   ListeningSocket socket;
   LK_TRY(socket.fd_, new_socket());
   if (::fcntl(socket.fd_.get(), F_SETFL, O_NONBLOCK) != 0 ||

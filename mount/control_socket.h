@@ -32,10 +32,12 @@ std::string socket_name(dev_t device);
 // Listens; the name goes with the object, if it is still its own.
 class ListeningSocket {
  public:
-  // In the daemon's run directory. A socket that nobody listens on any more is replaced.
-  // busy: somebody does. permission: the directory is not only ours.
+  // In the daemon's run directory, as the daemon of the mount that has this number just now. Who
+  // listens there still is the daemon of an earlier one, on its way out: the kernel gives a number
+  // again as soon as a mount has ended. permission: the directory is not only ours.
   static Result<ListeningSocket> open(dev_t device);
-  // At this path, whose directory the caller answers for.
+  // At this path, whose directory the caller answers for. A socket that nobody listens on any more
+  // is replaced. busy: somebody does.
   static Result<ListeningSocket> open_at(const std::string& path);
   ListeningSocket(ListeningSocket&&) noexcept = default;
   ListeningSocket& operator=(ListeningSocket&&) = delete;
